@@ -1,0 +1,79 @@
+// A GGUF model opened for reading: one file or all its shards, memory-mapped.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+#include "core/gguf_value.h"
+#include "core/tensor_info.h"
+
+namespace quantfit {
+
+class MappedFile;  // core/mapped_file.h
+
+struct GgufShard {
+  std::filesystem::path path;
+  std::uint64_t file_bytes = 0;
+  std::uint64_t data_offset = 0;  // where the data section starts
+  std::uint32_t version = 3;
+  std::uint32_t alignment = 32;
+};
+
+// What a Model is opened for. Hostile input is refused in both cases.
+enum class OpenMode {
+  Data,          // all tensor data must be inside the files
+  MetadataOnly,  // tensor data may be missing: `inspect` and `plan` of a header downloaded alone
+};
+
+// Immutable after opening; every method may be called from any thread.
+class Model {
+ public:
+  // Opens `path`; when it is the first of several shards, the others too (names from the pattern
+  // PREFIX-00001-of-0000N.gguf). Malformed, Unsupported (big-endian, version 1, a later shard) or Io otherwise,
+  // with a message that names file, place and cause.
+  [[nodiscard]] static Result<Model> open(const std::filesystem::path& path, OpenMode mode = OpenMode::Data);
+
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  [[nodiscard]] const GgufMetadata& metadata() const { return metadata_; }  // of the first shard
+  [[nodiscard]] std::span<const TensorInfo> tensors() const { return tensors_; }
+  [[nodiscard]] std::span<const GgufShard> shards() const { return shards_; }
+  [[nodiscard]] const TensorInfo* find(std::string_view name) const;
+
+  // Value of `general.architecture`, or empty.
+  [[nodiscard]] std::string_view architecture() const;
+  // Metadata key `<architecture>.<suffix>`.
+  [[nodiscard]] const GgufKeyValue* arch_key(std::string_view suffix) const;
+
+  // The tensor's bytes inside the mapping (info.bytes of them). Empty in MetadataOnly mode when absent.
+  // The mapping lives as long as the Model.
+  [[nodiscard]] std::span<const std::byte> data(const TensorInfo& tensor) const;
+  // Row `row` (0 .. rows()-1) of the tensor.
+  [[nodiscard]] std::span<const std::byte> row(const TensorInfo& tensor, std::uint64_t row) const;
+
+  // Hints to the operating system about pages of the mapping: soon needed, or no longer needed.
+  void will_need(std::span<const std::byte> bytes) const noexcept;
+  void done_with(std::span<const std::byte> bytes) const noexcept;
+
+  [[nodiscard]] std::uint64_t total_elements() const;      // of all tensors
+  [[nodiscard]] std::uint64_t total_tensor_bytes() const;  // data without padding
+
+ private:
+  Model();
+  GgufMetadata metadata_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<std::uint32_t> by_name_;  // sorted by name: indices into tensors_
+  std::vector<GgufShard> shards_;
+  std::vector<std::unique_ptr<MappedFile>> files_;
+};
+
+}  // namespace quantfit

@@ -1,0 +1,64 @@
+// The multiple-choice knapsack: one candidate per class, lowest total cost within a budget of bytes, with a
+// certificate of how near to the optimum the answer is. A function of its arguments; see allocation.md.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/format.h"
+
+namespace quantfit::optimizer {
+
+struct Candidate {
+  Format format = Format::F32;
+  std::uint64_t bytes = 0;
+  double cost = 0;  // s_t * N(t, f) summed over the class: predicted error, finite and >= 0
+};
+
+// One tensor, or several tied to one common format.
+struct CandidateClass {
+  std::string name;                   // ties between equal answers are broken by name, then format id
+  std::vector<Candidate> candidates;  // at least one
+};
+
+enum class Termination {
+  Optimal,         // proven: gap 0 in integer costs
+  GapReached,      // the requested gap was reached first
+  StateLimit,      // the cap on partial states stopped the proof; the gap is honest
+  TimeLimit,       // likewise the cap on time
+  BudgetTooSmall,  // no choice fits; `choice` is the smallest one
+};
+[[nodiscard]] std::string_view to_string(Termination why);
+
+struct AllocatorLimits {
+  std::uint64_t max_states = 8'000'000;  // partial states alive at once
+  double max_seconds = 10;
+  double relative_gap = 0;               // stop when (objective - bound) / objective is at most this
+};
+
+struct Allocation {
+  std::vector<Format> choice;           // one per class, in the order the classes were given
+  std::vector<std::uint32_t> index;     // likewise: index of the chosen candidate
+  std::uint64_t bytes = 0;              // never above the budget unless BudgetTooSmall
+  double objective = 0;                 // sum of the chosen costs
+  double lower_bound = 0;               // of any choice within the budget; equals objective when Optimal
+  double lp_bound = 0;                  // Lagrangian dual bound at the multiplier
+  double multiplier = 0;                // lambda: predicted error bought by one more byte
+  double cost_unit = 0;                 // costs were rounded to multiples of this for the exact solver
+  std::uint64_t states = 0;             // partial states examined
+  std::uint64_t peak_states = 0;
+  std::uint32_t classes_in_core = 0;    // classes left open after fixing by reduced costs
+  double seconds = 0;
+  Termination why = Termination::Optimal;
+
+  [[nodiscard]] double gap() const { return objective - lower_bound; }
+};
+
+// InvalidArgument when a class is empty or a cost is negative or not finite.
+[[nodiscard]] Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64_t budget_bytes,
+                                          const AllocatorLimits& limits = {});
+
+}  // namespace quantfit::optimizer
