@@ -1,0 +1,65 @@
+// Which compiled instruction sets this CPU can run, and the choice among them.
+
+#include <hwy/highway.h>
+#include <hwy/targets.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "kernels/row_kernels.h"
+#include "kernels/targets.h"
+
+namespace quantfit::kernels {
+namespace {
+
+struct Target {
+  std::int64_t flag;
+  std::string_view isa;
+};
+
+// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL adds VNNI, VBMI and friends.
+constexpr Target kTargets[] = {
+    {HWY_AVX3_DL, "avx512_dl"}, {HWY_AVX3, "avx512"},   {HWY_AVX2, "avx2"},
+    {HWY_NEON, "neon"},         {HWY_EMU128, "scalar"}, {HWY_SCALAR, "scalar"},
+};
+
+std::vector<RowKernels> build_tables() {
+  std::vector<RowKernels> tables;
+  const std::int64_t supported = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
+  for (const Target& target : kTargets) {
+    if ((HWY_TARGETS & target.flag) == 0 || (supported & target.flag) == 0) continue;
+    RowKernels table;
+    table.isa = target.isa;
+    fill_prepare(target.flag, table);
+    fill_decoders(target.flag, table);
+    fill_affine_encoders(target.flag, table);
+    fill_codebook_encoders(target.flag, table);
+    tables.push_back(table);
+  }
+  return tables;
+}
+
+}  // namespace
+
+std::span<const RowKernels> runnable_kernels() {
+  static const std::vector<RowKernels> tables = build_tables();
+  return tables;
+}
+
+Result<const RowKernels*> find_kernels(std::string_view isa) {
+  std::string names;
+  for (const RowKernels& table : runnable_kernels()) {
+    if (table.isa == isa || (isa == "avx512" && table.isa.starts_with("avx512"))) return &table;
+    names += (names.empty() ? "" : ", ") + std::string(table.isa);
+  }
+  return fail(ErrorCode::InvalidArgument, "no kernels for '{}' on this CPU; available: {}", isa, names);
+}
+
+Result<const RowKernels*> default_kernels() {
+  const char* forced = std::getenv("QUANTFIT_ISA");
+  if (forced != nullptr && *forced != '\0') return find_kernels(forced);
+  return &runnable_kernels().front();
+}
+
+}  // namespace quantfit::kernels

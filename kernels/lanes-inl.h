@@ -1,0 +1,372 @@
+// Sixteen float or int32 lanes with the same results on every instruction set.
+//
+// Every kernel is written once, on these types, and compiled per target by Highway's foreach_target.h: one
+// 512-bit register, two 256-bit registers, four 128-bit ones, or plain arrays (the scalar reference). Each
+// operation is one correctly rounded IEEE operation per lane, multiply-adds are fused on every target, and sums
+// over lanes use one fixed tree; so all variants give the same bytes, and the plain arrays are the definition.
+//
+// Contract: no NaN reaches min, max, compare or to_int; to_int and round take |value| < 2^30.
+// Included once per target, between HWY_BEFORE_NAMESPACE() and HWY_AFTER_NAMESPACE() of hwy/highway.h.
+// Do not use lambdas in target code: they would not inherit the target's instruction set.
+
+#if defined(QUANTFIT_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUANTFIT_LANES_INL_H_
+#undef QUANTFIT_LANES_INL_H_
+#else
+#define QUANTFIT_LANES_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/half.h"
+
+#undef QF_SCALAR_LANES
+#if HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128
+#define QF_SCALAR_LANES 1
+#else
+#define QF_SCALAR_LANES 0
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace quantfit::kernels::HWY_NAMESPACE {
+
+inline constexpr int kLaneCount = 16;
+
+#if QF_SCALAR_LANES
+
+inline constexpr int kParts = 1;
+struct F {
+  float v[16];
+};
+struct I {
+  std::int32_t v[16];
+};
+struct M {
+  bool v[16];
+};
+
+#define QF_EACH for (int i = 0; i < 16; ++i)
+
+HWY_INLINE F load(const float* p) { F r; QF_EACH r.v[i] = p[i]; return r; }
+HWY_INLINE void store(F a, float* p) { QF_EACH p[i] = a.v[i]; }
+HWY_INLINE F set(float x) { F r; QF_EACH r.v[i] = x; return r; }
+HWY_INLINE F operator+(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] + b.v[i]; return r; }
+HWY_INLINE F operator-(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] - b.v[i]; return r; }
+HWY_INLINE F operator*(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] * b.v[i]; return r; }
+HWY_INLINE F operator/(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] / b.v[i]; return r; }
+HWY_INLINE F operator-(F a) { F r; QF_EACH r.v[i] = -a.v[i]; return r; }
+HWY_INLINE F fma(F a, F b, F c) { F r; QF_EACH r.v[i] = std::fma(a.v[i], b.v[i], c.v[i]); return r; }
+HWY_INLINE F fnma(F a, F b, F c) { F r; QF_EACH r.v[i] = std::fma(-a.v[i], b.v[i], c.v[i]); return r; }
+HWY_INLINE F min(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE F max(F a, F b) { F r; QF_EACH r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE F abs(F a) { F r; QF_EACH r.v[i] = std::fabs(a.v[i]); return r; }
+HWY_INLINE F sqrt(F a) { F r; QF_EACH r.v[i] = std::sqrt(a.v[i]); return r; }
+HWY_INLINE F round(F a) { F r; QF_EACH r.v[i] = std::nearbyint(a.v[i]); return r; }
+HWY_INLINE I to_int(F a) { I r; QF_EACH r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i])); return r; }
+HWY_INLINE F to_float(I a) { F r; QF_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
+HWY_INLINE I bits_of(F a) { I r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
+HWY_INLINE F float_of_bits(I a) { F r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
+HWY_INLINE M operator<(F a, F b) { M r; QF_EACH r.v[i] = a.v[i] < b.v[i]; return r; }
+HWY_INLINE M operator<=(F a, F b) { M r; QF_EACH r.v[i] = a.v[i] <= b.v[i]; return r; }
+HWY_INLINE M operator>(F a, F b) { M r; QF_EACH r.v[i] = a.v[i] > b.v[i]; return r; }
+HWY_INLINE M operator==(F a, F b) { M r; QF_EACH r.v[i] = a.v[i] == b.v[i]; return r; }
+HWY_INLINE F select(M m, F a, F b) { F r; QF_EACH r.v[i] = m.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE I select(M m, I a, I b) { I r; QF_EACH r.v[i] = m.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE M operator&(M a, M b) { M r; QF_EACH r.v[i] = a.v[i] && b.v[i]; return r; }
+HWY_INLINE M operator|(M a, M b) { M r; QF_EACH r.v[i] = a.v[i] || b.v[i]; return r; }
+HWY_INLINE M operator!(M a) { M r; QF_EACH r.v[i] = !a.v[i]; return r; }
+HWY_INLINE std::uint32_t bits(M m) { std::uint32_t r = 0; QF_EACH r |= (m.v[i] ? 1U : 0U) << i; return r; }
+HWY_INLINE M mask_of_bits(std::uint32_t b) { M r; QF_EACH r.v[i] = ((b >> i) & 1U) != 0; return r; }
+
+HWY_INLINE I load(const std::int32_t* p) { I r; QF_EACH r.v[i] = p[i]; return r; }
+HWY_INLINE void store(I a, std::int32_t* p) { QF_EACH p[i] = a.v[i]; }
+HWY_INLINE I set(std::int32_t x) { I r; QF_EACH r.v[i] = x; return r; }
+HWY_INLINE I iota() { I r; QF_EACH r.v[i] = i; return r; }
+HWY_INLINE I operator+(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] + b.v[i]; return r; }
+HWY_INLINE I operator-(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] - b.v[i]; return r; }
+HWY_INLINE I operator*(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] * b.v[i]; return r; }
+HWY_INLINE I operator&(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] & b.v[i]; return r; }
+HWY_INLINE I operator|(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] | b.v[i]; return r; }
+HWY_INLINE I operator^(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] ^ b.v[i]; return r; }
+template <int kBits>
+HWY_INLINE I shift_left(I a) {
+  I r;
+  QF_EACH r.v[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) << kBits);
+  return r;
+}
+// Logical: zeros come in from above.
+template <int kBits>
+HWY_INLINE I shift_right(I a) {
+  I r;
+  QF_EACH r.v[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) >> kBits);
+  return r;
+}
+HWY_INLINE I min(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE I max(I a, I b) { I r; QF_EACH r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return r; }
+HWY_INLINE M operator==(I a, I b) { M r; QF_EACH r.v[i] = a.v[i] == b.v[i]; return r; }
+HWY_INLINE M operator<(I a, I b) { M r; QF_EACH r.v[i] = a.v[i] < b.v[i]; return r; }
+HWY_INLINE I load_u8(const std::uint8_t* p) { I r; QF_EACH r.v[i] = p[i]; return r; }
+HWY_INLINE I load_i8(const std::int8_t* p) { I r; QF_EACH r.v[i] = p[i]; return r; }
+HWY_INLINE void store_u8(I a, std::uint8_t* p) { QF_EACH p[i] = static_cast<std::uint8_t>(a.v[i]); }
+HWY_INLINE void store_i8(I a, std::int8_t* p) { QF_EACH p[i] = static_cast<std::int8_t>(a.v[i]); }
+HWY_INLINE F load_half(const std::uint16_t* p) { F r; QF_EACH r.v[i] = half_to_float(p[i]); return r; }
+HWY_INLINE F load_bfloat16(const std::uint16_t* p) { F r; QF_EACH r.v[i] = bfloat16_to_float(p[i]); return r; }
+HWY_INLINE F gather(const float* base, I index) { F r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
+HWY_INLINE I gather(const std::int32_t* base, I index) { I r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
+HWY_INLINE F lookup16(F table, I index) { F r; QF_EACH r.v[i] = table.v[index.v[i]]; return r; }
+HWY_INLINE float sum(F a) {
+  float t[8];
+  for (int i = 0; i < 8; ++i) t[i] = a.v[i] + a.v[i + 8];
+  for (int i = 0; i < 4; ++i) t[i] = t[i] + t[i + 4];
+  return (t[0] + t[2]) + (t[1] + t[3]);
+}
+HWY_INLINE std::int32_t sum(I a) { std::int32_t r = 0; QF_EACH r += a.v[i]; return r; }
+HWY_INLINE float min_lane(F a) { float r = a.v[0]; QF_EACH r = a.v[i] < r ? a.v[i] : r; return r; }
+HWY_INLINE float max_lane(F a) { float r = a.v[0]; QF_EACH r = a.v[i] > r ? a.v[i] : r; return r; }
+HWY_INLINE std::int32_t min_lane(I a) { std::int32_t r = a.v[0]; QF_EACH r = a.v[i] < r ? a.v[i] : r; return r; }
+HWY_INLINE std::int32_t max_lane(I a) { std::int32_t r = a.v[0]; QF_EACH r = a.v[i] > r ? a.v[i] : r; return r; }
+#undef QF_EACH
+
+#else  // vector registers
+
+namespace hn = hwy::HWY_NAMESPACE;
+using DF = hn::CappedTag<float, 16>;
+using DI = hn::RebindToSigned<DF>;
+inline constexpr int kPartLanes = static_cast<int>(hn::MaxLanes(DF()));
+inline constexpr int kParts = 16 / kPartLanes;
+
+struct F {
+  hn::Vec<DF> v[kParts];
+};
+struct I {
+  hn::Vec<DI> v[kParts];
+};
+// Masks of 32-bit lanes, kept as masks of float lanes.
+struct M {
+  hn::Mask<DF> v[kParts];
+};
+
+#define QF_EACH for (int i = 0; i < kParts; ++i)
+
+HWY_INLINE F load(const float* p) { F r; QF_EACH r.v[i] = hn::LoadU(DF(), p + i * kPartLanes); return r; }
+HWY_INLINE void store(F a, float* p) { QF_EACH hn::StoreU(a.v[i], DF(), p + i * kPartLanes); }
+HWY_INLINE F set(float x) { F r; QF_EACH r.v[i] = hn::Set(DF(), x); return r; }
+HWY_INLINE F operator+(F a, F b) { F r; QF_EACH r.v[i] = hn::Add(a.v[i], b.v[i]); return r; }
+HWY_INLINE F operator-(F a, F b) { F r; QF_EACH r.v[i] = hn::Sub(a.v[i], b.v[i]); return r; }
+HWY_INLINE F operator*(F a, F b) { F r; QF_EACH r.v[i] = hn::Mul(a.v[i], b.v[i]); return r; }
+HWY_INLINE F operator/(F a, F b) { F r; QF_EACH r.v[i] = hn::Div(a.v[i], b.v[i]); return r; }
+HWY_INLINE F operator-(F a) { F r; QF_EACH r.v[i] = hn::Neg(a.v[i]); return r; }
+HWY_INLINE F fma(F a, F b, F c) { F r; QF_EACH r.v[i] = hn::MulAdd(a.v[i], b.v[i], c.v[i]); return r; }
+HWY_INLINE F fnma(F a, F b, F c) { F r; QF_EACH r.v[i] = hn::NegMulAdd(a.v[i], b.v[i], c.v[i]); return r; }
+HWY_INLINE F min(F a, F b) { F r; QF_EACH r.v[i] = hn::Min(a.v[i], b.v[i]); return r; }
+HWY_INLINE F max(F a, F b) { F r; QF_EACH r.v[i] = hn::Max(a.v[i], b.v[i]); return r; }
+HWY_INLINE F abs(F a) { F r; QF_EACH r.v[i] = hn::Abs(a.v[i]); return r; }
+HWY_INLINE F sqrt(F a) { F r; QF_EACH r.v[i] = hn::Sqrt(a.v[i]); return r; }
+HWY_INLINE F round(F a) { F r; QF_EACH r.v[i] = hn::Round(a.v[i]); return r; }
+HWY_INLINE I to_int(F a) { I r; QF_EACH r.v[i] = hn::NearestInt(a.v[i]); return r; }
+HWY_INLINE F to_float(I a) { F r; QF_EACH r.v[i] = hn::ConvertTo(DF(), a.v[i]); return r; }
+HWY_INLINE I bits_of(F a) { I r; QF_EACH r.v[i] = hn::BitCast(DI(), a.v[i]); return r; }
+HWY_INLINE F float_of_bits(I a) { F r; QF_EACH r.v[i] = hn::BitCast(DF(), a.v[i]); return r; }
+HWY_INLINE M operator<(F a, F b) { M r; QF_EACH r.v[i] = hn::Lt(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator<=(F a, F b) { M r; QF_EACH r.v[i] = hn::Le(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator>(F a, F b) { M r; QF_EACH r.v[i] = hn::Gt(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator==(F a, F b) { M r; QF_EACH r.v[i] = hn::Eq(a.v[i], b.v[i]); return r; }
+HWY_INLINE F select(M m, F a, F b) { F r; QF_EACH r.v[i] = hn::IfThenElse(m.v[i], a.v[i], b.v[i]); return r; }
+HWY_INLINE I select(M m, I a, I b) {
+  I r;
+  QF_EACH r.v[i] = hn::IfThenElse(hn::RebindMask(DI(), m.v[i]), a.v[i], b.v[i]);
+  return r;
+}
+HWY_INLINE M operator&(M a, M b) { M r; QF_EACH r.v[i] = hn::And(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator|(M a, M b) { M r; QF_EACH r.v[i] = hn::Or(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator!(M a) { M r; QF_EACH r.v[i] = hn::Not(a.v[i]); return r; }
+HWY_INLINE std::uint32_t bits(M m) {
+  std::uint32_t r = 0;
+  QF_EACH {
+    std::uint8_t bytes[8] = {};
+    hn::StoreMaskBits(DF(), m.v[i], bytes);
+    r |= (std::uint32_t{bytes[0]} | (std::uint32_t{bytes[1]} << 8)) << (i * kPartLanes);
+  }
+  return r & 0xFFFFU;
+}
+HWY_INLINE M mask_of_bits(std::uint32_t b) {
+  M r;
+  QF_EACH {
+    const std::uint32_t part = (b & 0xFFFFU) >> (i * kPartLanes);
+    const std::uint8_t bytes[8] = {static_cast<std::uint8_t>(part), static_cast<std::uint8_t>(part >> 8)};
+    r.v[i] = hn::LoadMaskBits(DF(), bytes);
+  }
+  return r;
+}
+
+HWY_INLINE I load(const std::int32_t* p) { I r; QF_EACH r.v[i] = hn::LoadU(DI(), p + i * kPartLanes); return r; }
+HWY_INLINE void store(I a, std::int32_t* p) { QF_EACH hn::StoreU(a.v[i], DI(), p + i * kPartLanes); }
+HWY_INLINE I set(std::int32_t x) { I r; QF_EACH r.v[i] = hn::Set(DI(), x); return r; }
+HWY_INLINE I iota() { I r; QF_EACH r.v[i] = hn::Iota(DI(), i * kPartLanes); return r; }
+HWY_INLINE I operator+(I a, I b) { I r; QF_EACH r.v[i] = hn::Add(a.v[i], b.v[i]); return r; }
+HWY_INLINE I operator-(I a, I b) { I r; QF_EACH r.v[i] = hn::Sub(a.v[i], b.v[i]); return r; }
+HWY_INLINE I operator*(I a, I b) { I r; QF_EACH r.v[i] = hn::Mul(a.v[i], b.v[i]); return r; }
+HWY_INLINE I operator&(I a, I b) { I r; QF_EACH r.v[i] = hn::And(a.v[i], b.v[i]); return r; }
+HWY_INLINE I operator|(I a, I b) { I r; QF_EACH r.v[i] = hn::Or(a.v[i], b.v[i]); return r; }
+HWY_INLINE I operator^(I a, I b) { I r; QF_EACH r.v[i] = hn::Xor(a.v[i], b.v[i]); return r; }
+template <int kBits>
+HWY_INLINE I shift_left(I a) {
+  I r;
+  QF_EACH r.v[i] = hn::ShiftLeft<kBits>(a.v[i]);
+  return r;
+}
+// Logical: zeros come in from above.
+template <int kBits>
+HWY_INLINE I shift_right(I a) {
+  using DU = hn::RebindToUnsigned<DF>;
+  I r;
+  QF_EACH r.v[i] = hn::BitCast(DI(), hn::ShiftRight<kBits>(hn::BitCast(DU(), a.v[i])));
+  return r;
+}
+HWY_INLINE I min(I a, I b) { I r; QF_EACH r.v[i] = hn::Min(a.v[i], b.v[i]); return r; }
+HWY_INLINE I max(I a, I b) { I r; QF_EACH r.v[i] = hn::Max(a.v[i], b.v[i]); return r; }
+HWY_INLINE M operator==(I a, I b) { M r; QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Eq(a.v[i], b.v[i])); return r; }
+HWY_INLINE M operator<(I a, I b) { M r; QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Lt(a.v[i], b.v[i])); return r; }
+HWY_INLINE I load_u8(const std::uint8_t* p) {
+  const hn::Rebind<std::uint8_t, DI> d8;
+  I r;
+  QF_EACH r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, p + i * kPartLanes));
+  return r;
+}
+HWY_INLINE I load_i8(const std::int8_t* p) {
+  const hn::Rebind<std::int8_t, DI> d8;
+  I r;
+  QF_EACH r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, p + i * kPartLanes));
+  return r;
+}
+// Lanes must be 0..255.
+HWY_INLINE void store_u8(I a, std::uint8_t* p) {
+  const hn::Rebind<std::uint8_t, DI> d8;
+  QF_EACH hn::StoreU(hn::DemoteTo(d8, a.v[i]), d8, p + i * kPartLanes);
+}
+// Lanes must be -128..127.
+HWY_INLINE void store_i8(I a, std::int8_t* p) {
+  const hn::Rebind<std::int8_t, DI> d8;
+  QF_EACH hn::StoreU(hn::DemoteTo(d8, a.v[i]), d8, p + i * kPartLanes);
+}
+HWY_INLINE F load_half(const std::uint16_t* p) {
+  const hn::Rebind<hwy::float16_t, DF> d16;
+  F r;
+  QF_EACH r.v[i] = hn::PromoteTo(DF(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p) + i * kPartLanes));
+  return r;
+}
+HWY_INLINE F load_bfloat16(const std::uint16_t* p) {
+  const hn::Rebind<std::uint16_t, DI> d16;
+  F r;
+  QF_EACH r.v[i] =
+      hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DI(), hn::LoadU(d16, p + i * kPartLanes))));
+  return r;
+}
+HWY_INLINE F gather(const float* base, I index) {
+  F r;
+  QF_EACH r.v[i] = hn::GatherIndex(DF(), base, index.v[i]);
+  return r;
+}
+HWY_INLINE I gather(const std::int32_t* base, I index) {
+  I r;
+  QF_EACH r.v[i] = hn::GatherIndex(DI(), base, index.v[i]);
+  return r;
+}
+// table[index] for indices 0..15.
+HWY_INLINE F lookup16(F table, I index) {
+  F r;
+  if constexpr (kParts == 1) {
+    r.v[0] = hn::TableLookupLanes(table.v[0], hn::IndicesFromVec(DF(), index.v[0]));
+  } else if constexpr (kParts == 2) {
+    QF_EACH {
+      const auto low_index = hn::IndicesFromVec(DF(), hn::And(index.v[i], hn::Set(DI(), 7)));
+      const auto high = hn::RebindMask(DF(), hn::Gt(index.v[i], hn::Set(DI(), 7)));
+      r.v[i] = hn::IfThenElse(high, hn::TableLookupLanes(table.v[kParts - 1], low_index),
+                              hn::TableLookupLanes(table.v[0], low_index));
+    }
+  } else {
+    HWY_ALIGN float entries[16];
+    store(table, entries);
+    r = gather(entries, index);
+  }
+  return r;
+}
+
+// Sum of the lanes by one fixed tree: i with i+8, then i+4, i+2, i+1.
+HWY_INLINE float sum(F a) {
+  HWY_ALIGN float t[16];
+  if constexpr (kParts == 1) {
+    const hn::Half<DF> d8;
+    const hn::Half<decltype(d8)> d4;
+    const auto eight = hn::Add(hn::LowerHalf(d8, a.v[0]), hn::UpperHalf(d8, a.v[0]));
+    hn::StoreU(hn::Add(hn::LowerHalf(d4, eight), hn::UpperHalf(d4, eight)), d4, t);
+  } else if constexpr (kParts == 2) {
+    const hn::Half<DF> d4;
+    const auto eight = hn::Add(a.v[0], a.v[kParts - 1]);
+    hn::StoreU(hn::Add(hn::LowerHalf(d4, eight), hn::UpperHalf(d4, eight)), d4, t);
+  } else {
+    store(a, t);
+    for (int i = 0; i < 8; ++i) t[i] = t[i] + t[i + 8];
+    for (int i = 0; i < 4; ++i) t[i] = t[i] + t[i + 4];
+  }
+  return (t[0] + t[2]) + (t[1] + t[3]);
+}
+HWY_INLINE std::int32_t sum(I a) {
+  auto total = a.v[0];
+  for (int i = 1; i < kParts; ++i) total = hn::Add(total, a.v[i]);
+  return hn::GetLane(hn::SumOfLanes(DI(), total));
+}
+HWY_INLINE float min_lane(F a) {
+  auto best = a.v[0];
+  for (int i = 1; i < kParts; ++i) best = hn::Min(best, a.v[i]);
+  return hn::GetLane(hn::MinOfLanes(DF(), best));
+}
+HWY_INLINE float max_lane(F a) {
+  auto best = a.v[0];
+  for (int i = 1; i < kParts; ++i) best = hn::Max(best, a.v[i]);
+  return hn::GetLane(hn::MaxOfLanes(DF(), best));
+}
+HWY_INLINE std::int32_t min_lane(I a) {
+  auto best = a.v[0];
+  for (int i = 1; i < kParts; ++i) best = hn::Min(best, a.v[i]);
+  return hn::GetLane(hn::MinOfLanes(DI(), best));
+}
+HWY_INLINE std::int32_t max_lane(I a) {
+  auto best = a.v[0];
+  for (int i = 1; i < kParts; ++i) best = hn::Max(best, a.v[i]);
+  return hn::GetLane(hn::MaxOfLanes(DI(), best));
+}
+#undef QF_EACH
+
+#endif  // QF_SCALAR_LANES
+
+HWY_INLINE F zero() { return set(0.0F); }
+HWY_INLINE F clamp(F a, F low, F high) { return min(max(a, low), high); }
+HWY_INLINE bool any(M m) { return bits(m) != 0; }
+HWY_INLINE bool all(M m) { return bits(m) == 0xFFFFU; }
+
+// The smallest value and, among lanes that hold it, the smallest index: the same answer whatever the order in
+// which candidates were visited.
+struct BestOf16 {
+  F value = set(3.0e38F);
+  I index = set(std::int32_t{0});
+  HWY_INLINE void offer(F candidate, I candidate_index) {
+    const M better = candidate < value;
+    value = select(better, candidate, value);
+    index = select(better, candidate_index, index);
+  }
+  HWY_INLINE float best_value() const { return min_lane(value); }
+  HWY_INLINE std::int32_t best_index() const {
+    return min_lane(select(value == set(best_value()), index, set(std::int32_t{0x7FFFFFFF})));
+  }
+};
+
+}  // namespace quantfit::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // QUANTFIT_LANES_INL_H_
