@@ -112,6 +112,28 @@ HWY_INLINE M operator==(I a, I b) { M r; QF_EACH r.v[i] = a.v[i] == b.v[i]; retu
 HWY_INLINE M operator<(I a, I b) { M r; QF_EACH r.v[i] = a.v[i] < b.v[i]; return r; }
 HWY_INLINE I load_u8(const std::uint8_t* p) { I r; QF_EACH r.v[i] = p[i]; return r; }
 HWY_INLINE I load_i8(const std::int8_t* p) { I r; QF_EACH r.v[i] = p[i]; return r; }
+HWY_INLINE I load_u8_2x8(const std::uint8_t* p0, const std::uint8_t* p1) {
+  I r;
+  QF_EACH r.v[i] = i < 8 ? p0[i] : p1[i - 8];
+  return r;
+}
+HWY_INLINE I load_i8_2x8(const std::int8_t* p0, const std::int8_t* p1) {
+  I r;
+  QF_EACH r.v[i] = i < 8 ? p0[i] : p1[i - 8];
+  return r;
+}
+HWY_INLINE I load_u8_4x4(const std::uint8_t* p0, const std::uint8_t* p1, const std::uint8_t* p2,
+                         const std::uint8_t* p3) {
+  const std::uint8_t* p[4] = {p0, p1, p2, p3};
+  I r;
+  QF_EACH r.v[i] = p[i / 4][i % 4];
+  return r;
+}
+HWY_INLINE I shift_right_by(I a, I count) {
+  I r;
+  QF_EACH r.v[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v[i]) >> count.v[i]);
+  return r;
+}
 HWY_INLINE void store_u8(I a, std::uint8_t* p) { QF_EACH p[i] = static_cast<std::uint8_t>(a.v[i]); }
 HWY_INLINE void store_i8(I a, std::int8_t* p) { QF_EACH p[i] = static_cast<std::int8_t>(a.v[i]); }
 HWY_INLINE F load_half(const std::uint16_t* p) { F r; QF_EACH r.v[i] = half_to_float(p[i]); return r; }
@@ -242,6 +264,62 @@ HWY_INLINE I load_i8(const std::int8_t* p) {
   const hn::Rebind<std::int8_t, DI> d8;
   I r;
   QF_EACH r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, p + i * kPartLanes));
+  return r;
+}
+// Lanes 0..7 from p0, 8..15 from p1.
+HWY_INLINE I load_u8_2x8(const std::uint8_t* p0, const std::uint8_t* p1) {
+  const hn::Rebind<std::uint8_t, DI> d8;
+  I r;
+  if constexpr (kParts == 1) {
+    const hn::Half<decltype(d8)> half;
+    r.v[0] = hn::PromoteTo(DI(), hn::Combine(d8, hn::LoadU(half, p1), hn::LoadU(half, p0)));
+  } else {
+    QF_EACH {
+      const int lane = i * kPartLanes;
+      r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, lane < 8 ? p0 + lane : p1 + (lane - 8)));
+    }
+  }
+  return r;
+}
+HWY_INLINE I load_i8_2x8(const std::int8_t* p0, const std::int8_t* p1) {
+  const hn::Rebind<std::int8_t, DI> d8;
+  I r;
+  if constexpr (kParts == 1) {
+    const hn::Half<decltype(d8)> half;
+    r.v[0] = hn::PromoteTo(DI(), hn::Combine(d8, hn::LoadU(half, p1), hn::LoadU(half, p0)));
+  } else {
+    QF_EACH {
+      const int lane = i * kPartLanes;
+      r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, lane < 8 ? p0 + lane : p1 + (lane - 8)));
+    }
+  }
+  return r;
+}
+// Lanes 4 k .. 4 k + 3 from the k-th pointer.
+HWY_INLINE I load_u8_4x4(const std::uint8_t* p0, const std::uint8_t* p1, const std::uint8_t* p2,
+                         const std::uint8_t* p3) {
+  const hn::Rebind<std::uint8_t, DI> d8;
+  I r;
+  if constexpr (kParts == 4) {
+    const std::uint8_t* p[4] = {p0, p1, p2, p3};
+    QF_EACH r.v[i] = hn::PromoteTo(DI(), hn::LoadU(d8, p[i]));
+  } else {
+    std::uint32_t words[4];
+    std::memcpy(&words[0], p0, 4);
+    std::memcpy(&words[1], p1, 4);
+    std::memcpy(&words[2], p2, 4);
+    std::memcpy(&words[3], p3, 4);
+    const std::uint64_t low = words[0] | (std::uint64_t{words[1]} << 32);
+    const std::uint64_t high = words[2] | (std::uint64_t{words[3]} << 32);
+    r = load_u8_2x8(reinterpret_cast<const std::uint8_t*>(&low), reinterpret_cast<const std::uint8_t*>(&high));
+  }
+  return r;
+}
+// Logical, by 0..31 bits, another count in every lane.
+HWY_INLINE I shift_right_by(I a, I count) {
+  using DU = hn::RebindToUnsigned<DF>;
+  I r;
+  QF_EACH r.v[i] = hn::BitCast(DI(), hn::Shr(hn::BitCast(DU(), a.v[i]), hn::BitCast(DU(), count.v[i])));
   return r;
 }
 // Lanes must be 0..255.
