@@ -33,23 +33,30 @@ enum class Termination {
 };
 [[nodiscard]] std::string_view to_string(Termination why);
 
+// Of one class; more than the formats there are.
+inline constexpr std::size_t kMaxCandidates = 256;
+
 struct AllocatorLimits {
-  std::uint64_t max_states = 8'000'000;  // partial states alive at once
+  std::uint64_t max_states = 8'000'000;           // partial states alive at once
+  std::uint64_t max_memory_bytes = 224ULL << 20;  // of the search: states and their back pointers
   double max_seconds = 10;
-  double relative_gap = 0;               // stop when (objective - bound) / objective is at most this
+  double relative_gap = 0;  // stop when (objective - bound) / objective is at most this
 };
 
 struct Allocation {
-  std::vector<Format> choice;           // one per class, in the order the classes were given
-  std::vector<std::uint32_t> index;     // likewise: index of the chosen candidate
-  std::uint64_t bytes = 0;              // never above the budget unless BudgetTooSmall
-  double objective = 0;                 // sum of the chosen costs
-  double lower_bound = 0;               // of any choice within the budget; equals objective when Optimal
-  double lp_bound = 0;                  // Lagrangian dual bound at the multiplier
-  double multiplier = 0;                // lambda: predicted error bought by one more byte
-  double cost_unit = 0;                 // costs were rounded to multiples of this for the exact solver
+  std::vector<Format> choice;        // one per class, in the order the classes were given
+  std::vector<std::uint32_t> index;  // likewise: index of the chosen candidate
+  std::uint64_t bytes = 0;           // never above the budget unless BudgetTooSmall
+  double objective = 0;              // sum of the chosen costs
+  double lower_bound = 0;            // of any choice within the budget; equals objective when Optimal
+  double lp_bound = 0;               // Lagrangian dual bound at the multiplier
+  double multiplier = 0;             // lambda: predicted error bought by one more byte
+  double cost_unit = 0;              // costs were rounded to multiples of this, a power of two, for the proof
+  std::int64_t objective_units = 0;  // the certificate in integers: cost of `choice` in those units,
+  std::int64_t lower_bound_units = 0;   // which no choice within the budget undercuts; equal when Optimal
   std::uint64_t states = 0;             // partial states examined
-  std::uint64_t peak_states = 0;
+  std::uint64_t peak_states = 0;        // most partial states alive at once
+  std::uint64_t peak_memory_bytes = 0;  // of states and back pointers
   std::uint32_t classes_in_core = 0;    // classes left open after fixing by reduced costs
   double seconds = 0;
   Termination why = Termination::Optimal;
@@ -57,7 +64,13 @@ struct Allocation {
   [[nodiscard]] double gap() const { return objective - lower_bound; }
 };
 
-// InvalidArgument when a class is empty or a cost is negative or not finite.
+// Of all choices within the budget the cheapest, and of those the one of fewest bytes (costs as rounded to
+// `cost_unit`). The answer does not depend on the order of classes or candidates as long as names differ:
+// classes are taken by name, and of two candidates equal in bytes and cost the lower format id is chosen. A
+// budget below the smallest choice is an answer (BudgetTooSmall), not an error. Without a limit reached the
+// answer is a function of the arguments alone, on every machine. InvalidArgument, naming the class, when a
+// class has no or too many candidates, a cost is negative or not finite, or sums overflow (2^62 bytes, the
+// largest double).
 [[nodiscard]] Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64_t budget_bytes,
                                           const AllocatorLimits& limits = {});
 

@@ -1,0 +1,92 @@
+// Prints, for the generated instance families, how the allocator fares: share of proven optima, time, states
+// and memory over random budgets, and the distance to the budget over all targets in steps of 0.01 bits per
+// weight. usage: allocation_report [random budgets per family, default 200] [seed, default 1]
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "benchmarks/allocator_instances.h"
+#include "optimizer/allocator.h"
+
+namespace {
+
+using quantfit::benchmarks::Instance;
+using quantfit::optimizer::Allocation;
+using quantfit::optimizer::Termination;
+
+struct Summary {
+  std::vector<double> seconds;
+  std::size_t proven = 0;
+  std::uint64_t peak_states = 0;
+  std::uint64_t peak_memory = 0;
+  double worst_gap = 0;    // relative to the objective
+  double worst_spare = 0;  // budget less bytes, relative to the budget
+  double spare_bpw = 0;    // where that was
+  std::size_t above = 0;   // answers above the budget: must stay 0
+
+  void add(const Instance& instance, std::uint64_t budget, const Allocation& answer) {
+    seconds.push_back(answer.seconds);
+    proven += answer.why == Termination::Optimal;
+    peak_states = std::max(peak_states, answer.peak_states);
+    peak_memory = std::max(peak_memory, answer.peak_memory_bytes);
+    if (answer.objective > 0) worst_gap = std::max(worst_gap, answer.gap() / answer.objective);
+    if (answer.bytes > budget) {
+      ++above;
+      return;
+    }
+    const double spare = static_cast<double>(budget - answer.bytes) / static_cast<double>(budget);
+    if (spare <= worst_spare) return;
+    worst_spare = spare;
+    spare_bpw = 8.0 * static_cast<double>(budget) / static_cast<double>(instance.elements);
+  }
+
+  void print(const char* family, const char* budgets) {
+    std::ranges::sort(seconds);
+    std::printf(
+        "%-9s  %-14s %5zu  %6.2f %%  %8.2f  %8.2f  %9llu  %7.1f  %8.1e  %9.5f %% at %.2f bpw  %zu\n", family,
+        budgets, seconds.size(), 100.0 * static_cast<double>(proven) / static_cast<double>(seconds.size()),
+        1e3 * seconds[seconds.size() / 2], 1e3 * seconds.back(), static_cast<unsigned long long>(peak_states),
+        static_cast<double>(peak_memory) / (1 << 20), worst_gap, 100 * worst_spare, spare_bpw, above);
+    std::fflush(stdout);
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int random_budgets = argc > 1 ? std::atoi(argv[1]) : 200;
+  const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  std::printf(
+      "family     budgets        count    proven  median ms  worst ms  peak states  MiB  worst gap  "
+      "worst distance below budget  above\n");
+  for (const Instance& instance : {quantfit::benchmarks::dense_8b(seed), quantfit::benchmarks::moe_35b(seed),
+                                   quantfit::benchmarks::moe_671b(seed)}) {
+    quantfit::benchmarks::Random random(seed + 1000);
+    Summary drawn;
+    for (int i = 0; i < random_budgets; ++i) {
+      const std::uint64_t budget = instance.smallest + random.next() % (instance.largest - instance.smallest);
+      const auto answer = quantfit::optimizer::allocate(instance.classes, budget);
+      if (!answer) {
+        std::fprintf(stderr, "%s\n", answer.error().message.c_str());
+        return 1;
+      }
+      drawn.add(instance, budget, answer.value());
+    }
+    if (!drawn.seconds.empty()) drawn.print(instance.name.c_str(), "random");
+    Summary sweep;
+    for (std::uint64_t hundredths = 1; hundredths <= 800; ++hundredths) {
+      const std::uint64_t budget =
+          instance.elements / 800 * hundredths + instance.elements % 800 * hundredths / 800;
+      if (budget < instance.smallest) continue;
+      const auto answer = quantfit::optimizer::allocate(instance.classes, budget);
+      if (!answer) {
+        std::fprintf(stderr, "%s\n", answer.error().message.c_str());
+        return 1;
+      }
+      sweep.add(instance, budget, answer.value());
+    }
+    sweep.print(instance.name.c_str(), "0.01 bpw steps");
+  }
+  return 0;
+}

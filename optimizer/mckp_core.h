@@ -1,0 +1,42 @@
+// The core of the multiple-choice knapsack: all choices within a given gap of the Lagrangian bound, by
+// dynamic programming over Pareto states from both ends of the open classes, joined in the middle. See
+// allocation.md.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "optimizer/mckp_reductions.h"
+
+namespace quantfit::optimizer::mckp {
+
+struct CoreLimits {
+  std::uint64_t max_states = 0;        // states alive at once, both lists and the one being built
+  std::uint64_t max_memory_bytes = 0;  // states and back pointers
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+enum class CoreStop { Complete, States, Time };
+
+struct CoreResult {
+  CoreStop stop = CoreStop::Complete;
+  bool found = false;                 // some choice within the capacity was seen
+  std::int64_t gap = 0;               // scaled: its cost less the bound; may exceed the gap asked for
+  std::int64_t weight = 0;            // its weight less the base's weight
+  std::vector<std::uint32_t> choice;  // per class: item index, empty unless found
+  std::uint64_t states = 0;           // states made
+  std::uint64_t peak_states = 0;      // most states alive at once
+  std::uint64_t peak_memory_bytes = 0;
+  std::uint32_t open_classes = 0;  // classes with more than one item left
+};
+
+// Searches all choices whose cost is at most bound + gap. When `stop` is Complete and no result with a gap at
+// most `gap` came back, none exists; otherwise the result is the cheapest, and of those the lightest. A
+// result above `gap`, or of an incomplete search, is a valid choice and no more. `order` lists the classes
+// from the front end to the back end. gap must be >= 0 and < 2^61.
+[[nodiscard]] CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::int64_t gap,
+                                     std::span<const std::uint32_t> order, const CoreLimits& limits);
+
+}  // namespace quantfit::optimizer::mckp

@@ -1,0 +1,478 @@
+#include "optimizer/allocator.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "benchmarks/allocator_instances.h"
+#include "tests/optimizer/reference_knapsack.h"
+
+namespace quantfit::optimizer {
+namespace {
+
+using Classes = std::vector<CandidateClass>;
+using Engine = std::mt19937_64;
+
+Format format_number(std::size_t i) {
+  return all_formats()[i % all_formats().size()].format;
+}
+
+std::uint64_t below(Engine& random, std::uint64_t end) {
+  return random() % end;
+}
+
+std::uint64_t smallest_bytes(const Classes& classes) {
+  std::uint64_t sum = 0;
+  for (const CandidateClass& one : classes)
+    sum += std::ranges::min(one.candidates, {}, &Candidate::bytes).bytes;
+  return sum;
+}
+
+std::uint64_t largest_bytes(const Classes& classes) {
+  std::uint64_t sum = 0;
+  for (const CandidateClass& one : classes)
+    sum += std::ranges::max(one.candidates, {}, &Candidate::bytes).bytes;
+  return sum;
+}
+
+// Families of small instances whose costs are whole numbers below 2^20: sums are exact in doubles and in the
+// allocator's units, so answers must agree exactly.
+struct Family {
+  const char* name;
+  void (*fill)(Engine&, Candidate&, std::uint64_t max_bytes);
+};
+
+constexpr Family kFamilies[] = {
+    {"independent",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = static_cast<double>(below(r, 1000));
+     }},
+    {"strongly correlated",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = static_cast<double>(m - c.bytes + 10);
+     }},
+    {"weakly correlated",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = static_cast<double>(m - c.bytes + below(r, 5));
+     }},
+    {"equal costs",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = 7;
+     }},
+    {"equal bytes",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = m / 2;
+       c.cost = static_cast<double>(below(r, 100));
+     }},
+    {"many ties",
+     [](Engine& r, Candidate& c, std::uint64_t) {
+       c.bytes = below(r, 4);
+       c.cost = static_cast<double>(below(r, 4));
+     }},
+    {"zero costs",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = 0;
+     }},
+    {"one ruinous candidate",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       c.bytes = below(r, m);
+       c.cost = below(r, 4) == 0 ? 1000000 : static_cast<double>(below(r, 20));
+     }},
+    {"geometric",
+     [](Engine& r, Candidate& c, std::uint64_t m) {
+       const std::uint64_t level = below(r, 6);
+       c.bytes = (m >> (6 - level)) + below(r, 3);
+       c.cost = static_cast<double>(65536 >> (2 * level));
+     }},
+};
+
+Classes make_classes(Engine& random, const Family& family, std::size_t count, std::size_t max_candidates,
+                     std::uint64_t max_bytes) {
+  Classes classes;
+  for (std::size_t c = 0; c < count; ++c) {
+    CandidateClass one{fmt::format("t{}", c), {}};
+    const std::size_t candidates = 1 + below(random, max_candidates);
+    for (std::size_t i = 0; i < candidates; ++i) {
+      Candidate candidate{format_number(i), 0, 0};
+      family.fill(random, candidate, max_bytes);
+      one.candidates.push_back(candidate);
+    }
+    classes.push_back(std::move(one));
+  }
+  return classes;
+}
+
+// What every answer must satisfy, whoever doubts it.
+void check_answer(const Classes& classes, std::uint64_t budget, const Allocation& answer) {
+  ASSERT_EQ(answer.index.size(), classes.size());
+  ASSERT_EQ(answer.choice.size(), classes.size());
+  std::uint64_t bytes = 0;
+  double objective = 0;
+  for (std::size_t c = 0; c < classes.size(); ++c) {
+    ASSERT_LT(answer.index[c], classes[c].candidates.size());
+    const Candidate& chosen = classes[c].candidates[answer.index[c]];
+    EXPECT_EQ(chosen.format, answer.choice[c]);
+    bytes += chosen.bytes;
+    objective += chosen.cost;
+  }
+  EXPECT_EQ(bytes, answer.bytes);
+  EXPECT_EQ(objective, answer.objective);
+  EXPECT_LE(answer.lower_bound, answer.objective);
+  EXPECT_LE(answer.lower_bound_units, answer.objective_units);
+  if (answer.why == Termination::BudgetTooSmall) return;
+  EXPECT_LE(answer.bytes, budget);
+  EXPECT_NEAR(static_cast<double>(answer.objective_units) * answer.cost_unit, answer.objective,
+              static_cast<double>(classes.size()) * answer.cost_unit + 1e-12 * answer.objective);
+  if (answer.why == Termination::Optimal) {
+    EXPECT_EQ(answer.objective_units, answer.lower_bound_units);
+    EXPECT_EQ(answer.gap(), 0);
+  }
+}
+
+void expect_reference(const Classes& classes, std::uint64_t budget,
+                      const std::optional<reference::Answer>& expected) {
+  const auto answer = allocate(classes, budget);
+  ASSERT_TRUE(answer) << answer.error().message;
+  check_answer(classes, budget, answer.value());
+  if (!expected) {
+    EXPECT_EQ(answer.value().why, Termination::BudgetTooSmall);
+    return;
+  }
+  EXPECT_EQ(answer.value().why, Termination::Optimal);
+  EXPECT_EQ(answer.value().objective, expected->cost);
+  EXPECT_EQ(answer.value().bytes, expected->bytes);
+}
+
+TEST(Allocator, AgreesWithBruteForceAndWeightsOnSmallInstances) {
+  Engine random(1);
+  for (const Family& family : kFamilies) {
+    for (int trial = 0; trial < 400; ++trial) {
+      const Classes classes = make_classes(random, family, 1 + below(random, 6), 5, 60);
+      const std::uint64_t low = smallest_bytes(classes);
+      const std::uint64_t budget =
+          low - std::min<std::uint64_t>(low, 2) + below(random, largest_bytes(classes) - low + 5);
+      SCOPED_TRACE(fmt::format("{}, trial {}", family.name, trial));
+      const auto expected = reference::brute_force(classes, budget);
+      EXPECT_EQ(expected, reference::by_weights(classes, budget));
+      expect_reference(classes, budget, expected);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+TEST(Allocator, AgreesWithWeightsOnMediumInstances) {
+  Engine random(2);
+  for (const Family& family : kFamilies) {
+    for (int trial = 0; trial < 25; ++trial) {
+      const Classes classes = make_classes(random, family, 10 + below(random, 40), 10, 100);
+      const std::uint64_t low = smallest_bytes(classes);
+      const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 2);
+      SCOPED_TRACE(fmt::format("{}, trial {}", family.name, trial));
+      expect_reference(classes, budget, reference::by_weights(classes, budget));
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+TEST(Allocator, AgreesWithBruteForceOnHugeBytes) {
+  Engine random(3);
+  for (int trial = 0; trial < 1500; ++trial) {
+    Classes classes = make_classes(random, kFamilies[static_cast<std::size_t>(trial) % std::size(kFamilies)],
+                                   1 + below(random, 5), 5, std::uint64_t{1} << 16);
+    for (CandidateClass& one : classes)
+      for (Candidate& candidate : one.candidates)
+        candidate.bytes = (candidate.bytes << 34) + below(random, 1000);
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    SCOPED_TRACE(trial);
+    expect_reference(classes, budget, reference::brute_force(classes, budget));
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+// Costs of any size: the answer may differ from the true optimum by the documented rounding, and by no more.
+TEST(Allocator, RealCostsAreOptimalUpToRounding) {
+  Engine random(4);
+  std::uniform_real_distribution<double> exponent(-12, 12);
+  for (int trial = 0; trial < 1500; ++trial) {
+    const double spread = trial % 3 == 0 ? 20 : 1;
+    Classes classes = make_classes(random, kFamilies[0], 1 + below(random, 6), 5, 60);
+    for (CandidateClass& one : classes)
+      for (Candidate& candidate : one.candidates) candidate.cost = std::pow(10.0, exponent(random) * spread);
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    const auto expected = reference::brute_force(classes, budget);
+    ASSERT_TRUE(expected);
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    check_answer(classes, budget, answer.value());
+    EXPECT_EQ(answer.value().why, Termination::Optimal);
+    EXPECT_LE(answer.value().objective, expected->cost * (1 + 1e-9)) << trial;
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(Allocator, ExtremeCosts) {
+  const double tiny = std::numeric_limits<double>::denorm_min();
+  const Classes classes = {
+      {"a", {{Format::Q2_K, 1, 1e300}, {Format::Q4_K, 2, 3e-300}, {Format::Q8_0, 3, 1e-300}}},
+      {"b", {{Format::Q2_K, 1, 5e-300}, {Format::Q4_K, 2, 1e-301}, {Format::Q8_0, 3, 0}}},
+      {"c", {{Format::Q2_K, 1, tiny}, {Format::Q4_K, 2, 0}}}};
+  for (std::uint64_t budget = 3; budget <= 8; ++budget) {
+    const auto expected = reference::brute_force(classes, budget);
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    check_answer(classes, budget, answer.value());
+    EXPECT_LE(answer.value().objective, expected->cost * (1 + 1e-9)) << budget;
+  }
+  const Classes subnormal = {{"a", {{Format::Q2_K, 1, 8 * tiny}, {Format::Q4_K, 2, tiny}}},
+                             {"b", {{Format::Q2_K, 1, 5 * tiny}, {Format::Q4_K, 2, 4 * tiny}}}};
+  const auto answer = allocate(subnormal, 3);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().choice, (std::vector{Format::Q4_K, Format::Q2_K}));
+}
+
+TEST(Allocator, NoClasses) {
+  const auto answer = allocate({}, 10);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().why, Termination::Optimal);
+  EXPECT_EQ(answer.value().bytes, 0U);
+  EXPECT_EQ(answer.value().objective, 0);
+}
+
+TEST(Allocator, BudgetTooSmallGivesTheSmallestChoice) {
+  const Classes classes = {{"a", {{Format::Q8_0, 30, 1}, {Format::Q4_0, 10, 5}, {Format::Q2_K, 10, 4}}},
+                           {"b", {{Format::Q8_0, 7, 1}}}};
+  const auto answer = allocate(classes, 16);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().why, Termination::BudgetTooSmall);
+  EXPECT_EQ(answer.value().bytes, 17U);
+  EXPECT_EQ(answer.value().choice, (std::vector{Format::Q2_K, Format::Q8_0}));
+}
+
+TEST(Allocator, AmpleBudgetGivesTheBestOfEverything) {
+  const Classes classes = {{"a", {{Format::Q8_0, 30, 1}, {Format::Q4_0, 10, 5}}},
+                           {"b", {{Format::Q6_K, 6, 1}, {Format::Q8_0, 7, 1}}}};
+  for (const std::uint64_t budget : {std::uint64_t{36}, std::uint64_t{1000}, ~std::uint64_t{0}}) {
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer.value().why, Termination::Optimal);
+    EXPECT_EQ(answer.value().choice, (std::vector{Format::Q8_0, Format::Q6_K}));
+    EXPECT_EQ(answer.value().multiplier, 0);
+  }
+}
+
+TEST(Allocator, EqualCandidatesGoToTheLowerFormatId) {
+  const Classes classes = {{"a", {{Format::Q6_K, 5, 1}, {Format::Q4_K, 5, 1}, {Format::Q5_K, 5, 1}}}};
+  const auto answer = allocate(classes, 9);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().choice[0], Format::Q4_K);
+}
+
+TEST(Allocator, RefusesBadInputNamingTheClass) {
+  const auto refused = [](const Classes& classes, std::string_view needle) {
+    const auto answer = allocate(classes, 100);
+    ASSERT_FALSE(answer);
+    EXPECT_EQ(answer.error().code, ErrorCode::InvalidArgument);
+    EXPECT_NE(answer.error().message.find(needle), std::string::npos) << answer.error().message;
+  };
+  refused({{"empty", {}}}, "'empty'");
+  refused({{"minus", {{Format::Q8_0, 1, -1}}}}, "'minus'");
+  refused({{"nan", {{Format::Q8_0, 1, std::nan("")}}}}, "'nan'");
+  refused({{"inf", {{Format::Q8_0, 1, INFINITY}}}}, "'inf'");
+  refused({{"a", {{Format::Q8_0, 1, 1e308}}}, {"b", {{Format::Q8_0, 1, 1e308}}}}, "'b'");
+  refused({{"a", {{Format::Q8_0, std::uint64_t{1} << 61, 1}}},
+           {"b", {{Format::Q8_0, std::uint64_t{1} << 61, 1}}}},
+          "'b'");
+  refused({{"wide", std::vector<Candidate>(kMaxCandidates + 1)}}, "'wide'");
+  AllocatorLimits limits;
+  limits.max_seconds = std::nan("");
+  EXPECT_FALSE(allocate(Classes{}, 1, limits));
+}
+
+// Equal answers whatever the order in which classes and candidates are given, and from run to run.
+TEST(Allocator, DoesNotDependOnTheOrderGiven) {
+  Engine random(5);
+  for (const Family& family : kFamilies) {
+    for (int trial = 0; trial < 20; ++trial) {
+      Classes classes = make_classes(random, family, 20, 8, 100);
+      for (CandidateClass& one : classes)
+        one.candidates.resize(std::min<std::size_t>(one.candidates.size(), 8));
+      const std::uint64_t low = smallest_bytes(classes);
+      const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+      const auto first = allocate(classes, budget);
+      ASSERT_TRUE(first);
+      Classes shuffled = classes;
+      std::ranges::shuffle(shuffled, random);
+      for (CandidateClass& one : shuffled) std::ranges::shuffle(one.candidates, random);
+      const auto second = allocate(shuffled, budget);
+      ASSERT_TRUE(second);
+      EXPECT_EQ(first.value().states, second.value().states);
+      for (std::size_t c = 0; c < classes.size(); ++c) {
+        const auto at =
+            std::ranges::find(shuffled, classes[c].name, &CandidateClass::name) - shuffled.begin();
+        EXPECT_EQ(first.value().choice[c], second.value().choice[static_cast<std::size_t>(at)])
+            << family.name << " " << classes[c].name;
+      }
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+// The Lagrangian of the original problem at the reported multiplier, from scratch in long doubles.
+long double independent_bound(const Classes& classes, std::uint64_t budget, double multiplier) {
+  long double bound = -static_cast<long double>(multiplier) * static_cast<long double>(budget);
+  for (const CandidateClass& one : classes) {
+    long double least = std::numeric_limits<long double>::infinity();
+    for (const Candidate& candidate : one.candidates)
+      least = std::min(least,
+                       static_cast<long double>(candidate.cost) +
+                           static_cast<long double>(multiplier) * static_cast<long double>(candidate.bytes));
+    bound += least;
+  }
+  return bound;
+}
+
+// Two classes at a time, every pair of items: no exchange may improve a proven optimum.
+void expect_no_better_exchange(const Classes& classes, std::uint64_t budget, const Allocation& answer) {
+  const std::uint64_t spare = budget - answer.bytes;
+  const double tolerance = static_cast<double>(classes.size()) * answer.cost_unit;
+  for (std::size_t a = 0; a < classes.size(); ++a) {
+    const Candidate& now_a = classes[a].candidates[answer.index[a]];
+    for (const Candidate& new_a : classes[a].candidates) {
+      for (std::size_t b = a + 1; b < classes.size(); ++b) {
+        const Candidate& now_b = classes[b].candidates[answer.index[b]];
+        for (const Candidate& new_b : classes[b].candidates) {
+          if (new_a.bytes + new_b.bytes > now_a.bytes + now_b.bytes + spare) continue;
+          ASSERT_GE(new_a.cost + new_b.cost, now_a.cost + now_b.cost - tolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST(Allocator, ModelsOfRealShapesAreProvenOptimal) {
+  for (const auto& instance : {benchmarks::dense_8b(7), benchmarks::moe_35b(7), benchmarks::moe_671b(7)}) {
+    benchmarks::Random random(8);
+    for (int i = 0; i < 12; ++i) {
+      const std::uint64_t budget = instance.smallest + random.next() % (instance.largest - instance.smallest);
+      const auto answer = allocate(instance.classes, budget);
+      ASSERT_TRUE(answer);
+      check_answer(instance.classes, budget, answer.value());
+      EXPECT_EQ(answer.value().why, Termination::Optimal) << instance.name << " " << budget;
+      const long double bound = independent_bound(instance.classes, budget, answer.value().multiplier);
+      const double objective = answer.value().objective;
+      EXPECT_LE(bound, static_cast<long double>(objective) * (1 + 1e-9L));
+      // The reported bound is as good as the recomputed one: it counts whole steps of bytes, so it may be
+      // better.
+      EXPECT_GE(answer.value().lp_bound, static_cast<double>(bound) - 1e-9 * objective);
+      EXPECT_LE(answer.value().lp_bound, objective * (1 + 1e-9));
+      EXPECT_LE(static_cast<double>(instance.classes.size()) * answer.value().cost_unit, 1e-9 * objective);
+      if (i == 0) expect_no_better_exchange(instance.classes, budget, answer.value());
+    }
+  }
+}
+
+// Bytes without a common step and costs nearly proportional to them: states multiply, and limits are reached.
+Classes hard_instance(std::size_t count) {
+  Engine random(9);
+  Classes classes;
+  for (std::size_t c = 0; c < count; ++c) {
+    CandidateClass one{fmt::format("t{}", c), {}};
+    const std::uint64_t base = 1000000000 + below(random, 1000000000);
+    for (std::size_t i = 0; i < 6; ++i) {
+      const std::uint64_t bytes = base + i * (100000000 + below(random, 50000000));
+      one.candidates.push_back(
+          {format_number(i), bytes, 1e10 - static_cast<double>(bytes) + 1e5 * (random() % 1000)});
+    }
+    classes.push_back(std::move(one));
+  }
+  return classes;
+}
+
+TEST(Allocator, LimitsGiveAnHonestGap) {
+  const Classes classes = hard_instance(60);
+  const std::uint64_t budget = (smallest_bytes(classes) + largest_bytes(classes)) / 2 + 12345;
+  const auto exact = allocate(classes, budget);
+  ASSERT_TRUE(exact);
+  check_answer(classes, budget, exact.value());
+  double best_known = exact.value().objective;
+  AllocatorLimits few_states;
+  few_states.max_states = 50;
+  AllocatorLimits little_memory;
+  little_memory.max_memory_bytes = 1 << 14;
+  AllocatorLimits no_time;
+  no_time.max_seconds = 0;
+  for (const auto& [limits, why] :
+       {std::pair{few_states, Termination::StateLimit}, std::pair{little_memory, Termination::StateLimit},
+        std::pair{no_time, Termination::TimeLimit}}) {
+    const auto limited = allocate(classes, budget, limits);
+    ASSERT_TRUE(limited);
+    check_answer(classes, budget, limited.value());
+    EXPECT_EQ(limited.value().why, why);
+    EXPECT_GT(limited.value().gap(), 0);
+    EXPECT_LE(limited.value().lower_bound, best_known * (1 + 1e-9));
+    EXPECT_GE(limited.value().objective, exact.value().lower_bound * (1 - 1e-9));
+    EXPECT_GE(
+        limited.value().lower_bound,
+        static_cast<double>(independent_bound(classes, budget, limited.value().multiplier)) * (1 - 1e-9));
+    EXPECT_LE(limited.value().peak_states, std::max<std::uint64_t>(limits.max_states, 2));
+    EXPECT_LE(limited.value().peak_memory_bytes, limits.max_memory_bytes);
+  }
+}
+
+TEST(Allocator, StopsAtTheGapAskedFor) {
+  const Classes classes = hard_instance(60);
+  const std::uint64_t budget = (smallest_bytes(classes) + largest_bytes(classes)) / 2 + 12345;
+  AllocatorLimits limits;
+  limits.relative_gap = 0.01;
+  const auto answer = allocate(classes, budget, limits);
+  ASSERT_TRUE(answer);
+  check_answer(classes, budget, answer.value());
+  EXPECT_EQ(answer.value().why, Termination::GapReached);
+  EXPECT_GT(answer.value().gap(), 0);
+  EXPECT_LE(answer.value().gap(), 0.01 * answer.value().objective);
+}
+
+// Hundreds of classes that are exact copies: symmetry must not multiply the states.
+TEST(Allocator, CopiesOfOneClassStaySmall) {
+  Classes classes;
+  for (int c = 0; c < 700; ++c)
+    classes.push_back({fmt::format("t{}", c),
+                       {{Format::Q2_K, 84, 58},
+                        {Format::Q3_K, 110, 20},
+                        {Format::Q4_K, 144, 4.3},
+                        {Format::Q5_K, 176, 1.1},
+                        {Format::Q6_K, 210, 0.3},
+                        {Format::Q8_0, 272, 0.02}}});
+  for (const std::uint64_t budget : {60001U, 76543U, 100000U, 123457U, 180000U}) {
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    check_answer(classes, budget, answer.value());
+    EXPECT_EQ(answer.value().why, Termination::Optimal);
+    EXPECT_LT(answer.value().peak_states, 5000U);
+  }
+}
+
+TEST(Allocator, TerminationNames) {
+  std::set<std::string_view> names;
+  for (const Termination why : {Termination::Optimal, Termination::GapReached, Termination::StateLimit,
+                                Termination::TimeLimit, Termination::BudgetTooSmall})
+    names.insert(to_string(why));
+  EXPECT_EQ(names.size(), 5U);
+}
+
+}  // namespace
+}  // namespace quantfit::optimizer
