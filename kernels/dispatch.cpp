@@ -33,6 +33,7 @@ std::vector<RowKernels> build_tables() {
     table.isa = target.isa;
     fill_prepare(target.flag, table);
     fill_decoders(target.flag, table);
+    fill_float_encoders(target.flag, table);
     fill_affine_encoders(target.flag, table);
     fill_codebook_encoders(target.flag, table);
     tables.push_back(table);
@@ -50,7 +51,7 @@ std::span<const RowKernels> runnable_kernels() {
 Result<const RowKernels*> find_kernels(std::string_view isa) {
   std::string names;
   for (const RowKernels& table : runnable_kernels()) {
-    if (table.isa == isa || (isa == "avx512" && table.isa.starts_with("avx512"))) return &table;
+    if (table.isa == isa) return &table;
     names += (names.empty() ? "" : ", ") + std::string(table.isa);
   }
   return fail(ErrorCode::InvalidArgument, "no kernels for '{}' on this CPU; available: {}", isa, names);

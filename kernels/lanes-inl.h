@@ -136,6 +136,7 @@ HWY_INLINE I shift_right_by(I a, I count) {
 }
 HWY_INLINE void store_u8(I a, std::uint8_t* p) { QF_EACH p[i] = static_cast<std::uint8_t>(a.v[i]); }
 HWY_INLINE void store_i8(I a, std::int8_t* p) { QF_EACH p[i] = static_cast<std::int8_t>(a.v[i]); }
+HWY_INLINE void store_u16(I a, std::uint16_t* p) { QF_EACH p[i] = static_cast<std::uint16_t>(a.v[i]); }
 HWY_INLINE F load_half(const std::uint16_t* p) { F r; QF_EACH r.v[i] = half_to_float(p[i]); return r; }
 HWY_INLINE F load_bfloat16(const std::uint16_t* p) { F r; QF_EACH r.v[i] = bfloat16_to_float(p[i]); return r; }
 HWY_INLINE F gather(const float* base, I index) { F r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
@@ -332,6 +333,11 @@ HWY_INLINE void store_i8(I a, std::int8_t* p) {
   const hn::Rebind<std::int8_t, DI> d8;
   QF_EACH hn::StoreU(hn::DemoteTo(d8, a.v[i]), d8, p + i * kPartLanes);
 }
+// Lanes must be 0..65535.
+HWY_INLINE void store_u16(I a, std::uint16_t* p) {
+  const hn::Rebind<std::uint16_t, DI> d16;
+  QF_EACH hn::StoreU(hn::DemoteTo(d16, a.v[i]), d16, p + i * kPartLanes);
+}
 HWY_INLINE F load_half(const std::uint16_t* p) {
   const hn::Rebind<hwy::float16_t, DF> d16;
   F r;
@@ -431,8 +437,10 @@ HWY_INLINE bool all(M m) { return bits(m) == 0xFFFFU; }
 // The smallest value and, among lanes that hold it, the smallest index: the same answer whatever the order in
 // which candidates were visited.
 struct BestOf16 {
-  F value = set(3.0e38F);
-  I index = set(std::int32_t{0});
+  F value;
+  I index;
+  // Written out: an implicit constructor would not inherit the target's instruction set.
+  HWY_INLINE BestOf16() : value(set(3.0e38F)), index(set(std::int32_t{0})) {}
   HWY_INLINE void offer(F candidate, I candidate_index) {
     const M better = candidate < value;
     value = select(better, candidate, value);

@@ -34,7 +34,7 @@ struct RowKernels {
 [[nodiscard]] std::span<const RowKernels> runnable_kernels();
 
 // The table with that name. InvalidArgument, listing the names, when it was not compiled or this CPU cannot run
-// it. "avx512" stands for the best AVX-512 table.
+// it. Names are exact, so that every table can be chosen: "avx512" is never "avx512_dl".
 [[nodiscard]] Result<const RowKernels*> find_kernels(std::string_view isa);
 
 // The table to use: the one the environment variable QUANTFIT_ISA names, else the best.

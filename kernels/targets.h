@@ -25,6 +25,7 @@ namespace quantfit::kernels {
 // `target` is one of Highway's HWY_AVX2, ... bits. Each fills its entries of the table.
 void fill_prepare(std::int64_t target, RowKernels& table);
 void fill_decoders(std::int64_t target, RowKernels& table);
+void fill_float_encoders(std::int64_t target, RowKernels& table);
 void fill_affine_encoders(std::int64_t target, RowKernels& table);
 void fill_codebook_encoders(std::int64_t target, RowKernels& table);
 
