@@ -1,0 +1,343 @@
+#include "tests/client/llama_library.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "tests/support/reference_library.h"
+
+namespace quantfit::test {
+namespace {
+
+// llama.cpp passes its parameter structures by value, and they grow from release to release. On Linux for
+// x86-64 a structure of more than 16 bytes is returned through a pointer that the caller supplies as a hidden
+// first argument, and passed as a copy on the stack from which the callee reads only the bytes it knows. So a
+// structure that is larger than the real one serves for all releases, as long as the fields that are set here
+// stay where they are; that is checked against their known defaults and read back from the context.
+struct alignas(8) Parameters {
+  std::array<std::uint32_t, 512> words;  // 2048 bytes; the largest real one has about 200
+};
+constexpr std::uint32_t kUntouched = 0xA5C3F00D;
+
+// Words of the context parameters.
+constexpr std::size_t kContextTokens = 0;   // n_ctx
+constexpr std::size_t kBatchTokens = 1;     // n_batch: most tokens of one decode call
+constexpr std::size_t kPhysicalTokens = 2;  // n_ubatch: most tokens of one graph
+constexpr std::size_t kSequences = 3;       // n_seq_max
+
+// The tokens of one call; 56 bytes.
+struct Batch {
+  std::int32_t n_tokens;
+  Token* token;
+  float* embedding;
+  std::int32_t* position;
+  std::int32_t* n_sequences;
+  std::int32_t** sequences;
+  std::int8_t* output;  // nonzero: logits wanted
+};
+static_assert(sizeof(Batch) == 56);
+
+struct NativeModel;
+struct NativeContext;
+struct NativeVocabulary;
+struct NativeMemory;
+
+}  // namespace
+
+struct LlamaLibrary::Functions {
+  void (*llama_backend_init)();
+  void (*llama_log_set)(void (*callback)(int level, const char* text, void* user), void* user);
+  void (*ggml_log_set)(void (*callback)(int level, const char* text, void* user), void* user);
+  void (*ggml_backend_load_all_from_path)(const char* folder);
+  std::size_t (*ggml_backend_dev_count)();
+  // Parameters come back through the hidden pointer, written here as what it is.
+  void* (*llama_model_default_params)(Parameters* out);
+  void* (*llama_context_default_params)(Parameters* out);
+  NativeModel* (*llama_model_load_from_file)(const char* path, Parameters parameters);
+  void (*llama_model_free)(NativeModel* model);
+  NativeContext* (*llama_init_from_model)(NativeModel* model, Parameters parameters);
+  void (*llama_free)(NativeContext* context);
+  const NativeVocabulary* (*llama_model_get_vocab)(const NativeModel* model);
+  std::int32_t (*llama_vocab_n_tokens)(const NativeVocabulary* vocabulary);
+  bool (*llama_vocab_get_add_bos)(const NativeVocabulary* vocabulary);
+  Token (*llama_vocab_bos)(const NativeVocabulary* vocabulary);
+  std::int32_t (*llama_tokenize)(const NativeVocabulary* vocabulary, const char* text, std::int32_t length,
+                                 Token* tokens, std::int32_t capacity, bool add_special, bool parse_special);
+  std::int32_t (*llama_model_desc)(const NativeModel* model, char* out, std::size_t capacity);
+  std::uint32_t (*llama_n_ctx)(const NativeContext* context);
+  std::uint32_t (*llama_n_batch)(const NativeContext* context);
+  std::uint32_t (*llama_n_ubatch)(const NativeContext* context);
+  std::uint32_t (*llama_n_seq_max)(const NativeContext* context);
+  void (*llama_set_n_threads)(NativeContext* context, std::int32_t threads, std::int32_t batch_threads);
+  NativeMemory* (*llama_get_memory)(const NativeContext* context);
+  void (*llama_memory_clear)(NativeMemory* memory, bool data);
+  Batch (*llama_batch_init)(std::int32_t tokens, std::int32_t embedding, std::int32_t sequences);
+  void (*llama_batch_free)(Batch batch);
+  std::int32_t (*llama_decode)(NativeContext* context, Batch batch);
+  float* (*llama_get_logits_ith)(NativeContext* context, std::int32_t index);
+};
+
+namespace {
+
+// Warnings and errors of the libraries since the last collect(); the rest of their log is dropped.
+class LibraryLog {
+ public:
+  static LibraryLog& get() {
+    static LibraryLog log;
+    return log;
+  }
+  static void receive(int level, const char* text, void*) {
+    LibraryLog& log = get();
+    const std::lock_guard lock(log.mutex_);
+    constexpr int kWarning = 3, kError = 4, kContinued = 5;
+    if (level != kContinued) log.keep_ = level == kWarning || level == kError;
+    if (log.keep_ && log.text_.size() < 4096) log.text_ += text;
+  }
+  std::string collect() {
+    const std::lock_guard lock(mutex_);
+    std::string text = std::exchange(text_, {});
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    while (!text.empty() && text.back() == ' ') text.pop_back();
+    return text;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string text_;
+  bool keep_ = false;
+};
+
+template <class Function>
+Result<void> resolve(void* library, const char* symbol, Function& out) {
+  out = reinterpret_cast<Function>(dlsym(library, symbol));
+  if (out == nullptr) return fail(ErrorCode::Unsupported, "the llama.cpp library has no function {}", symbol);
+  return outcome::success();
+}
+
+// libllama.v<release>.so or libllama.so.
+std::optional<std::filesystem::path> find_llama(const std::filesystem::path& dir) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(dir, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("libllama.") && name.ends_with(".so")) return entry.path();
+  }
+  return std::nullopt;
+}
+
+Result<void> check_layout(const LlamaLibrary::Functions& f) {
+  Parameters context;
+  context.words.fill(kUntouched);
+  f.llama_context_default_params(&context);
+  if (context.words[kContextTokens] != 512 || context.words[kBatchTokens] != 2048 ||
+      context.words[kPhysicalTokens] != 512 || context.words[kSequences] != 1 ||
+      context.words.back() != kUntouched) {
+    return fail(ErrorCode::Unsupported, "the llama.cpp library's context parameters have an unknown layout");
+  }
+  Parameters model;
+  model.words.fill(kUntouched);
+  f.llama_model_default_params(&model);
+  if (model.words.back() != kUntouched) {
+    return fail(ErrorCode::Unsupported, "the llama.cpp library's model parameters are larger than expected");
+  }
+  return outcome::success();
+}
+
+}  // namespace
+
+Result<const LlamaLibrary*> LlamaLibrary::load() {
+#if !defined(__x86_64__) || !defined(__linux__)
+  return fail(ErrorCode::Unsupported, "the prebuilt llama.cpp libraries are for Linux on x86-64");
+#else
+  static const Result<LlamaLibrary> instance = []() -> Result<LlamaLibrary> {
+    const auto dir = reference_library_dir();
+    if (!dir) return fail(ErrorCode::Unsupported, "{}", kReferenceLibraryAbsent);
+    const auto file = find_llama(*dir);
+    if (!file) return fail(ErrorCode::Unsupported, "no libllama*.so in {}", dir->string());
+    // Symbols of libggml are found through the same handle: dlsym searches its dependencies too.
+    void* library = dlopen(file->c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr)
+      return fail(ErrorCode::Unsupported, "cannot load {}: {}", file->string(), dlerror());
+    auto functions = std::make_shared<Functions>();
+#define QF_RESOLVE(name) QF_TRY(resolve(library, #name, functions->name))
+    QF_RESOLVE(llama_backend_init);
+    QF_RESOLVE(llama_log_set);
+    QF_RESOLVE(ggml_log_set);
+    QF_RESOLVE(ggml_backend_load_all_from_path);
+    QF_RESOLVE(ggml_backend_dev_count);
+    QF_RESOLVE(llama_model_default_params);
+    QF_RESOLVE(llama_context_default_params);
+    QF_RESOLVE(llama_model_load_from_file);
+    QF_RESOLVE(llama_model_free);
+    QF_RESOLVE(llama_init_from_model);
+    QF_RESOLVE(llama_free);
+    QF_RESOLVE(llama_model_get_vocab);
+    QF_RESOLVE(llama_vocab_n_tokens);
+    QF_RESOLVE(llama_vocab_get_add_bos);
+    QF_RESOLVE(llama_vocab_bos);
+    QF_RESOLVE(llama_tokenize);
+    QF_RESOLVE(llama_model_desc);
+    QF_RESOLVE(llama_n_ctx);
+    QF_RESOLVE(llama_n_batch);
+    QF_RESOLVE(llama_n_ubatch);
+    QF_RESOLVE(llama_n_seq_max);
+    QF_RESOLVE(llama_set_n_threads);
+    QF_RESOLVE(llama_get_memory);
+    QF_RESOLVE(llama_memory_clear);
+    QF_RESOLVE(llama_batch_init);
+    QF_RESOLVE(llama_batch_free);
+    QF_RESOLVE(llama_decode);
+    QF_RESOLVE(llama_get_logits_ith);
+#undef QF_RESOLVE
+    functions->ggml_log_set(&LibraryLog::receive, nullptr);
+    functions->llama_log_set(&LibraryLog::receive, nullptr);
+    functions->llama_backend_init();
+    functions->ggml_backend_load_all_from_path(dir->c_str());
+    if (functions->ggml_backend_dev_count() == 0) {
+      return fail(ErrorCode::Unsupported, "llama.cpp found no CPU backend in {}", dir->string());
+    }
+    QF_TRY(check_layout(*functions));
+    LibraryLog::get().collect();
+    return LlamaLibrary(std::move(functions));
+  }();
+  if (!instance) return instance.error();
+  return &instance.value();
+#endif
+}
+
+std::string LlamaLibrary::version() const {
+  const auto dir = reference_library_dir();
+  const auto file = dir ? find_llama(*dir) : std::nullopt;
+  if (!file) return "unknown";
+  const std::string stem = file->stem().string();  // libllama.v0.5.0
+  return stem.size() > 9 ? stem.substr(9) : "unknown";
+}
+
+struct LlamaModel::State {
+  const LlamaLibrary::Functions* f = nullptr;
+  NativeModel* model = nullptr;
+  NativeContext* context = nullptr;
+  const NativeVocabulary* vocabulary = nullptr;
+  std::uint32_t context_tokens = 0;
+  Batch batch{};
+  bool has_batch = false;
+  std::size_t first = 0;
+  std::size_t vocabulary_size = 0;
+
+  ~State() {
+    if (has_batch) f->llama_batch_free(batch);
+    if (context != nullptr) f->llama_free(context);
+    if (model != nullptr) f->llama_model_free(model);
+  }
+};
+
+LlamaModel::LlamaModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
+LlamaModel::LlamaModel(LlamaModel&&) noexcept = default;
+LlamaModel& LlamaModel::operator=(LlamaModel&&) noexcept = default;
+LlamaModel::~LlamaModel() = default;
+
+Result<LlamaModel> LlamaModel::open(const std::filesystem::path& path, std::uint32_t context_tokens,
+                                    int threads) {
+  QF_ASSIGN(const LlamaLibrary* library, LlamaLibrary::load());
+  auto state = std::make_unique<State>();
+  state->f = &library->functions();
+  const LlamaLibrary::Functions& f = *state->f;
+  LibraryLog::get().collect();
+
+  Parameters parameters{};
+  f.llama_model_default_params(&parameters);
+  state->model = f.llama_model_load_from_file(path.c_str(), parameters);
+  if (state->model == nullptr) {
+    return fail(ErrorCode::Malformed, "llama.cpp does not load {}: {}", path.string(),
+                LibraryLog::get().collect());
+  }
+  parameters = {};
+  f.llama_context_default_params(&parameters);
+  parameters.words[kContextTokens] = context_tokens;
+  parameters.words[kBatchTokens] = context_tokens;
+  parameters.words[kPhysicalTokens] = context_tokens;
+  state->context = f.llama_init_from_model(state->model, parameters);
+  if (state->context == nullptr) {
+    return fail(ErrorCode::Malformed, "llama.cpp makes no context for {}: {}", path.string(),
+                LibraryLog::get().collect());
+  }
+  if (f.llama_n_ctx(state->context) < context_tokens || f.llama_n_batch(state->context) != context_tokens ||
+      f.llama_n_ubatch(state->context) != context_tokens || f.llama_n_seq_max(state->context) != 1) {
+    return fail(ErrorCode::Unsupported, "llama.cpp's context does not have the parameters that were set");
+  }
+  f.llama_set_n_threads(state->context, threads, threads);
+  state->vocabulary = f.llama_model_get_vocab(state->model);
+  state->vocabulary_size = static_cast<std::size_t>(f.llama_vocab_n_tokens(state->vocabulary));
+  state->context_tokens = context_tokens;
+  state->batch = f.llama_batch_init(static_cast<std::int32_t>(context_tokens), 0, 1);
+  state->has_batch = true;
+  if (state->batch.n_tokens != 0 || state->batch.token == nullptr || state->batch.embedding != nullptr ||
+      state->batch.position == nullptr || state->batch.n_sequences == nullptr ||
+      state->batch.sequences == nullptr || state->batch.output == nullptr) {
+    return fail(ErrorCode::Unsupported, "llama.cpp's batch has an unknown layout");
+  }
+  return LlamaModel(std::move(state));
+}
+
+std::size_t LlamaModel::vocabulary_size() const {
+  return state_->vocabulary_size;
+}
+
+std::string LlamaModel::description() const {
+  std::array<char, 256> text{};
+  state_->f->llama_model_desc(state_->model, text.data(), text.size());
+  return text.data();
+}
+
+std::optional<Token> LlamaModel::beginning_token() const {
+  if (!state_->f->llama_vocab_get_add_bos(state_->vocabulary)) return std::nullopt;
+  return state_->f->llama_vocab_bos(state_->vocabulary);
+}
+
+Result<std::vector<Token>> LlamaModel::tokenize(std::string_view text) const {
+  std::vector<Token> tokens(text.size() + 2);  // a token has at least one byte; special ones at both ends
+  const std::int32_t count =
+      state_->f->llama_tokenize(state_->vocabulary, text.data(), static_cast<std::int32_t>(text.size()),
+                                tokens.data(), static_cast<std::int32_t>(tokens.size()), true, false);
+  if (count < 0) return fail(ErrorCode::Internal, "llama.cpp's tokenizer asks for {} tokens", -count);
+  tokens.resize(static_cast<std::size_t>(count));
+  return tokens;
+}
+
+Result<void> LlamaModel::decode(std::span<const Token> tokens, std::size_t first) {
+  if (tokens.empty() || tokens.size() > state_->context_tokens || first >= tokens.size()) {
+    return fail(ErrorCode::InvalidArgument, "{} tokens, logits from {}: the context holds {}", tokens.size(),
+                first, state_->context_tokens);
+  }
+  Batch& batch = state_->batch;
+  batch.n_tokens = static_cast<std::int32_t>(tokens.size());
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || static_cast<std::size_t>(tokens[i]) >= state_->vocabulary_size) {
+      return fail(ErrorCode::InvalidArgument, "token {} is not in the vocabulary of {}", tokens[i],
+                  state_->vocabulary_size);
+    }
+    batch.token[i] = tokens[i];
+    batch.position[i] = static_cast<std::int32_t>(i);
+    batch.n_sequences[i] = 1;
+    batch.sequences[i][0] = 0;
+    batch.output[i] = i >= first ? 1 : 0;
+  }
+  state_->f->llama_memory_clear(state_->f->llama_get_memory(state_->context), false);
+  const std::int32_t status = state_->f->llama_decode(state_->context, batch);
+  if (status != 0) {
+    return fail(ErrorCode::Internal, "llama_decode returned {}: {}", status, LibraryLog::get().collect());
+  }
+  state_->first = first;
+  return outcome::success();
+}
+
+std::span<const float> LlamaModel::logits(std::size_t index) const {
+  const float* row =
+      state_->f->llama_get_logits_ith(state_->context, static_cast<std::int32_t>(state_->first + index));
+  return {row, row == nullptr ? 0 : state_->vocabulary_size};
+}
+
+}  // namespace quantfit::test
