@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
@@ -79,6 +80,9 @@ constexpr Sql kFirstRead = "SELECT count(*) FROM sqlite_schema";
 // could ask to be allocated.
 constexpr int kLongestValueBytes = 64 << 20;
 
+// Every SQLite file starts with a header of 100 bytes.
+constexpr off_t kHeaderBytes = 100;
+
 int open_connection(const std::string& name, int flags, sqlite3** handle) {
   const int code = sqlite3_open_v2(name.c_str(), handle, flags | SQLITE_OPEN_EXRESCODE, nullptr);
   if (code != SQLITE_OK) return code;
@@ -93,7 +97,10 @@ int open_connection(const std::string& name, int flags, sqlite3** handle) {
 }  // namespace
 
 Error Database::Connection::error(int code, std::string_view detail) const {
-  const int system_error = handle != nullptr ? sqlite3_system_errno(handle) : 0;
+  const int latest_errno = errno;
+  // SQLite does not keep the reason of a failed write to the log or the journal; errno still has it.
+  int system_error = handle != nullptr ? sqlite3_system_errno(handle) : 0;
+  if (system_error == 0 && is_out_of_space(latest_errno)) system_error = latest_errno;
   switch (code & 0xff) {
     case SQLITE_FULL:
       return fail(ErrorCode::NoSpace,
@@ -113,6 +120,11 @@ Error Database::Connection::error(int code, std::string_view detail) const {
         return fail(ErrorCode::NoSpace,
                     "{}: no space left ({}); nothing saved before is lost: free some space and try again",
                     path, reason_of(system_error));
+      // The folder must take the -wal file too. Its reason first: when SQLite may not create a file it goes
+      // on to try reading it, and remembers only that there is none.
+      if (const auto folder = std::filesystem::path(path).parent_path();
+          (code & 0xff) != SQLITE_IOERR && access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
+        return fail(ErrorCode::Io, "{}: cannot write in the folder: {} ({})", path, reason_of(errno), detail);
       if (system_error != 0) return fail(ErrorCode::Io, "{}: {} ({})", path, reason_of(system_error), detail);
       return fail(ErrorCode::Io, "{}: {}", path, detail);
     case SQLITE_BUSY:
@@ -165,14 +177,18 @@ Result<Database> Database::open(const std::filesystem::path& path, Access access
     if (S_ISDIR(status.st_mode))
       return fail(ErrorCode::Io, "{}: is a folder; name a file in it", connection->path);
     if (!S_ISREG(status.st_mode)) return fail(ErrorCode::Io, "{}: is not a regular file", connection->path);
+    // SQLite would take a file of one byte for an empty database and overwrite it.
+    if (status.st_size > 0 && status.st_size < kHeaderBytes)
+      return connection->error(SQLITE_NOTADB, "file is not a database");
   } else if (errno != ENOENT || access == Access::ReadOnly) {
     return fail(ErrorCode::Io, "{}: {}", connection->path, reason_of(errno));
   }
 
   int code = SQLITE_OK;
+  errno = 0;
   if (access == Access::ReadWrite) {
     code = open_connection(absolute, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &connection->handle);
-    if (code == SQLITE_OK && sqlite3_db_readonly(connection->handle, "main") == 1)
+    if (connection->handle != nullptr && sqlite3_db_readonly(connection->handle, "main") == 1)
       return fail(ErrorCode::Io, "{}: the file is write-protected", connection->path);
   } else {
     // A connection that could write but never does: it leaves no empty log behind, as a read-only one would.
@@ -217,6 +233,7 @@ Result<Database> Database::open_in_memory() {
 }
 
 Result<void> Database::execute(Sql sql) {
+  errno = 0;
   if (sqlite3_exec(connection_->handle, sql.text(), nullptr, nullptr, nullptr) != SQLITE_OK)
     return connection_->last_error();
   return outcome::success();
@@ -310,6 +327,7 @@ Result<void> Statement::bind_null(int index) {
 
 Result<bool> Statement::step() {
   if (!damage_.empty()) return fail(ErrorCode::Malformed, "{}: {}", connection_->path, damage_);
+  errno = 0;
   const int code = sqlite3_step(statement_);
   if (code == SQLITE_ROW) return true;
   if (code == SQLITE_DONE) return false;
@@ -402,6 +420,7 @@ Result<Transaction> Transaction::begin_read(Database& database) {
 
 Result<void> Transaction::commit() {
   if (connection_ == nullptr) return fail(ErrorCode::Internal, "a transaction was committed twice");
+  errno = 0;
   if (sqlite3_exec(connection_->handle, "COMMIT", nullptr, nullptr, nullptr) != SQLITE_OK) {
     Error error = connection_->last_error();
     roll_back();

@@ -104,7 +104,7 @@ struct MergeSummary {
 // damaged or edited); with InvalidArgument when text is not UTF-8 or holds a zero byte, a number is NaN or
 // infinite or an integer above 2^63 - 1, a run does not exist, or something is to be written to a store
 // opened read-only. File names and data set names are for people: bytes in them that are not UTF-8 are
-// replaced by U+FFFD.
+// replaced by U+FFFD. Doubles come back bit for bit, except that SQLite stores -0.0 as 0.0.
 class StateStore {
  public:
   // Opens or creates `path`. IdentityMismatch, with both names in the message, when the file holds another

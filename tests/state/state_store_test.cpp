@@ -3,6 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <limits>
+
 #include "tests/state/state_cases.h"
 #include "tests/support/test_paths.h"
 
@@ -10,6 +17,20 @@ namespace quantfit::state {
 namespace {
 
 using test::TemporaryFolder;
+using testing::HasSubstr;
+
+struct OpenRun {
+  StateStore store;
+  RunId run;
+};
+
+OpenRun open_run(const std::filesystem::path& path) {
+  auto store = StateStore::open(path, model_case());
+  EXPECT_TRUE(store) << store.error().message;
+  auto run = store.value().begin_run(parameters_case(), "1");
+  EXPECT_TRUE(run) << run.error().message;
+  return {std::move(store).value(), run.value()};
+}
 
 TEST(StateStore, KeepsEverythingAcrossOpening) {
   const TemporaryFolder folder;
@@ -79,6 +100,379 @@ TEST(StateStore, KeepsEverythingAcrossOpening) {
   EXPECT_EQ(recipes[0].created, recipe.created);
   EXPECT_EQ(recipes[0].recipe.entries, recipe.recipe.entries);
   EXPECT_EQ(recipes[0].recipe.provenance, recipe.recipe.provenance);
+}
+
+TEST(StateStore, DoublesComeBackBitForBit) {
+  const TemporaryFolder folder;
+  using Limits = std::numeric_limits<double>;
+  const std::vector<double> values = {0.0,
+                                      1.0,
+                                      3.0,
+                                      -1.0,
+                                      0.1,
+                                      1.0 / 3,
+                                      1e15,
+                                      9007199254740993.0,
+                                      Limits::max(),
+                                      Limits::lowest(),
+                                      Limits::min(),
+                                      Limits::denorm_min(),
+                                      Limits::epsilon(),
+                                      std::nextafter(1.0, 2.0),
+                                      4611686018427387904.0,
+                                      9223372036854775808.0};
+  auto [store, run] = open_run(folder / "a.qfstate");
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    TensorMeasurement measurement = measurement_case(fmt::format("t{}", i), 1);
+    measurement.errors = {{Format::Q4_K, values[i], -values[i], values[i], values[i]}};
+    if (values[i] == 0) measurement.errors[0].standard_error = 0;
+    const auto saved = store.save_tensor(run, measurement);
+    ASSERT_TRUE(saved) << saved.error().message;
+  }
+  const auto loaded = store.load_run(run).value();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const FormatError& error = loaded.at(fmt::format("t{}", i)).errors.at(0);
+    expect_same_bits(error.nmse, values[i]);
+    expect_same_bits(error.standard_error, values[i] == 0 ? 0 : -values[i]);
+    expect_same_bits(error.bias_share, values[i]);
+    expect_same_bits(error.seconds, values[i]);
+  }
+}
+
+TEST(StateStore, NegativeZeroComesBackAsZero) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  TensorMeasurement measurement = measurement_case("t", 1);
+  measurement.errors = {{Format::Q4_K, -0.0, -0.0, -0.0, -0.0}};
+  ASSERT_TRUE(store.save_tensor(run, measurement));
+  expect_same_bits(store.load_run(run).value().at("t").errors.at(0).nmse, 0.0);
+}
+
+TEST(StateStore, RefusesNumbersThatAreNotFinite) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
+                           -std::numeric_limits<double>::infinity()}) {
+    for (double FormatError::*member : {&FormatError::nmse, &FormatError::standard_error,
+                                        &FormatError::bias_share, &FormatError::seconds}) {
+      TensorMeasurement measurement = measurement_case("t", 1);
+      measurement.errors[1].*member = bad;
+      const auto saved = store.save_tensor(run, measurement);
+      ASSERT_FALSE(saved);
+      EXPECT_EQ(saved.error().code, ErrorCode::InvalidArgument);
+      EXPECT_THAT(saved.error().message, HasSubstr("'t'"));
+    }
+    const auto sensitivities = store.save_sensitivities({{"a", 1, "x"}, {"b", bad, "x"}});
+    ASSERT_FALSE(sensitivities);
+    EXPECT_EQ(sensitivities.error().code, ErrorCode::InvalidArgument);
+    SavedRecipe recipe = recipe_case("4");
+    recipe.lower_bound = bad;
+    EXPECT_EQ(store.save_recipe(run, recipe).error().code, ErrorCode::InvalidArgument);
+  }
+  EXPECT_TRUE(store.load_run(run).value().empty());
+  EXPECT_TRUE(store.load_sensitivities().value().empty());
+  EXPECT_TRUE(store.load_recipes(run).value().empty());
+}
+
+TEST(StateStore, RefusesWhatHasNoMeaning) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  EXPECT_EQ(store.save_tensor(run + 1, measurement_case("t", 1)).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.load_run(run + 1).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.load_recipes(run + 1).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.finish_run(run + 1).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.save_recipe(run + 1, recipe_case("4")).error().code, ErrorCode::InvalidArgument);
+
+  TensorMeasurement twice = measurement_case("t", 1);
+  twice.errors[1].format = twice.errors[0].format;
+  EXPECT_EQ(store.save_tensor(run, twice).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.save_tensor(run, measurement_case("\xC3\x28", 1)).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.save_tensor(run, measurement_case(std::string("a\0b", 3), 1)).error().code,
+            ErrorCode::InvalidArgument);
+  TensorMeasurement many_rows = measurement_case("t", 1);
+  many_rows.rows_sampled = std::uint64_t{1} << 63;
+  EXPECT_EQ(store.save_tensor(run, many_rows).error().code, ErrorCode::InvalidArgument);
+  TensorMeasurement overflow = measurement_case("t", 1);
+  overflow.shape.ne = {256, std::uint64_t{1} << 40, std::uint64_t{1} << 40, 1};
+  EXPECT_EQ(store.save_tensor(run, overflow).error().code, ErrorCode::ShapeMismatch);
+  EXPECT_TRUE(store.load_run(run).value().empty());
+
+  RunParameters unit = parameters_case();
+  unit.unit = "furlongs";
+  EXPECT_EQ(store.begin_run(unit, "1").error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(StateStore::open(folder / "b.qfstate", model_case("")).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(StateStore::open("", model_case()).error().code, ErrorCode::InvalidArgument);
+}
+
+TEST(StateStore, SavingATensorAgainMergesByFormat) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  ASSERT_TRUE(store.save_tensor(run, measurement_case("t", 1)));
+  TensorMeasurement second = measurement_case("t", 2);
+  second.rows_sampled = 48;
+  second.role = "ffn_down";
+  second.errors = {{Format::Q4_K, 0.5, 0.25, 0.125, 2}, {Format::Q2_K, 0.75, 0.5, 0.25, 3}};
+  ASSERT_TRUE(store.save_tensor(run, second));
+  TensorMeasurement expected = second;
+  expected.errors = {measurement_case("t", 1).errors[0], second.errors[1], second.errors[0]};
+  const auto loaded = store.load_run(run).value();
+  ASSERT_EQ(loaded.size(), 1U);
+  expect_same(loaded.at("t"), expected);  // Q8_0 of the first, Q2_K and Q4_K of the second, by id
+
+  TensorMeasurement reshaped = measurement_case("t", 1);
+  reshaped.shape.ne[1] = 65;
+  const auto refused = store.save_tensor(run, reshaped);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::ShapeMismatch);
+  expect_same(store.load_run(run).value().at("t"), expected);
+}
+
+TEST(StateStore, RunsWithEqualParametersAreOneAndOthersNever) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  EXPECT_EQ(store.begin_run(parameters_case(), "2").value(), run);
+  EXPECT_EQ(store.runs().value().at(0).program_version, "1");
+  std::vector<RunParameters> others(6, parameters_case());
+  others[0].importance_fingerprint = "";
+  others[1].effort = "max";
+  others[2].encoder_version = 4;
+  others[3].sampling += "0";
+  others[4].metric = "";
+  others[5].unit = "nats";
+  // The same characters, cut differently.
+  RunParameters cut = parameters_case();
+  cut.sampling = "x metric=1:y";
+  cut.metric = "z";
+  others.push_back(cut);
+  cut.sampling = "x";
+  cut.metric = "y metric=1:z";
+  others.push_back(cut);
+  std::vector<RunId> ids = {run};
+  for (const RunParameters& other : others) {
+    const auto id = store.begin_run(other, "1");
+    ASSERT_TRUE(id) << id.error().message;
+    EXPECT_THAT(ids, testing::Not(testing::Contains(id.value())));
+    ids.push_back(id.value());
+  }
+  const auto runs = store.runs().value();
+  ASSERT_EQ(runs.size(), ids.size());
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    EXPECT_EQ(runs[i + 1].id, ids[i + 1]);
+    EXPECT_EQ(runs[i + 1].parameters, others[i]);
+    EXPECT_EQ(runs[i + 1].finished, "");
+  }
+  ASSERT_TRUE(store.save_tensor(ids[1], measurement_case("t", 1)));
+  EXPECT_TRUE(store.load_run(run).value().empty());
+}
+
+TEST(StateStore, AnImportanceMatrixMayBeNamedBeforeOrAfterItsRun) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  ASSERT_EQ(store.importances().value().size(), 1U);
+  EXPECT_EQ(store.importances().value()[0].name, "");
+  ASSERT_TRUE(store.remember_importance({"bb22", "caf\xE9.gguf", "a", std::nullopt, false}));
+  ASSERT_TRUE(store.remember_importance({}));
+  const auto importances = store.importances().value();
+  ASSERT_EQ(importances.size(), 1U);
+  EXPECT_EQ(importances[0].name, "caf\xEF\xBF\xBD.gguf");  // Latin-1 in a file name
+  EXPECT_EQ(importances[0].chunk_count, std::nullopt);
+  EXPECT_EQ(store.begin_run(parameters_case(), "1").value(), run);
+}
+
+TEST(StateStore, OpensTwiceInOneProcess) {
+  const TemporaryFolder folder;
+  auto [first, run] = open_run(folder / "a.qfstate");
+  auto [second, same_run] = open_run(folder / "a.qfstate");
+  EXPECT_EQ(run, same_run);
+  ASSERT_TRUE(first.save_tensor(run, measurement_case("a", 1)));
+  ASSERT_TRUE(second.save_tensor(run, measurement_case("b", 2)));
+  EXPECT_EQ(first.load_run(run).value().size(), 2U);
+  EXPECT_EQ(second.load_run(run).value().size(), 2U);
+}
+
+TEST(StateStore, RefusesAnotherModelAndChangesNothing) {
+  const TemporaryFolder folder;
+  { auto [store, run] = open_run(folder / "a.qfstate"); }
+  const auto before = test::read_file(folder / "a.qfstate");
+  const auto other = StateStore::open(folder / "a.qfstate", model_case("cc33"));
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code, ErrorCode::IdentityMismatch);
+  EXPECT_THAT(other.error().message, HasSubstr("model-aa11-F16.gguf"));
+  EXPECT_THAT(other.error().message, HasSubstr("model-cc33-F16.gguf"));
+  EXPECT_THAT(other.error().message, HasSubstr("name another state file"));
+  EXPECT_EQ(test::read_file(folder / "a.qfstate"), before);
+  // A renamed model is the same model.
+  EXPECT_TRUE(StateStore::open(folder / "a.qfstate", {"aa11", "renamed.gguf", 1}));
+}
+
+TEST(StateStore, ReadOnlyReadsAndRefusesToWrite) {
+  const TemporaryFolder folder;
+  { auto [store, run] = open_run(folder / "a.qfstate"); }
+  const auto before = test::read_file(folder / "a.qfstate");
+  {
+    auto store = StateStore::open_read_only(folder / "a.qfstate");
+    ASSERT_TRUE(store) << store.error().message;
+    EXPECT_EQ(store.value().model().value().fingerprint, "aa11");
+    EXPECT_EQ(store.value().runs().value().size(), 1U);
+    const RunId run = store.value().runs().value()[0].id;
+    EXPECT_EQ(store.value().save_tensor(run, measurement_case("t", 1)).error().code,
+              ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().begin_run(parameters_case(), "1").error().code, ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().finish_run(run).error().code, ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().remember_importance({"x", "", "", {}, false}).error().code,
+              ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().save_sensitivities({}).error().code, ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().save_recipe(run, recipe_case("4")).error().code, ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().merge(folder / "a.qfstate").error().code, ErrorCode::InvalidArgument);
+  }
+  EXPECT_EQ(test::read_file(folder / "a.qfstate"), before);
+  EXPECT_FALSE(std::filesystem::exists(folder / "a.qfstate-wal"));
+  EXPECT_EQ(StateStore::open_read_only(folder / "none.qfstate").error().code, ErrorCode::Io);
+  EXPECT_FALSE(std::filesystem::exists(folder / "none.qfstate"));
+}
+
+TEST(StateStore, ReadOnlySeesWhatAnOpenWriterSaved) {
+  const TemporaryFolder folder;
+  auto [writer, run] = open_run(folder / "a.qfstate");
+  ASSERT_TRUE(writer.save_tensor(run, measurement_case("t", 1)));
+  auto reader = StateStore::open_read_only(folder / "a.qfstate");
+  ASSERT_TRUE(reader) << reader.error().message;
+  EXPECT_EQ(reader.value().load_run(run).value().size(), 1U);
+  ASSERT_TRUE(writer.save_tensor(run, measurement_case("u", 1)));
+  EXPECT_EQ(reader.value().load_run(run).value().size(), 2U);
+}
+
+// Runs `body` in a child as a user without privileges and returns what it returned, so that permissions count
+// even where the tests run as root.
+int as_plain_user(int (*body)(const std::filesystem::path&), const std::filesystem::path& folder) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(99);
+    _exit(body(folder));
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 98;
+}
+
+TEST(StateStore, SaysWhyAFolderCannotBeUsed) {
+  const TemporaryFolder folder;
+  const auto is_folder = StateStore::open(folder.path(), model_case());
+  ASSERT_FALSE(is_folder);
+  EXPECT_EQ(is_folder.error().code, ErrorCode::Io);
+  EXPECT_THAT(is_folder.error().message, HasSubstr("is a folder"));
+  const auto missing = StateStore::open(folder / "no/such/a.qfstate", model_case());
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().code, ErrorCode::Io);
+  EXPECT_THAT(missing.error().message, HasSubstr("No such file or directory"));
+  EXPECT_EQ(StateStore::open("/dev/null", model_case()).error().code, ErrorCode::Io);
+
+  { auto [store, run] = open_run(folder / "a.qfstate"); }
+  using std::filesystem::perms;
+  std::filesystem::permissions(folder / "a.qfstate",
+                               perms::owner_read | perms::group_read | perms::others_read);
+  std::filesystem::permissions(folder.path(), perms::owner_read | perms::owner_exec | perms::group_read |
+                                                  perms::group_exec | perms::others_read |
+                                                  perms::others_exec);
+  const int answer = as_plain_user(
+      [](const std::filesystem::path& path) {
+        const auto fresh = StateStore::open(path / "b.qfstate", model_case());
+        if (fresh || fresh.error().code != ErrorCode::Io) return 1;
+        if (fresh.error().message.find("Permission denied") == std::string::npos) return 2;
+        const auto existing = StateStore::open(path / "a.qfstate", model_case());
+        if (existing || existing.error().code != ErrorCode::Io) return 3;
+        if (existing.error().message.find("write-protected") == std::string::npos) return 4;
+        const auto reader = StateStore::open_read_only(path / "a.qfstate");
+        if (!reader) return 5;
+        return reader.value().runs() && reader.value().runs().value().size() == 1 ? 0 : 6;
+      },
+      folder.path());
+  std::filesystem::permissions(folder.path(), perms::owner_all);
+  EXPECT_EQ(answer, 0);
+}
+
+TEST(StateStore, MergeBringsWhatIsMissingAndKeepsWhatIsHere) {
+  const TemporaryFolder folder;
+  RunParameters other_parameters = parameters_case();
+  other_parameters.effort = "max";
+  {
+    auto [other, run] = open_run(folder / "other.qfstate");
+    // Another number for the run here: ids must not be taken over.
+    const RunId max_run = other.begin_run(other_parameters, "1").value();
+    ASSERT_TRUE(other.remember_importance({"bb22", "imatrix.gguf", "wiki", 10, true}));
+    ASSERT_TRUE(other.save_tensor(max_run, measurement_case("both", 5)));
+    ASSERT_TRUE(other.save_tensor(run, measurement_case("theirs", 3)));
+    TensorMeasurement wider = measurement_case("both", 1);
+    wider.errors.push_back({Format::Q2_K, 0.5, 0.1, 0.1, 1});
+    ASSERT_TRUE(other.save_tensor(run, wider));
+    TensorMeasurement other_rows = measurement_case("rows", 1);
+    other_rows.rows_sampled = 64;
+    other_rows.errors.push_back({Format::Q2_K, 0.5, 0.1, 0.1, 1});
+    ASSERT_TRUE(other.save_tensor(run, other_rows));
+    ASSERT_TRUE(other.save_tensor(run, measurement_case("value", 7)));
+    ASSERT_TRUE(other.save_sensitivities({{"both", 2, "theirs"}, {"new", 3, "theirs"}}));
+    ASSERT_TRUE(other.save_recipe(run, recipe_case("4")));
+    ASSERT_TRUE(other.save_recipe(run, recipe_case("5")));
+    ASSERT_TRUE(other.finish_run(run));
+  }
+  auto store = StateStore::open(folder / "a.qfstate", model_case()).value();
+  RunParameters first = parameters_case();
+  first.effort = "fast";
+  ASSERT_TRUE(store.begin_run(first, "1"));
+  const RunId run = store.begin_run(parameters_case(), "1").value();
+  for (const char* name : {"both", "rows", "value", "ours"})
+    ASSERT_TRUE(store.save_tensor(run, measurement_case(name, 1)));
+  ASSERT_TRUE(store.save_sensitivities({{"both", 1, "ours"}}));
+  ASSERT_TRUE(store.save_recipe(run, recipe_case("4")));
+
+  const auto merged = store.merge(folder / "other.qfstate");
+  ASSERT_TRUE(merged) << merged.error().message;
+  EXPECT_EQ(merged.value().runs_added, 1U);
+  EXPECT_EQ(merged.value().tensors_added, 2U);         // "theirs", and "both" of the other run
+  EXPECT_EQ(merged.value().errors_added, 2U + 2 + 1);  // theirs, and Q2_K of "both"
+  EXPECT_EQ(merged.value().sensitivities_added, 1U);
+  EXPECT_EQ(merged.value().recipes_added, 1U);
+  EXPECT_EQ(merged.value().differing,
+            1U + 2 + 1);  // "rows" as a whole, two formats of "value", one sensitivity
+
+  const auto loaded = store.load_run(run).value();
+  ASSERT_EQ(loaded.size(), 5U);
+  TensorMeasurement wider = measurement_case("both", 1);
+  wider.errors = {wider.errors[0], {Format::Q2_K, 0.5, 0.1, 0.1, 1}, wider.errors[1]};
+  expect_same(loaded.at("both"), wider);
+  expect_same(loaded.at("rows"), measurement_case("rows", 1));
+  expect_same(loaded.at("value"), measurement_case("value", 1));
+  expect_same(loaded.at("ours"), measurement_case("ours", 1));
+  expect_same(loaded.at("theirs"), measurement_case("theirs", 3));
+  const RunId max_run = store.begin_run(other_parameters, "1").value();
+  expect_same(store.load_run(max_run).value().at("both"), measurement_case("both", 5));
+  EXPECT_EQ(store.load_sensitivities().value().at("both").obtained, "ours");
+  EXPECT_EQ(store.load_sensitivities().value().at("new").obtained, "theirs");
+  EXPECT_EQ(store.load_recipes(run).value().size(), 2U);
+  EXPECT_EQ(store.importances().value().at(0).name, "imatrix.gguf");
+  EXPECT_NE(store.runs().value().at(1).finished, "");
+  EXPECT_EQ(store.runs().value().at(0).finished, "");
+
+  // A second time there is nothing new.
+  const auto again = store.merge(folder / "other.qfstate").value();
+  EXPECT_EQ(again.runs_added + again.tensors_added + again.errors_added + again.recipes_added +
+                again.sensitivities_added,
+            0U);
+  EXPECT_EQ(again.differing, 4U);
+  // Nor in the file itself, or in a file that does not exist.
+  EXPECT_EQ(store.merge(folder / "a.qfstate").value().differing, 0U);
+  EXPECT_EQ(store.merge(folder / "none").error().code, ErrorCode::Io);
+}
+
+TEST(StateStore, MergeRefusesAnotherModel) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  { ASSERT_TRUE(StateStore::open(folder / "other.qfstate", model_case("cc33"))); }
+  const auto merged = store.merge(folder / "other.qfstate");
+  ASSERT_FALSE(merged);
+  EXPECT_EQ(merged.error().code, ErrorCode::IdentityMismatch);
+  EXPECT_THAT(merged.error().message, HasSubstr("model-aa11-F16.gguf"));
+  EXPECT_THAT(merged.error().message, HasSubstr("model-cc33-F16.gguf"));
 }
 
 }  // namespace

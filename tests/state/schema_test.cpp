@@ -1,0 +1,287 @@
+// Old files, foreign files, damaged files.
+#include "state/schema.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+
+#include <fstream>
+#include <iterator>
+
+#include "tests/state/state_cases.h"
+#include "tests/support/test_paths.h"
+
+namespace quantfit::state {
+namespace {
+
+using test::TemporaryFolder;
+using testing::HasSubstr;
+
+// Runs any SQL on the file, past everything that the layer under test insists on.
+void run_sql(const std::filesystem::path& path, const std::string& sql) {
+  sqlite3* handle = nullptr;
+  ASSERT_EQ(sqlite3_open(path.c_str(), &handle), SQLITE_OK);
+  char* message = nullptr;
+  EXPECT_EQ(sqlite3_exec(handle, sql.c_str(), nullptr, nullptr, &message), SQLITE_OK) << message;
+  sqlite3_free(message);
+  sqlite3_close(handle);
+}
+
+void make_old_file(const std::filesystem::path& path) {
+  std::ifstream in(test::data_dir() / "state" / "schema_1.sql");
+  run_sql(path, std::string(std::istreambuf_iterator<char>(in), {}));
+}
+
+void make_file(const std::filesystem::path& path) {
+  auto store = StateStore::open(path, model_case());
+  ASSERT_TRUE(store) << store.error().message;
+  const RunId run = store.value().begin_run(parameters_case(), "1").value();
+  for (int i = 0; i < 50; ++i)
+    ASSERT_TRUE(store.value().save_tensor(run, measurement_case(fmt::format("t{}", i), i)));
+}
+
+Error open_error(const std::filesystem::path& path) {
+  const auto store = StateStore::open(path, model_case());
+  const auto reader = StateStore::open_read_only(path);
+  if (store || reader) return {ErrorCode::Internal, "opened"};
+  EXPECT_EQ(store.error().code, reader.error().code)
+      << store.error().message << "; " << reader.error().message;
+  EXPECT_THAT(store.error().message, HasSubstr(path.string()));
+  return store.error();
+}
+
+TEST(Schema, AStoredFileOfSchema1IsReadAndContinued) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old.qfstate");
+  auto store = StateStore::open(folder / "old.qfstate", model_case());
+  ASSERT_TRUE(store) << store.error().message;
+  const auto runs = store.value().runs().value();
+  ASSERT_EQ(runs.size(), 2U);
+  EXPECT_EQ(runs[0].parameters, parameters_case());
+  EXPECT_EQ(runs[0].program_version, "0.1.0");
+  EXPECT_EQ(runs[1].parameters.importance_fingerprint, "");
+  EXPECT_EQ(runs[1].finished, "");
+  // The text of the file's unique key is part of the schema: the same parameters must find the same run.
+  EXPECT_EQ(store.value().begin_run(parameters_case(), "9").value(), runs[0].id);
+  const auto loaded = store.value().load_run(runs[0].id).value();
+  ASSERT_EQ(loaded.size(), 2U);
+  expect_same(loaded.at("blk.0.ffn_up.weight"), measurement_case("blk.0.ffn_up.weight", 1));
+  expect_same(loaded.at("blk.0.attn_q.weight"), measurement_case("blk.0.attn_q.weight", 2));
+  EXPECT_EQ(store.value().load_sensitivities().value().at("output.weight").value, 45.25);
+  const auto recipes = store.value().load_recipes(runs[0].id).value();
+  ASSERT_EQ(recipes.size(), 1U);
+  EXPECT_EQ(recipes[0].budget_bytes, (std::uint64_t{1} << 53) + 1);
+  EXPECT_EQ(recipes[0].recipe.entries, recipe_case("4.5").recipe.entries);
+  EXPECT_EQ(store.value().importances().value().at(0).chunk_count, 125U);
+  EXPECT_TRUE(store.value().save_tensor(runs[1].id, measurement_case("new", 3)));
+}
+
+constexpr Sql kAddColumn =
+    "ALTER TABLE tensor ADD COLUMN note TEXT NOT NULL DEFAULT '';"
+    "UPDATE meta SET value = '2' WHERE key = 'writer_version';"
+    "PRAGMA user_version = 2;";
+// Fails after it has changed something.
+constexpr Sql kBreaks =
+    "ALTER TABLE tensor ADD COLUMN note TEXT NOT NULL DEFAULT '';"
+    "PRAGMA user_version = 2;"
+    "INSERT INTO no_such_table VALUES (1);";
+
+TEST(Schema, MigratesAStoredFileAndKeepsItsContent) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old.qfstate");
+  const std::vector<Migration> steps = {migrations()[0], {2, kAddColumn}};
+  auto database = Database::open(folder / "old.qfstate", Access::ReadWrite).value();
+  EXPECT_EQ(inspect(database, steps).value(), FileKind::Older);
+  const auto migrated = migrate(database, steps);
+  ASSERT_TRUE(migrated) << migrated.error().message;
+  EXPECT_EQ(inspect(database, steps).value(), FileKind::Current);
+  EXPECT_TRUE(verify(database, steps));
+  EXPECT_TRUE(migrate(database, steps));  // nothing left to do
+  auto count = Statement::prepare(database, "SELECT count(*) FROM tensor WHERE note = ''").value();
+  ASSERT_TRUE(count.step().value());
+  EXPECT_EQ(count.integer(0), 2);
+}
+
+TEST(Schema, AFailedMigrationLeavesTheOldVersion) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old.qfstate");
+  const std::vector<Migration> steps = {migrations()[0], {2, kBreaks}};
+  {
+    auto database = Database::open(folder / "old.qfstate", Access::ReadWrite).value();
+    EXPECT_FALSE(migrate(database, steps));
+    EXPECT_EQ(inspect(database, steps).value(), FileKind::Older);
+    EXPECT_TRUE(verify(database));
+  }
+  EXPECT_TRUE(StateStore::open(folder / "old.qfstate", model_case()));
+}
+
+TEST(Schema, ANewerFileIsUsedWhenItSaysSoAndRefusedOtherwise) {
+  const TemporaryFolder folder;
+  make_file(folder / "a.qfstate");
+  run_sql(folder / "a.qfstate",
+          "ALTER TABLE tensor ADD COLUMN note TEXT NOT NULL DEFAULT '';"
+          "UPDATE meta SET value = '2' WHERE key = 'writer_version'; PRAGMA user_version = 2;");
+  {
+    auto store = StateStore::open(folder / "a.qfstate", model_case());
+    ASSERT_TRUE(store) << store.error().message;
+    const RunId run = store.value().begin_run(parameters_case(), "1").value();
+    EXPECT_TRUE(store.value().save_tensor(run, measurement_case("new", 1)));
+    EXPECT_EQ(store.value().load_run(run).value().size(), 51U);
+    EXPECT_TRUE(StateStore::open_read_only(folder / "a.qfstate"));
+  }
+  run_sql(folder / "a.qfstate", "UPDATE meta SET value = '2' WHERE key = 'lowest_compatible_version'");
+  const Error error = open_error(folder / "a.qfstate");
+  EXPECT_EQ(error.code, ErrorCode::Unsupported);
+  EXPECT_THAT(error.message, HasSubstr("newer program"));
+}
+
+TEST(Schema, FilesOfOthersAreRefusedAndNotTouched) {
+  const TemporaryFolder folder;
+  const auto text = [&](const std::string& name, const std::string& content) {
+    std::ofstream(folder / name, std::ios::binary) << content;
+  };
+  text("one_byte", "x");
+  text("short", "GGUF and a few more bytes");
+  text("long", std::string(100'000, 'q'));
+  text("header_only", std::string("SQLite format 3\0", 16));
+  run_sql(folder / "tables", "CREATE TABLE t (a)");
+  run_sql(folder / "application", "PRAGMA application_id = 7; CREATE TABLE t (a)");
+  run_sql(folder / "version", "PRAGMA user_version = 7");
+  for (const char* name : {"one_byte", "short", "long", "header_only", "tables", "application", "version"}) {
+    const auto before = test::read_file(folder / name);
+    const Error error = open_error(folder / name);
+    EXPECT_EQ(error.code, ErrorCode::Malformed) << name << ": " << error.message;
+    EXPECT_EQ(test::read_file(folder / name), before) << name;
+  }
+  EXPECT_THAT(open_error(folder / "long").message, HasSubstr("not an SQLite file"));
+  EXPECT_THAT(open_error(folder / "application").message, HasSubstr("another application"));
+}
+
+TEST(Schema, AnEmptyFileBecomesAStateFile) {
+  const TemporaryFolder folder;
+  std::ofstream(folder / "empty").close();
+  EXPECT_EQ(StateStore::open_read_only(folder / "empty").error().code, ErrorCode::Malformed);
+  EXPECT_EQ(std::filesystem::file_size(folder / "empty"), 0U);
+  EXPECT_TRUE(StateStore::open(folder / "empty", model_case()));
+  EXPECT_TRUE(StateStore::open_read_only(folder / "empty"));
+}
+
+TEST(Schema, ATruncatedFileIsRefusedAtEveryLength) {
+  const TemporaryFolder folder;
+  make_file(folder / "whole");
+  const auto whole = test::read_file(folder / "whole");
+  ASSERT_GT(whole.size(), 10 * 4096U);
+  for (std::size_t length = 1; length < whole.size(); length += 1777) {
+    test::write_file(folder / "cut", {whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length)});
+    const Error error = open_error(folder / "cut");
+    EXPECT_EQ(error.code, ErrorCode::Malformed) << length << " bytes: " << error.message;
+  }
+}
+
+TEST(Schema, DamageNeverCrashes) {
+  const TemporaryFolder folder;
+  make_file(folder / "whole");
+  const auto whole = test::read_file(folder / "whole");
+  int refused = 0;
+  for (std::size_t round = 0; round < 150; ++round) {
+    auto broken = whole;
+    // 16 bytes overwritten, somewhere: every page is met, page heads more often.
+    const std::size_t page = (round * 7) % (whole.size() / 4096);
+    const std::size_t start = page * 4096 + (round % 3 == 0 ? 0 : (round * 257) % 4080);
+    for (std::size_t i = 0; i < 16; ++i) broken[start + i] = static_cast<std::byte>(round * 31 + i * 17);
+    test::write_file(folder / "broken", broken);
+    const auto store = StateStore::open(folder / "broken", model_case());
+    if (!store) {
+      ++refused;
+      EXPECT_NE(store.error().code, ErrorCode::Internal) << store.error().message;
+      continue;
+    }
+    // Values may have changed; what is read must still be values.
+    if (const auto runs = store.value().runs())
+      for (const RunSummary& run : runs.value()) static_cast<void>(store.value().load_run(run.id));
+  }
+  EXPECT_GT(refused, 40);  // the rest hit free space or the digits of a value
+}
+
+TEST(Schema, TablesThatDifferAreRefused) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> changes = {
+      "DROP TABLE sensitivity",
+      "DROP VIEW best",
+      "ALTER TABLE error RENAME COLUMN nmse TO n",
+      "ALTER TABLE run ADD COLUMN more TEXT",
+      "DELETE FROM meta",
+      "UPDATE meta SET value = 'x'",
+      "PRAGMA user_version = 0",
+  };
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const auto path = folder / fmt::format("{}", i);
+    make_old_file(path);
+    // Views that name a dropped table would stop ALTER TABLE.
+    run_sql(path, "PRAGMA legacy_alter_table = ON; " + changes[i]);
+    const Error error = open_error(path);
+    EXPECT_EQ(error.code, ErrorCode::Malformed) << changes[i] << ": " << error.message;
+  }
+}
+
+TEST(Schema, TheUsersOwnTablesAndViewsAreWelcome) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "a");
+  run_sql(folder / "a", "CREATE TABLE notes (a); CREATE VIEW mine AS SELECT * FROM best");
+  EXPECT_TRUE(StateStore::open(folder / "a", model_case()));
+}
+
+TEST(Schema, EditedValuesAreReported) {
+  const TemporaryFolder folder;
+  const std::vector<std::pair<std::string, ErrorCode>> changes = {
+      {"UPDATE error SET format = 'Q9_X' WHERE format = 'Q4_K'", ErrorCode::Unsupported},
+      {"UPDATE tensor SET source_format = 'f16'", ErrorCode::Unsupported},
+      {"UPDATE error SET nmse = 9e999", ErrorCode::Malformed},
+      {"UPDATE tensor SET layer = 4294967296", ErrorCode::Malformed},
+      {"UPDATE tensor SET ne1 = 4611686018427387904, ne2 = 4611686018427387904", ErrorCode::Malformed},
+  };
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const auto path = folder / fmt::format("{}", i);
+    make_old_file(path);
+    run_sql(path, changes[i].first);
+    const auto store = StateStore::open_read_only(path);
+    ASSERT_TRUE(store) << store.error().message;
+    const auto loaded = store.value().load_run(1);
+    ASSERT_FALSE(loaded) << changes[i].first;
+    EXPECT_EQ(loaded.error().code, changes[i].second) << changes[i].first << ": " << loaded.error().message;
+  }
+}
+
+TEST(Schema, ViewsJoinWhatBelongsTogether) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "a");
+  auto store = StateStore::open(folder / "a", model_case()).value();
+  RunParameters better = parameters_case();
+  better.effort = "max";
+  const RunId run = store.begin_run(better, "1").value();
+  TensorMeasurement measurement = measurement_case("blk.0.ffn_up.weight", 1);
+  measurement.errors = {{Format::Q4_K, 0.05, 0, 0, 1}, {Format::Q8_0, 0.9, 0, 0, 1}};
+  ASSERT_TRUE(store.save_tensor(run, measurement));
+  auto database = Database::open(folder / "a", Access::ReadOnly).value();
+  auto best = Statement::prepare(database,
+                                 "SELECT format, nmse, effort, importance FROM best "
+                                 "WHERE tensor = 'blk.0.ffn_up.weight' ORDER BY format")
+                  .value();
+  ASSERT_TRUE(best.step().value());
+  EXPECT_EQ(best.text(0), "Q4_K");
+  EXPECT_EQ(best.real(1), 0.05);
+  EXPECT_EQ(best.text(2), "max");
+  EXPECT_EQ(best.text(3), "imatrix.gguf");
+  ASSERT_TRUE(best.step().value());
+  EXPECT_EQ(best.text(0), "Q8_0");
+  EXPECT_EQ(best.text(2), "default");
+  EXPECT_FALSE(best.step().value());
+  auto progress =
+      Statement::prepare(database, "SELECT tensors, errors FROM progress ORDER BY run_id").value();
+  ASSERT_TRUE(progress.step().value());
+  EXPECT_EQ(progress.integer(0), 2);
+  EXPECT_EQ(progress.integer(1), 4);
+}
+
+}  // namespace
+}  // namespace quantfit::state
