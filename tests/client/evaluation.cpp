@@ -1,23 +1,35 @@
 #include "tests/client/evaluation.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
+#include <mutex>
 #include <numeric>
+#include <optional>
+#include <thread>
 
 #include "tests/client/llama_library.h"
 
 namespace quantfit::test {
 namespace {
 
-// Sums of one model over the positions scored so far.
-struct Accumulator {
-  double nll = 0;  // sum of -log p(token)
+// One model on one chunk.
+struct ChunkScore {
+  double nll = 0;  // sum of -log p(token) over the scored positions
   double nll_square = 0;
-  std::vector<float> kld;  // of every position
-  std::vector<double> kld_of_chunk;
+  std::vector<float> kld;  // of every scored position; empty for the base model
+  double kld_sum = 0;
   std::size_t same_top = 0;
   double seconds = 0;
+};
+
+// One worker's contexts and buffers.
+struct Worker {
+  LlamaModel base;
+  std::vector<LlamaModel> candidates;
+  std::vector<double> p, log_p;  // scored positions x vocabulary, of the base model
+  std::vector<std::size_t> top;  // most probable token of the base model
 };
 
 struct Normalized {
@@ -47,46 +59,108 @@ double error_of_mean(std::span<const double> values) {
   return std::sqrt(square / (n * (n - 1)));
 }
 
-ModelScore finish(Accumulator& sums, const std::filesystem::path& path, const LlamaModel& model,
-                  std::size_t positions) {
+// `chunks`: every chunk's scores, element `index` of which belongs to the model.
+ModelScore finish(const std::vector<std::vector<ChunkScore>>& chunks, std::size_t index,
+                  const std::filesystem::path& path, const LlamaModel& model, std::size_t scored) {
   ModelScore score;
   score.path = path;
   score.description = model.description();
   std::error_code ignored;
   score.file_bytes = std::filesystem::file_size(path, ignored);
-  const auto n = static_cast<double>(positions);
-  const double nll = sums.nll / n;
+  const auto n = static_cast<double>(chunks.size() * scored);
+  double nll = 0, nll_square = 0;
+  std::size_t same_top = 0;
+  std::vector<double> kld;
+  for (const std::vector<ChunkScore>& chunk : chunks) {
+    nll += chunk[index].nll;
+    nll_square += chunk[index].nll_square;
+    same_top += chunk[index].same_top;
+    score.seconds += chunk[index].seconds;
+    kld.insert(kld.end(), chunk[index].kld.begin(), chunk[index].kld.end());
+    if (!chunk[index].kld.empty())
+      score.kld_of_chunk.push_back(chunk[index].kld_sum / static_cast<double>(scored));
+  }
+  nll /= n;
   score.perplexity = std::exp(nll);
-  const double variance = std::max(0.0, sums.nll_square / n - nll * nll);
-  score.perplexity_error = positions > 1 ? score.perplexity * std::sqrt(variance / (n - 1)) : 0;
-  score.seconds = sums.seconds;
-  if (sums.kld.empty()) {  // the base model
+  score.perplexity_error =
+      n > 1 ? score.perplexity * std::sqrt(std::max(0.0, nll_square / n - nll * nll) / (n - 1)) : 0;
+  if (kld.empty()) {  // the base model
     score.top1_agreement = 1;
     return score;
   }
-  double sum = 0, square = 0;
-  for (const double value : sums.kld) sum += value;
-  score.kld = sum / n;
-  for (const double value : sums.kld) square += (value - score.kld) * (value - score.kld);
-  score.kld_error_tokens = positions > 1 ? std::sqrt(square / (n * (n - 1))) : 0;
-  score.kld_of_chunk = std::move(sums.kld_of_chunk);
+  score.kld = mean_of(score.kld_of_chunk);
+  score.kld_error_tokens = error_of_mean(kld);
   score.kld_error_chunks = error_of_mean(score.kld_of_chunk);
-  score.kld_max = *std::max_element(sums.kld.begin(), sums.kld.end());
-  const auto rank = sums.kld.begin() + static_cast<std::ptrdiff_t>(std::ceil(0.99 * n) - 1);
-  std::nth_element(sums.kld.begin(), rank, sums.kld.end());
+  score.kld_max = *std::max_element(kld.begin(), kld.end());
+  const auto rank = kld.begin() + static_cast<std::ptrdiff_t>(std::ceil(0.99 * n) - 1);
+  std::nth_element(kld.begin(), rank, kld.end());
   score.kld_q99 = *rank;
-  score.top1_agreement = static_cast<double>(sums.same_top) / n;
+  score.top1_agreement = static_cast<double>(same_top) / n;
   return score;
 }
 
 Result<void> timed_decode(LlamaModel& model, std::span<const Token> tokens, std::size_t first,
-                          Accumulator& sums) {
+                          ChunkScore& score) {
   const auto start = std::chrono::steady_clock::now();
   QF_TRY(model.decode(tokens, first));
   // Logits are fetched inside the time: the library may compute them only when asked.
   if (model.logits(0).empty()) return fail(ErrorCode::Internal, "llama.cpp has no logits");
-  sums.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  score.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome::success();
+}
+
+// Scores one chunk with the base (element 0 of the result) and every candidate.
+Result<std::vector<ChunkScore>> score_chunk(Worker& worker, std::span<const Token> text) {
+  const std::size_t first = text.size() / 2;
+  const std::size_t scored = text.size() - 1 - first;
+  const std::size_t vocabulary = worker.base.vocabulary_size();
+  std::vector<Token> chunk(text.begin(), text.end());
+  if (const auto beginning = worker.base.beginning_token()) chunk[0] = *beginning;
+
+  std::vector<ChunkScore> scores(1 + worker.candidates.size());
+  worker.p.resize(scored * vocabulary);
+  worker.log_p.resize(scored * vocabulary);
+  worker.top.resize(scored);
+  QF_TRY(timed_decode(worker.base, chunk, first, scores[0]));
+  for (std::size_t i = 0; i < scored; ++i) {
+    const std::span<const float> logits = worker.base.logits(i);
+    const Normalized norm = normalize(logits);
+    if (!std::isfinite(norm.log_sum))
+      return fail(ErrorCode::Malformed, "the base model's logits are not finite");
+    worker.top[i] = norm.top;
+    double* p = worker.p.data() + i * vocabulary;
+    double* log_p = worker.log_p.data() + i * vocabulary;
+    for (std::size_t t = 0; t < vocabulary; ++t) {
+      log_p[t] = logits[t] - norm.log_sum;
+      p[t] = std::exp(log_p[t]);
+    }
+    const double nll = -log_p[static_cast<std::size_t>(chunk[first + i + 1])];
+    scores[0].nll += nll;
+    scores[0].nll_square += nll * nll;
+  }
+  for (std::size_t m = 0; m < worker.candidates.size(); ++m) {
+    ChunkScore& score = scores[1 + m];
+    QF_TRY(timed_decode(worker.candidates[m], chunk, first, score));
+    for (std::size_t i = 0; i < scored; ++i) {
+      const std::span<const float> logits = worker.candidates[m].logits(i);
+      const Normalized norm = normalize(logits);
+      if (!std::isfinite(norm.log_sum)) {
+        return fail(ErrorCode::Malformed, "the logits of candidate {} are not finite", m + 1);
+      }
+      const double* p = worker.p.data() + i * vocabulary;
+      const double* log_p = worker.log_p.data() + i * vocabulary;
+      double kld = 0;
+      for (std::size_t t = 0; t < vocabulary; ++t) kld += p[t] * (log_p[t] - (logits[t] - norm.log_sum));
+      kld = std::max(kld, 0.0);  // Gibbs; only rounding can make it negative
+      const double nll = norm.log_sum - logits[static_cast<std::size_t>(chunk[first + i + 1])];
+      score.nll += nll;
+      score.nll_square += nll * nll;
+      score.kld.push_back(static_cast<float>(kld));
+      score.kld_sum += kld;
+      score.same_top += norm.top == worker.top[i] ? 1U : 0U;
+    }
+  }
+  return scores;
 }
 
 }  // namespace
@@ -116,17 +190,7 @@ Result<Evaluation> evaluate(const std::filesystem::path& base,
                 context);
   }
   QF_ASSIGN(LlamaModel base_model, LlamaModel::open(base, options.context, options.threads));
-  std::vector<LlamaModel> models;
-  for (const std::filesystem::path& path : candidates) {
-    QF_ASSIGN(LlamaModel model, LlamaModel::open(path, options.context, options.threads));
-    if (model.vocabulary_size() != base_model.vocabulary_size()) {
-      return fail(ErrorCode::InvalidArgument, "{} has {} tokens, {} has {}", path.string(),
-                  model.vocabulary_size(), base.string(), base_model.vocabulary_size());
-    }
-    models.push_back(std::move(model));
-  }
   QF_ASSIGN(const std::vector<Token> tokens, base_model.tokenize(text));
-
   Evaluation result;
   result.tokens = tokens.size();
   result.chunks = tokens.size() / context;
@@ -134,69 +198,62 @@ Result<Evaluation> evaluate(const std::filesystem::path& base,
   if (result.chunks == 0) {
     return fail(ErrorCode::InvalidArgument, "the text has {} tokens, a chunk {}", tokens.size(), context);
   }
-  const std::size_t first = context / 2;
-  const std::size_t scored = context - 1 - first;
+  const std::size_t scored = context - 1 - context / 2;
   result.positions = result.chunks * scored;
 
-  const std::size_t vocabulary = base_model.vocabulary_size();
-  std::vector<double> log_p(vocabulary * scored);
-  std::vector<double> p(vocabulary * scored);
-  std::vector<std::size_t> top(scored);
-  std::vector<Token> chunk(context);
-  Accumulator base_sums;
-  std::vector<Accumulator> sums(models.size());
-
-  for (std::size_t c = 0; c < result.chunks; ++c) {
-    std::copy_n(tokens.begin() + static_cast<std::ptrdiff_t>(c * context), context, chunk.begin());
-    if (const auto beginning = base_model.beginning_token()) chunk[0] = *beginning;
-    QF_TRY(timed_decode(base_model, chunk, first, base_sums));
-    for (std::size_t i = 0; i < scored; ++i) {
-      const std::span<const float> logits = base_model.logits(i);
-      const Normalized norm = normalize(logits);
-      if (!std::isfinite(norm.log_sum)) {
-        return fail(ErrorCode::Malformed, "{}: logits of chunk {} are not finite", base.string(), c);
-      }
-      top[i] = norm.top;
-      for (std::size_t t = 0; t < vocabulary; ++t) {
-        const double value = logits[t] - norm.log_sum;
-        log_p[i * vocabulary + t] = value;
-        p[i * vocabulary + t] = std::exp(value);
-      }
-      const double nll = -log_p[i * vocabulary + static_cast<std::size_t>(chunk[first + i + 1])];
-      base_sums.nll += nll;
-      base_sums.nll_square += nll * nll;
+  std::vector<Worker> workers;
+  workers.push_back(Worker{std::move(base_model), {}, {}, {}, {}});
+  for (const std::filesystem::path& path : candidates) {
+    QF_ASSIGN(LlamaModel model, LlamaModel::open(path, options.context, options.threads));
+    const std::size_t vocabulary = workers[0].base.vocabulary_size();
+    if (model.vocabulary_size() != vocabulary) {
+      return fail(ErrorCode::InvalidArgument, "{} has {} tokens, {} has {}", path.string(),
+                  model.vocabulary_size(), base.string(), vocabulary);
     }
-    for (std::size_t m = 0; m < models.size(); ++m) {
-      Accumulator& sum = sums[m];
-      QF_TRY(timed_decode(models[m], chunk, first, sum));
-      double chunk_kld = 0;
-      for (std::size_t i = 0; i < scored; ++i) {
-        const std::span<const float> logits = models[m].logits(i);
-        const Normalized norm = normalize(logits);
-        if (!std::isfinite(norm.log_sum)) {
-          return fail(ErrorCode::Malformed, "{}: logits of chunk {} are not finite", candidates[m].string(),
-                      c);
-        }
-        double kld = 0;
-        for (std::size_t t = 0; t < vocabulary; ++t) {
-          kld += p[i * vocabulary + t] * (log_p[i * vocabulary + t] - (logits[t] - norm.log_sum));
-        }
-        kld = std::max(kld, 0.0);  // Gibbs; only rounding can make it negative
-        const double nll = norm.log_sum - logits[static_cast<std::size_t>(chunk[first + i + 1])];
-        sum.nll += nll;
-        sum.nll_square += nll * nll;
-        sum.kld.push_back(static_cast<float>(kld));
-        sum.same_top += norm.top == top[i] ? 1U : 0U;
-        chunk_kld += kld;
-      }
-      sum.kld_of_chunk.push_back(chunk_kld / static_cast<double>(scored));
+    workers[0].candidates.push_back(std::move(model));
+  }
+  const auto worker_count =
+      std::clamp<std::size_t>(static_cast<std::size_t>(std::max(options.workers, 1)), 1, result.chunks);
+  while (workers.size() < worker_count) {
+    QF_ASSIGN(LlamaModel model, workers[0].base.another_context());
+    Worker worker{std::move(model), {}, {}, {}, {}};
+    for (const LlamaModel& candidate : workers[0].candidates) {
+      QF_ASSIGN(LlamaModel copy, candidate.another_context());
+      worker.candidates.push_back(std::move(copy));
     }
-    if (options.progress) options.progress(c + 1, result.chunks);
+    workers.push_back(std::move(worker));
   }
 
-  result.base = finish(base_sums, base, base_model, result.positions);
-  for (std::size_t m = 0; m < models.size(); ++m) {
-    result.candidates.push_back(finish(sums[m], candidates[m], models[m], result.positions));
+  // Chunks are taken in order by whoever is free; their scores are summed in order at the end.
+  std::vector<std::vector<ChunkScore>> scores(result.chunks);
+  std::atomic<std::size_t> next{0};
+  std::mutex mutex;  // guards done and failure, and orders the calls of progress
+  std::size_t done = 0;
+  std::optional<Error> failure;
+  const auto run = [&](Worker& worker) {
+    for (std::size_t c = next++; c < result.chunks; c = next++) {
+      auto chunk = score_chunk(worker, std::span(tokens).subspan(c * context, context));
+      const std::lock_guard lock(mutex);
+      if (!chunk) {
+        if (!failure) failure = fail(chunk.error().code, "chunk {}: {}", c, chunk.error().message);
+        next = result.chunks;
+        return;
+      }
+      scores[c] = std::move(chunk).value();
+      ++done;
+      if (options.progress) options.progress(done, result.chunks);
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t w = 1; w < workers.size(); ++w) threads.emplace_back([&, w] { run(workers[w]); });
+    run(workers[0]);
+  }
+  if (failure) return *failure;
+
+  result.base = finish(scores, 0, base, workers[0].base, scored);
+  for (std::size_t m = 0; m < candidates.size(); ++m) {
+    result.candidates.push_back(finish(scores, 1 + m, candidates[m], workers[0].candidates[m], scored));
   }
   return result;
 }

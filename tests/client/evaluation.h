@@ -24,8 +24,12 @@ namespace quantfit::test {
 struct EvaluationOptions {
   std::uint32_t context = 256;  // tokens per chunk, even, at least 4
   std::size_t chunks = 0;       // first chunks of the text; 0 for all
-  int threads = 2;
-  // Called after every chunk with chunks done and chunks in all.
+  // Chunks that run at the same time, each in contexts of its own over the same weights. The scores do not
+  // depend on it. More than one thread per context pays only for large models on an idle machine: llama.cpp's
+  // threads wait for each other in a loop, and lose much where other programs run.
+  int workers = 2;
+  int threads = 1;  // of llama.cpp, per context
+  // Called after every chunk with chunks done and chunks in all, one call at a time.
   std::function<void(std::size_t, std::size_t)> progress;
 };
 

@@ -67,7 +67,10 @@ int main(int argc, char** argv) {
   app.add_option("-f,--file", text_file, "Text to score")->required();
   app.add_option("-c,--ctx-size", options.context, "Tokens per chunk")->capture_default_str();
   app.add_option("-n,--chunks", options.chunks, "First chunks of the text; 0 for all")->capture_default_str();
-  app.add_option("-t,--threads", options.threads, "Threads of llama.cpp")
+  app.add_option("-j,--workers", options.workers, "Chunks that run at the same time")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
+  app.add_option("-t,--threads", options.threads, "Threads of llama.cpp for each of them")
       ->capture_default_str()
       ->check(CLI::Range(1, 512));
   app.add_option("--pairs", pairs,

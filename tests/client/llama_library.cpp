@@ -218,7 +218,8 @@ std::string LlamaLibrary::version() const {
 
 struct LlamaModel::State {
   const LlamaLibrary::Functions* f = nullptr;
-  NativeModel* model = nullptr;
+  std::shared_ptr<NativeModel> model;  // shared by the contexts
+  int threads = 1;
   NativeContext* context = nullptr;
   const NativeVocabulary* vocabulary = nullptr;
   std::uint32_t context_tokens = 0;
@@ -227,10 +228,13 @@ struct LlamaModel::State {
   std::size_t first = 0;
   std::size_t vocabulary_size = 0;
 
+  [[nodiscard]] Result<void> make_context();
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
   ~State() {
     if (has_batch) f->llama_batch_free(batch);
     if (context != nullptr) f->llama_free(context);
-    if (model != nullptr) f->llama_model_free(model);
   }
 };
 
@@ -244,42 +248,56 @@ Result<LlamaModel> LlamaModel::open(const std::filesystem::path& path, std::uint
   QF_ASSIGN(const LlamaLibrary* library, LlamaLibrary::load());
   auto state = std::make_unique<State>();
   state->f = &library->functions();
-  const LlamaLibrary::Functions& f = *state->f;
+  state->context_tokens = context_tokens;
+  state->threads = threads;
   LibraryLog::get().collect();
-
   Parameters parameters{};
-  f.llama_model_default_params(&parameters);
-  state->model = f.llama_model_load_from_file(path.c_str(), parameters);
-  if (state->model == nullptr) {
+  state->f->llama_model_default_params(&parameters);
+  NativeModel* model = state->f->llama_model_load_from_file(path.c_str(), parameters);
+  if (model == nullptr) {
     return fail(ErrorCode::Malformed, "llama.cpp does not load {}: {}", path.string(),
                 LibraryLog::get().collect());
   }
-  parameters = {};
-  f.llama_context_default_params(&parameters);
+  state->model = {model, state->f->llama_model_free};
+  QF_TRY(state->make_context());
+  return LlamaModel(std::move(state));
+}
+
+Result<LlamaModel> LlamaModel::another_context() const {
+  auto state = std::make_unique<State>();
+  state->f = state_->f;
+  state->model = state_->model;
+  state->context_tokens = state_->context_tokens;
+  state->threads = state_->threads;
+  QF_TRY(state->make_context());
+  return LlamaModel(std::move(state));
+}
+
+Result<void> LlamaModel::State::make_context() {
+  Parameters parameters{};
+  f->llama_context_default_params(&parameters);
   parameters.words[kContextTokens] = context_tokens;
   parameters.words[kBatchTokens] = context_tokens;
   parameters.words[kPhysicalTokens] = context_tokens;
-  state->context = f.llama_init_from_model(state->model, parameters);
-  if (state->context == nullptr) {
-    return fail(ErrorCode::Malformed, "llama.cpp makes no context for {}: {}", path.string(),
-                LibraryLog::get().collect());
+  context = f->llama_init_from_model(model.get(), parameters);
+  if (context == nullptr) {
+    return fail(ErrorCode::Malformed, "llama.cpp makes no context: {}", LibraryLog::get().collect());
   }
-  if (f.llama_n_ctx(state->context) < context_tokens || f.llama_n_batch(state->context) != context_tokens ||
-      f.llama_n_ubatch(state->context) != context_tokens || f.llama_n_seq_max(state->context) != 1) {
+  if (f->llama_n_ctx(context) < context_tokens || f->llama_n_batch(context) != context_tokens ||
+      f->llama_n_ubatch(context) != context_tokens || f->llama_n_seq_max(context) != 1) {
     return fail(ErrorCode::Unsupported, "llama.cpp's context does not have the parameters that were set");
   }
-  f.llama_set_n_threads(state->context, threads, threads);
-  state->vocabulary = f.llama_model_get_vocab(state->model);
-  state->vocabulary_size = static_cast<std::size_t>(f.llama_vocab_n_tokens(state->vocabulary));
-  state->context_tokens = context_tokens;
-  state->batch = f.llama_batch_init(static_cast<std::int32_t>(context_tokens), 0, 1);
-  state->has_batch = true;
-  if (state->batch.n_tokens != 0 || state->batch.token == nullptr || state->batch.embedding != nullptr ||
-      state->batch.position == nullptr || state->batch.n_sequences == nullptr ||
-      state->batch.sequences == nullptr || state->batch.output == nullptr) {
+  f->llama_set_n_threads(context, threads, threads);
+  vocabulary = f->llama_model_get_vocab(model.get());
+  vocabulary_size = static_cast<std::size_t>(f->llama_vocab_n_tokens(vocabulary));
+  batch = f->llama_batch_init(static_cast<std::int32_t>(context_tokens), 0, 1);
+  has_batch = true;
+  if (batch.n_tokens != 0 || batch.token == nullptr || batch.embedding != nullptr ||
+      batch.position == nullptr || batch.n_sequences == nullptr || batch.sequences == nullptr ||
+      batch.output == nullptr) {
     return fail(ErrorCode::Unsupported, "llama.cpp's batch has an unknown layout");
   }
-  return LlamaModel(std::move(state));
+  return outcome::success();
 }
 
 std::size_t LlamaModel::vocabulary_size() const {
@@ -288,7 +306,7 @@ std::size_t LlamaModel::vocabulary_size() const {
 
 std::string LlamaModel::description() const {
   std::array<char, 256> text{};
-  state_->f->llama_model_desc(state_->model, text.data(), text.size());
+  state_->f->llama_model_desc(state_->model.get(), text.data(), text.size());
   return text.data();
 }
 

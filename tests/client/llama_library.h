@@ -36,13 +36,15 @@ class LlamaLibrary {
   std::shared_ptr<const Functions> functions_;
 };
 
-// A loaded model with one context. One thread at a time.
+// A loaded model with one context. One thread at a time; contexts of the same model are independent.
 class LlamaModel {
  public:
   // `context_tokens`: tokens per sequence, which decode() accepts at once. `threads`: of llama.cpp's own
   // pool. Malformed when llama.cpp refuses the file; the message holds its own warnings and errors.
   [[nodiscard]] static Result<LlamaModel> open(const std::filesystem::path& path,
                                                std::uint32_t context_tokens, int threads);
+  // A second context on the same weights, for another thread.
+  [[nodiscard]] Result<LlamaModel> another_context() const;
   LlamaModel(LlamaModel&&) noexcept;
   LlamaModel& operator=(LlamaModel&&) noexcept;
   ~LlamaModel();
