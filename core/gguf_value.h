@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace quantfit {
@@ -64,8 +65,7 @@ class GgufMetadata {
 
  private:
   std::vector<GgufKeyValue> values_;
-  // Sorted by key: indices into values_. Small and cheap to rebuild on removal.
-  std::vector<std::uint32_t> order_;
+  std::unordered_map<std::string, std::uint32_t> index_;  // of each key in values_
 };
 
 }  // namespace quantfit
