@@ -444,4 +444,14 @@ constexpr void pack_tq1_0(const std::uint8_t* trits, BlockTQ1_0& block) noexcept
   return static_cast<std::uint8_t>(index | ((parity & 1U) << 7));
 }
 
+// The patterns of two adjacent eights, the first in the low byte: both parities at once.
+[[nodiscard]] constexpr std::uint32_t two_sign_patterns(std::uint32_t first, std::uint32_t second) noexcept {
+  const std::uint32_t both = first | (second << 8);
+  // Bit 0 of each byte collects the byte's parity; shifts carry foreign bits only into bits that are dropped.
+  std::uint32_t parity = both ^ (both >> 4);
+  parity ^= parity >> 2;
+  parity ^= parity >> 1;
+  return both | ((parity & 0x0101U) << 7);
+}
+
 }  // namespace quantfit::kernels

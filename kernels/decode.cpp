@@ -1,7 +1,7 @@
 // Decoders of every format: bytes of a row to binary32, bit for bit as block_formats.md defines them.
 //
-// In every format the products before the last operation are exact (at most 24 significant bits), so a fused
-// multiply-add gives the bits of the separate operations. Zero scales keep the sign of the zero they produce.
+// In every format the products before the last operation are exact (at most 24 significant bits), so that one
+// rounding happens per weight. Nothing is special-cased: zero scales keep the sign of the zero they produce.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/decode.cpp"
@@ -83,7 +83,7 @@ void decode_bf16(const std::byte* in, std::size_t columns, float* out) {
 // -------------------------------------------------------------------------------
 
 HWY_INLINE void decode_q4_0(const BlockQ4_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   const I bytes = load_u8(block.qs.data());
   const I offset = set(std::int32_t{8});
   store(to_float(nibbles_low(bytes) - offset) * d, out);
@@ -91,15 +91,15 @@ HWY_INLINE void decode_q4_0(const BlockQ4_0& block, float* out) {
 }
 
 HWY_INLINE void decode_q4_1(const BlockQ4_1& block, float* out) {
-  const F d = set(block.d.get());
-  const F m = set(block.m.get());
+  const F d = set_half(block.d.pattern.get());
+  const F m = set_half(block.m.pattern.get());
   const I bytes = load_u8(block.qs.data());
-  store(fma(to_float(nibbles_low(bytes)), d, m), out);
-  store(fma(to_float(nibbles_high(bytes)), d, m), out + 16);
+  store(to_float(nibbles_low(bytes)) * d + m, out);
+  store(to_float(nibbles_high(bytes)) * d + m, out + 16);
 }
 
 HWY_INLINE void decode_q5_0(const BlockQ5_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   const std::uint32_t high = block.qh.get();
   const I bytes = load_u8(block.qs.data());
   // 16 is subtracted where the fifth bit is clear.
@@ -108,22 +108,22 @@ HWY_INLINE void decode_q5_0(const BlockQ5_0& block, float* out) {
 }
 
 HWY_INLINE void decode_q5_1(const BlockQ5_1& block, float* out) {
-  const F d = set(block.d.get());
-  const F m = set(block.m.get());
+  const F d = set_half(block.d.pattern.get());
+  const F m = set_half(block.m.pattern.get());
   const std::uint32_t high = block.qh.get();
   const I bytes = load_u8(block.qs.data());
-  store(fma(to_float(nibbles_low(bytes) | where_set(high, 16)), d, m), out);
-  store(fma(to_float(nibbles_high(bytes) | where_set(high >> 16, 16)), d, m), out + 16);
+  store(to_float(nibbles_low(bytes) | where_set(high, 16)) * d + m, out);
+  store(to_float(nibbles_high(bytes) | where_set(high >> 16, 16)) * d + m, out + 16);
 }
 
 HWY_INLINE void decode_q8_0(const BlockQ8_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   store(to_float(load_i8(block.qs.data())) * d, out);
   store(to_float(load_i8(block.qs.data() + 16)) * d, out + 16);
 }
 
 HWY_INLINE void decode_q1_0(const BlockQ1_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   for (std::size_t g = 0; g < 8; ++g) {
     const std::uint32_t positive = block.qs[2 * g] | (std::uint32_t{block.qs[2 * g + 1]} << 8);
     store(negate_where_set(d, ~positive), out + 16 * g);
@@ -131,7 +131,7 @@ HWY_INLINE void decode_q1_0(const BlockQ1_0& block, float* out) {
 }
 
 HWY_INLINE void decode_q2_0(const BlockQ2_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   const I shifts = iota() + iota();
   for (std::size_t g = 0; g < 4; ++g) {
     std::uint32_t word;
@@ -143,7 +143,7 @@ HWY_INLINE void decode_q2_0(const BlockQ2_0& block, float* out) {
 
 HWY_INLINE void decode_iq4_nl(const BlockIQ4_NL& block, float* out) {
   const F levels = to_float(load_i8(kIq4nlValues.data()));
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   const I bytes = load_u8(block.qs.data());
   store(d * lookup16(levels, nibbles_low(bytes)), out);
   store(d * lookup16(levels, nibbles_high(bytes)), out + 16);
@@ -185,8 +185,8 @@ HWY_INLINE void decode_q2_k_group(I bytes, std::uint32_t scale_byte, float d, fl
 }
 
 HWY_INLINE void decode_q2_k(const BlockQ2_K& block, float* out) {
-  const float d = block.d.get();
-  const float dmin = block.dmin.get();
+  const float d = half_value(block.d.pattern.get());
+  const float dmin = half_value(block.dmin.pattern.get());
   for (std::size_t h = 0; h < 2; ++h) {
     for (std::size_t k = 0; k < 2; ++k) {
       const I bytes = load_u8(block.qs.data() + 32 * h + 16 * k);
@@ -211,7 +211,7 @@ HWY_INLINE void decode_q3_k_group(I bytes, I high, std::uint32_t scale_code, flo
 }
 
 HWY_INLINE void decode_q3_k(const BlockQ3_K& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   std::uint8_t codes[16];
   unpack_q3_k_scales(block.scales.data(), codes);
   for (std::size_t k = 0; k < 2; ++k) {
@@ -230,8 +230,8 @@ HWY_INLINE void decode_q3_k(const BlockQ3_K& block, float* out) {
 }
 
 HWY_INLINE void decode_q4_k(const BlockQ4_K& block, float* out) {
-  const float d = block.d.get();
-  const float dmin = block.dmin.get();
+  const float d = half_value(block.d.pattern.get());
+  const float dmin = half_value(block.dmin.pattern.get());
   std::uint8_t scales[8];
   std::uint8_t minimums[8];
   unpack_scales_minimums(block.scales.data(), scales, minimums);
@@ -250,8 +250,8 @@ HWY_INLINE void decode_q4_k(const BlockQ4_K& block, float* out) {
 }
 
 HWY_INLINE void decode_q5_k(const BlockQ5_K& block, float* out) {
-  const float d = block.d.get();
-  const float dmin = block.dmin.get();
+  const float d = half_value(block.d.pattern.get());
+  const float dmin = half_value(block.dmin.pattern.get());
   std::uint8_t scales[8];
   std::uint8_t minimums[8];
   unpack_scales_minimums(block.scales.data(), scales, minimums);
@@ -275,7 +275,7 @@ HWY_INLINE void decode_q5_k(const BlockQ5_K& block, float* out) {
 }
 
 HWY_INLINE void decode_q6_k(const BlockQ6_K& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   const I offset = set(std::int32_t{32});
   for (std::size_t h = 0; h < 2; ++h) {
     for (std::size_t k = 0; k < 2; ++k) {
@@ -294,13 +294,13 @@ HWY_INLINE void decode_q6_k(const BlockQ6_K& block, float* out) {
   }
 }
 
-// The two sign patterns of sixteen weights from two adjacent 7-bit indices.
-HWY_INLINE std::uint32_t two_sign_patterns(std::uint32_t indices) {
-  return sign_pattern(indices & 127U) | (std::uint32_t{sign_pattern((indices >> 7) & 127U)} << 8);
+// The sign bits of sixteen weights from two adjacent 7-bit indices.
+HWY_INLINE std::uint32_t adjacent_sign_patterns(std::uint32_t indices) {
+  return two_sign_patterns(indices & 127U, (indices >> 7) & 127U);
 }
 
 HWY_INLINE void decode_iq2_xxs(const BlockIQ2_XXS& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t g = 0; g < 8; ++g) {
     const BlockIQ2_XXS::Record& record = block.records[g];
     const std::uint32_t word = record.signs_scale.get();
@@ -308,27 +308,27 @@ HWY_INLINE void decode_iq2_xxs(const BlockIQ2_XXS& block, float* out) {
     for (std::size_t k = 0; k < 2; ++k) {
       const I grid = load_u8_2x8(bytes_of(kIq2xxsGrid[record.index[2 * k]]),
                                  bytes_of(kIq2xxsGrid[record.index[2 * k + 1]]));
-      store(negate_where_set(db * to_float(grid), two_sign_patterns(word >> (14 * k))),
+      store(negate_where_set(db * to_float(grid), adjacent_sign_patterns(word >> (14 * k))),
             out + 32 * g + 16 * k);
     }
   }
 }
 
 HWY_INLINE void decode_iq2_xs(const BlockIQ2_XS& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t b = 0; b < 16; ++b) {
     const std::uint32_t code = (block.scales[b / 2] >> (4 * (b % 2))) & 15U;
     const F db = set(d * (0.5F + static_cast<float>(code)) * 0.25F);
     const std::uint32_t first = block.qs[2 * b].get();
     const std::uint32_t second = block.qs[2 * b + 1].get();
     const I grid = load_u8_2x8(bytes_of(kIq2xsGrid[first & 511U]), bytes_of(kIq2xsGrid[second & 511U]));
-    const std::uint32_t signs = sign_pattern(first >> 9) | (std::uint32_t{sign_pattern(second >> 9)} << 8);
+    const std::uint32_t signs = two_sign_patterns(first >> 9, second >> 9);
     store(negate_where_set(db * to_float(grid), signs), out + 16 * b);
   }
 }
 
 HWY_INLINE void decode_iq2_s(const BlockIQ2_S& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t b = 0; b < 16; ++b) {
     const std::uint32_t code = (block.scales[b / 2] >> (4 * (b % 2))) & 15U;
     const F db = set(d * (0.5F + static_cast<float>(code)) * 0.25F);
@@ -342,7 +342,7 @@ HWY_INLINE void decode_iq2_s(const BlockIQ2_S& block, float* out) {
 }
 
 HWY_INLINE void decode_iq3_xxs(const BlockIQ3_XXS& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t g = 0; g < 8; ++g) {
     const std::uint32_t word = block.signs_scale[g].get();
     const F db = set(d * (0.5F + static_cast<float>(word >> 28)) * 0.5F);
@@ -350,14 +350,14 @@ HWY_INLINE void decode_iq3_xxs(const BlockIQ3_XXS& block, float* out) {
       const std::uint8_t* index = block.qs.data() + 8 * g + 4 * k;
       const I grid = load_u8_4x4(bytes_of(kIq3xxsGrid[index[0]]), bytes_of(kIq3xxsGrid[index[1]]),
                                  bytes_of(kIq3xxsGrid[index[2]]), bytes_of(kIq3xxsGrid[index[3]]));
-      store(negate_where_set(db * to_float(grid), two_sign_patterns(word >> (14 * k))),
+      store(negate_where_set(db * to_float(grid), adjacent_sign_patterns(word >> (14 * k))),
             out + 32 * g + 16 * k);
     }
   }
 }
 
 HWY_INLINE void decode_iq3_s(const BlockIQ3_S& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t b = 0; b < 16; ++b) {
     const std::uint32_t code = (block.scales[b / 4] >> (4 * ((b / 2) % 2))) & 15U;
     const F db = set(d * static_cast<float>(1U + 2U * code));
@@ -372,7 +372,7 @@ HWY_INLINE void decode_iq3_s(const BlockIQ3_S& block, float* out) {
 }
 
 HWY_INLINE void decode_iq1_s(const BlockIQ1_S& block, float* out) {
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t g = 0; g < 8; ++g) {
     const std::uint32_t word = block.qh[g].get();
     const F dl = set(d * static_cast<float>(2U * ((word >> 12) & 7U) + 1U));
@@ -387,7 +387,7 @@ HWY_INLINE void decode_iq1_s(const BlockIQ1_S& block, float* out) {
 }
 
 HWY_INLINE void decode_iq1_m(const BlockIQ1_M& block, float* out) {
-  const float d = block.d();
+  const float d = half_value(block.d_pattern());
   for (std::size_t b = 0; b < 16; ++b) {
     const F dl = set(d * static_cast<float>(2U * block.scale(b) + 1U));
     const std::uint32_t nibbles = block.qh[b];
@@ -403,7 +403,7 @@ HWY_INLINE void decode_iq1_m(const BlockIQ1_M& block, float* out) {
 
 HWY_INLINE void decode_iq4_xs(const BlockIQ4_XS& block, float* out) {
   const F levels = to_float(load_i8(kIq4nlValues.data()));
-  const float d = block.d.get();
+  const float d = half_value(block.d.pattern.get());
   for (std::size_t g = 0; g < 8; ++g) {
     const F dl = set(d * static_cast<float>(static_cast<int>(block.scale(g)) - 32));
     const I bytes = load_u8(block.qs.data() + 16 * g);
@@ -420,7 +420,7 @@ HWY_INLINE F next_trits(I& bytes) {
 }
 
 HWY_INLINE void decode_tq1_0(const BlockTQ1_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   for (std::size_t k = 0; k < 3; ++k) {
     I bytes = load_u8(block.qs.data() + 16 * k);
     float* y = k < 2 ? out + 16 * k : out + 160;
@@ -433,7 +433,7 @@ HWY_INLINE void decode_tq1_0(const BlockTQ1_0& block, float* out) {
 }
 
 HWY_INLINE void decode_tq2_0(const BlockTQ2_0& block, float* out) {
-  const F d = set(block.d.get());
+  const F d = set_half(block.d.pattern.get());
   const I one = set(std::int32_t{1});
   for (std::size_t h = 0; h < 2; ++h) {
     for (std::size_t k = 0; k < 2; ++k) {

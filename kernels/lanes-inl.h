@@ -138,6 +138,8 @@ HWY_INLINE void store_u8(I a, std::uint8_t* p) { QF_EACH p[i] = static_cast<std:
 HWY_INLINE void store_i8(I a, std::int8_t* p) { QF_EACH p[i] = static_cast<std::int8_t>(a.v[i]); }
 HWY_INLINE void store_u16(I a, std::uint16_t* p) { QF_EACH p[i] = static_cast<std::uint16_t>(a.v[i]); }
 HWY_INLINE F load_half(const std::uint16_t* p) { F r; QF_EACH r.v[i] = half_to_float(p[i]); return r; }
+HWY_INLINE F set_half(std::uint16_t pattern) { return set(half_to_float(pattern)); }
+HWY_INLINE float half_value(std::uint16_t pattern) { return half_to_float(pattern); }
 HWY_INLINE F load_bfloat16(const std::uint16_t* p) { F r; QF_EACH r.v[i] = bfloat16_to_float(p[i]); return r; }
 HWY_INLINE F gather(const float* base, I index) { F r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
 HWY_INLINE I gather(const std::int32_t* base, I index) { I r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
@@ -163,15 +165,28 @@ using DI = hn::RebindToSigned<DF>;
 inline constexpr int kPartLanes = static_cast<int>(hn::MaxLanes(DF()));
 inline constexpr int kParts = 16 / kPartLanes;
 
+// NEON vectors of Highway are no trivial types, and an implicit constructor would not inherit the target's
+// instruction set.
+#undef QF_LANES_CONSTRUCTOR
+#if HWY_ARCH_ARM
+#define QF_LANES_CONSTRUCTOR(type) \
+  HWY_INLINE type() {}
+#else
+#define QF_LANES_CONSTRUCTOR(type)
+#endif
+
 struct F {
   hn::Vec<DF> v[kParts];
+  QF_LANES_CONSTRUCTOR(F)
 };
 struct I {
   hn::Vec<DI> v[kParts];
+  QF_LANES_CONSTRUCTOR(I)
 };
 // Masks of 32-bit lanes, kept as masks of float lanes.
 struct M {
   hn::Mask<DF> v[kParts];
+  QF_LANES_CONSTRUCTOR(M)
 };
 
 #define QF_EACH for (int i = 0; i < kParts; ++i)
@@ -343,6 +358,20 @@ HWY_INLINE F load_half(const std::uint16_t* p) {
   F r;
   QF_EACH r.v[i] = hn::PromoteTo(DF(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p) + i * kPartLanes));
   return r;
+}
+// One half in all lanes, and as a number: half_to_float by one instruction where there is one.
+HWY_INLINE F set_half(std::uint16_t pattern) {
+  const hn::Rebind<std::uint16_t, DF> d16;
+  const hn::Rebind<hwy::float16_t, DF> dh;
+  F r;
+  QF_EACH r.v[i] = hn::PromoteTo(DF(), hn::BitCast(dh, hn::Set(d16, pattern)));
+  return r;
+}
+HWY_INLINE float half_value(std::uint16_t pattern) {
+  const hn::CappedTag<float, 4> d4;
+  const hn::Rebind<std::uint16_t, decltype(d4)> d16;
+  const hn::Rebind<hwy::float16_t, decltype(d4)> dh;
+  return hn::GetLane(hn::PromoteTo(d4, hn::BitCast(dh, hn::Set(d16, pattern))));
 }
 HWY_INLINE F load_bfloat16(const std::uint16_t* p) {
   const hn::Rebind<std::uint16_t, DI> d16;

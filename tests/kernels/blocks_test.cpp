@@ -157,7 +157,12 @@ TEST(CodebooksTest, EntriesAreWhatTheFormatsAllow) {
   check(kIq3xxsGrid, {4, 12, 20, 28, 36, 44, 52, 62}, true);
   check(kIq3sGrid, {1, 3, 5, 7, 9, 11, 13, 15}, true);
   check(kIq1sGrid, {-1, 0, 1}, false);
-  for (std::uint32_t k = 0; k < 128; ++k) EXPECT_EQ(std::popcount(unsigned{sign_pattern(k)}) % 2, 0);
+  for (std::uint32_t k = 0; k < 128; ++k) {
+    EXPECT_EQ(std::popcount(unsigned{sign_pattern(k)}) % 2, 0);
+    EXPECT_EQ(sign_pattern(k) & 127U, k);
+    for (std::uint32_t n = 0; n < 128; ++n)
+      ASSERT_EQ(two_sign_patterns(k, n), sign_pattern(k) | (std::uint32_t{sign_pattern(n)} << 8));
+  }
   EXPECT_EQ(kE8m0HalfScale[128], 1.0F);
   EXPECT_EQ(kUe4m3HalfScale[0x38], 0.5F);
   EXPECT_EQ(kUe4m3HalfScale[0x7F], 0.0F);
