@@ -1,9 +1,9 @@
 #include "core/gguf_value.h"
 
-#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 namespace quantfit {
@@ -22,17 +22,38 @@ T load(const std::byte* bytes) {
 template <class Use>
 bool with_number(GgufType type, const std::byte* bytes, Use use) {
   switch (type) {
-    case GgufType::UInt8: use(load<std::uint8_t>(bytes)); return true;
-    case GgufType::Int8: use(load<std::int8_t>(bytes)); return true;
-    case GgufType::UInt16: use(load<std::uint16_t>(bytes)); return true;
-    case GgufType::Int16: use(load<std::int16_t>(bytes)); return true;
-    case GgufType::UInt32: use(load<std::uint32_t>(bytes)); return true;
-    case GgufType::Int32: use(load<std::int32_t>(bytes)); return true;
-    case GgufType::UInt64: use(load<std::uint64_t>(bytes)); return true;
-    case GgufType::Int64: use(load<std::int64_t>(bytes)); return true;
-    case GgufType::Float32: use(load<float>(bytes)); return true;
-    case GgufType::Float64: use(load<double>(bytes)); return true;
-    default: return false;
+    case GgufType::UInt8:
+      use(load<std::uint8_t>(bytes));
+      return true;
+    case GgufType::Int8:
+      use(load<std::int8_t>(bytes));
+      return true;
+    case GgufType::UInt16:
+      use(load<std::uint16_t>(bytes));
+      return true;
+    case GgufType::Int16:
+      use(load<std::int16_t>(bytes));
+      return true;
+    case GgufType::UInt32:
+      use(load<std::uint32_t>(bytes));
+      return true;
+    case GgufType::Int32:
+      use(load<std::int32_t>(bytes));
+      return true;
+    case GgufType::UInt64:
+      use(load<std::uint64_t>(bytes));
+      return true;
+    case GgufType::Int64:
+      use(load<std::int64_t>(bytes));
+      return true;
+    case GgufType::Float32:
+      use(load<float>(bytes));
+      return true;
+    case GgufType::Float64:
+      use(load<double>(bytes));
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -58,42 +79,74 @@ GgufKeyValue scalar(std::string key, GgufType type, T value) {
   return {std::move(key), type, GgufType::UInt8, 1, bytes_of(value)};
 }
 
-std::size_t element_size(GgufType type) {
-  switch (type) {
-    case GgufType::UInt8:
-    case GgufType::Int8:
-    case GgufType::Bool: return 1;
-    case GgufType::UInt16:
-    case GgufType::Int16: return 2;
-    case GgufType::UInt32:
-    case GgufType::Int32:
-    case GgufType::Float32: return 4;
-    default: return 8;
+template <class T, class Convert>
+std::optional<T> read_scalar(const GgufKeyValue& value, Convert convert) {
+  const std::uint64_t size = fixed_size(value.type);
+  if (size == 0 || value.bytes.size() != size) return std::nullopt;
+  std::optional<T> result;
+  if (value.type == GgufType::Bool)
+    result = static_cast<T>(value.bytes[0] != std::byte{0} ? 1 : 0);
+  else
+    with_number(value.type, value.bytes.data(), [&](auto number) { result = convert(number); });
+  return result;
+}
+
+// The double equal to `value`, nothing when rounding would change it.
+template <class T>
+std::optional<double> exact_double(T value) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return static_cast<double>(value);
+  } else {
+    const auto rounded = static_cast<double>(value);
+    // 2^63 and 2^64 are out of range of the conversion back.
+    if (rounded >= static_cast<double>(std::numeric_limits<T>::max()) &&
+        std::numeric_limits<T>::digits > std::numeric_limits<double>::digits)
+      return std::nullopt;
+    if (static_cast<T>(rounded) != value) return std::nullopt;
+    return rounded;
   }
 }
 
 }  // namespace
 
+std::uint64_t fixed_size(GgufType type) {
+  switch (type) {
+    case GgufType::UInt8:
+    case GgufType::Int8:
+    case GgufType::Bool:
+      return 1;
+    case GgufType::UInt16:
+    case GgufType::Int16:
+      return 2;
+    case GgufType::UInt32:
+    case GgufType::Int32:
+    case GgufType::Float32:
+      return 4;
+    case GgufType::UInt64:
+    case GgufType::Int64:
+    case GgufType::Float64:
+      return 8;
+    case GgufType::String:
+    case GgufType::Array:
+      return 0;
+  }
+  return 0;
+}
+
 std::optional<std::uint64_t> GgufKeyValue::as_uint() const {
-  std::optional<std::uint64_t> result;
-  if (type != GgufType::Array) with_number(type, bytes.data(), [&](auto v) { result = exactly<std::uint64_t>(v); });
-  return result;
+  return read_scalar<std::uint64_t>(*this, [](auto number) { return exactly<std::uint64_t>(number); });
 }
 
 std::optional<std::int64_t> GgufKeyValue::as_int() const {
-  std::optional<std::int64_t> result;
-  if (type != GgufType::Array) with_number(type, bytes.data(), [&](auto v) { result = exactly<std::int64_t>(v); });
-  return result;
+  return read_scalar<std::int64_t>(*this, [](auto number) { return exactly<std::int64_t>(number); });
 }
 
 std::optional<double> GgufKeyValue::as_double() const {
-  std::optional<double> result;
-  if (type != GgufType::Array) with_number(type, bytes.data(), [&](auto v) { result = static_cast<double>(v); });
-  return result;
+  return read_scalar<double>(*this, [](auto number) { return exact_double(number); });
 }
 
 std::optional<bool> GgufKeyValue::as_bool() const {
-  if (type != GgufType::Bool) return std::nullopt;
+  if (type != GgufType::Bool || bytes.size() != 1) return std::nullopt;
   return bytes[0] != std::byte{0};
 }
 
@@ -103,16 +156,17 @@ std::optional<std::string_view> GgufKeyValue::as_string() const {
 }
 
 std::optional<std::vector<std::int64_t>> GgufKeyValue::as_int_array() const {
-  if (type != GgufType::Array) return std::nullopt;
+  if (type != GgufType::Array || element_type == GgufType::String || !consistent()) return std::nullopt;
   std::vector<std::int64_t> values;
   values.reserve(count);
-  const std::size_t size = element_size(element_type);
+  const std::uint64_t size = fixed_size(element_type);
   for (std::uint64_t i = 0; i < count; ++i) {
     std::optional<std::int64_t> value;
     if (element_type == GgufType::Bool)
       value = bytes[i] != std::byte{0} ? 1 : 0;
     else
-      with_number(element_type, bytes.data() + i * size, [&](auto v) { value = exactly<std::int64_t>(v); });
+      with_number(element_type, bytes.data() + i * size,
+                  [&](auto number) { value = exactly<std::int64_t>(number); });
     if (!value) return std::nullopt;
     values.push_back(*value);
   }
@@ -120,7 +174,7 @@ std::optional<std::vector<std::int64_t>> GgufKeyValue::as_int_array() const {
 }
 
 std::optional<std::vector<std::string>> GgufKeyValue::as_string_array() const {
-  if (type != GgufType::Array || element_type != GgufType::String) return std::nullopt;
+  if (type != GgufType::Array || element_type != GgufType::String || !consistent()) return std::nullopt;
   std::vector<std::string> values;
   values.reserve(count);
   std::size_t at = 0;
@@ -130,6 +184,24 @@ std::optional<std::vector<std::string>> GgufKeyValue::as_string_array() const {
     at += 8 + length;
   }
   return values;
+}
+
+bool GgufKeyValue::consistent() const {
+  if (type == GgufType::String) return true;
+  if (type != GgufType::Array) return fixed_size(type) != 0 && bytes.size() == fixed_size(type);
+  if (element_type != GgufType::String) {
+    const std::uint64_t size = fixed_size(element_type);
+    return size != 0 && count <= bytes.size() && bytes.size() == count * size;
+  }
+  std::uint64_t rest = bytes.size();
+  for (std::uint64_t i = 0; i < count; ++i) {
+    if (rest < 8) return false;
+    const auto length = load<std::uint64_t>(bytes.data() + (bytes.size() - rest));
+    rest -= 8;
+    if (length > rest) return false;
+    rest -= length;
+  }
+  return rest == 0;
 }
 
 GgufKeyValue GgufKeyValue::of_uint32(std::string key, std::uint32_t value) {
@@ -169,32 +241,31 @@ GgufKeyValue GgufKeyValue::of_uint32_array(std::string key, std::span<const std:
 }
 
 bool GgufMetadata::add(GgufKeyValue value) {
-  if (!index_.emplace(value.key, static_cast<std::uint32_t>(values_.size())).second) return false;
+  if (!index_.emplace(value.key, values_.size()).second) return false;
   values_.push_back(std::move(value));
   return true;
 }
 
 void GgufMetadata::set(GgufKeyValue value) {
-  if (const auto found = index_.find(value.key); found != index_.end())
-    values_[found->second] = std::move(value);
+  if (const auto at = index_.find(value.key); at != index_.end())
+    values_[at->second] = std::move(value);
   else
     add(std::move(value));
 }
 
 bool GgufMetadata::remove(std::string_view key) {
-  const auto found = index_.find(std::string(key));
-  if (found == index_.end()) return false;
-  const std::uint32_t position = found->second;
-  index_.erase(found);
-  values_.erase(values_.begin() + position);
-  for (auto& [name, i] : index_)
-    if (i > position) --i;
+  const auto at = index_.find(key);
+  if (at == index_.end()) return false;
+  const std::size_t position = at->second;
+  index_.erase(at);
+  values_.erase(values_.begin() + static_cast<std::ptrdiff_t>(position));
+  for (std::size_t i = position; i < values_.size(); ++i) index_.find(values_[i].key)->second = i;
   return true;
 }
 
 const GgufKeyValue* GgufMetadata::find(std::string_view key) const {
-  const auto found = index_.find(std::string(key));
-  return found == index_.end() ? nullptr : &values_[found->second];
+  const auto at = index_.find(key);
+  return at == index_.end() ? nullptr : &values_[at->second];
 }
 
 std::optional<std::uint64_t> GgufMetadata::uint(std::string_view key) const {

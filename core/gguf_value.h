@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,12 +14,27 @@
 namespace quantfit {
 
 enum class GgufType : std::uint32_t {
-  UInt8 = 0, Int8 = 1, UInt16 = 2, Int16 = 3, UInt32 = 4, Int32 = 5, Float32 = 6, Bool = 7, String = 8,
-  Array = 9, UInt64 = 10, Int64 = 11, Float64 = 12,
+  UInt8 = 0,
+  Int8 = 1,
+  UInt16 = 2,
+  Int16 = 3,
+  UInt32 = 4,
+  Int32 = 5,
+  Float32 = 6,
+  Bool = 7,
+  String = 8,
+  Array = 9,
+  UInt64 = 10,
+  Int64 = 11,
+  Float64 = 12,
 };
 
-// One key and its value. `bytes` is the value as it stands in the file, without the type id; for arrays without
-// the element type and count; for a string without its length. Copying a GgufKeyValue copies bit for bit.
+// Bytes of a value of that type; 0 for strings and arrays, whose size varies.
+[[nodiscard]] std::uint64_t fixed_size(GgufType type);
+
+// One key and its value. `bytes` is the value as it stands in the file, without the type id; for arrays
+// without the element type and count; for a string without its length. Copying a GgufKeyValue copies bit for
+// bit.
 struct GgufKeyValue {
   std::string key;
   GgufType type = GgufType::UInt8;
@@ -35,6 +51,9 @@ struct GgufKeyValue {
   [[nodiscard]] std::optional<std::string_view> as_string() const;
   [[nodiscard]] std::optional<std::vector<std::int64_t>> as_int_array() const;
   [[nodiscard]] std::optional<std::vector<std::string>> as_string_array() const;
+  // True when `bytes` is exactly what type, element type and count announce. The reader yields nothing else;
+  // the writer refuses anything else.
+  [[nodiscard]] bool consistent() const;
 
   [[nodiscard]] static GgufKeyValue of_uint32(std::string key, std::uint32_t value);
   [[nodiscard]] static GgufKeyValue of_uint16(std::string key, std::uint16_t value);
@@ -64,8 +83,12 @@ class GgufMetadata {
   [[nodiscard]] std::optional<double> number(std::string_view key) const;
 
  private:
+  struct Hash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view key) const { return std::hash<std::string_view>{}(key); }
+  };
   std::vector<GgufKeyValue> values_;
-  std::unordered_map<std::string, std::uint32_t> index_;  // of each key in values_
+  std::unordered_map<std::string, std::size_t, Hash, std::equal_to<>> index_;  // key -> position in values_
 };
 
 }  // namespace quantfit

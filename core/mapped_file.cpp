@@ -11,7 +11,7 @@
 namespace quantfit {
 
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block
   if (file < 0) return fail(ErrorCode::Io, "{}: cannot open: {}", path.string(), std::strerror(errno));
   struct stat info {};
   if (fstat(file, &info) != 0) {
@@ -33,6 +33,12 @@ Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path
       return fail(ErrorCode::Io, "{}: cannot map {} bytes: {}", path.string(), size, std::strerror(reason));
     }
     data = static_cast<const std::byte*>(mapped);
+    // A file that another process cut short meanwhile would end in a bus error at the first read.
+    if (fstat(file, &info) != 0 || static_cast<std::size_t>(info.st_size) != size) {
+      munmap(mapped, size);
+      close(file);
+      return fail(ErrorCode::Io, "{}: its size changed while it was opened", path.string());
+    }
   }
   close(file);  // the mapping keeps the file
   return std::unique_ptr<MappedFile>(new MappedFile(data, size));
@@ -53,7 +59,11 @@ void MappedFile::advise(std::span<const std::byte> part, int advice, bool inner)
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, advice);
 }
 
-void MappedFile::will_need(std::span<const std::byte> part) const noexcept { advise(part, MADV_WILLNEED, false); }
-void MappedFile::done_with(std::span<const std::byte> part) const noexcept { advise(part, MADV_DONTNEED, true); }
+void MappedFile::will_need(std::span<const std::byte> part) const noexcept {
+  advise(part, MADV_WILLNEED, false);
+}
+void MappedFile::done_with(std::span<const std::byte> part) const noexcept {
+  advise(part, MADV_DONTNEED, true);
+}
 
 }  // namespace quantfit

@@ -1,0 +1,43 @@
+// Arithmetic of the GGUF container that reading and writing share.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "core/error.h"
+#include "core/format.h"
+#include "core/tensor_info.h"
+
+namespace quantfit {
+
+inline constexpr std::array<char, 4> kGgufMagic = {'G', 'G', 'U', 'F'};
+inline constexpr std::uint32_t kGgufVersion = 3;
+inline constexpr std::uint64_t kGgufHeaderBytes = 24;  // magic, version, two counts
+inline constexpr std::uint32_t kGgufDefaultAlignment = 32;
+inline constexpr std::uint32_t kGgufMaxAlignment = 1U << 20;
+inline constexpr std::uint64_t kGgufMaxNameBytes = 63;
+inline constexpr std::uint32_t kGgufMaxDims = 4;
+inline constexpr std::uint64_t kGgufMaxLength = std::uint64_t{1}
+                                                << 30;  // of strings (bytes) and arrays (elements)
+inline constexpr std::string_view kAlignmentKey = "general.alignment";
+
+// `value` rounded up to a multiple of `alignment`, a power of two; nothing on overflow.
+[[nodiscard]] inline std::optional<std::uint64_t> round_up(std::uint64_t value, std::uint64_t alignment) {
+  std::uint64_t sum = 0;
+  if (__builtin_add_overflow(value, alignment - 1, &sum)) return std::nullopt;
+  return sum & ~(alignment - 1);
+}
+
+// Bytes of a tensor of these dims, 0 when one of them is 0. ShapeMismatch when the product of the other dims
+// reaches 2^63 (so that no partial product of dims can overflow), when a row is not a whole number of blocks,
+// or when the bytes exceed 64 bits.
+[[nodiscard]] Result<std::uint64_t> checked_tensor_bytes(Format format,
+                                                         const std::array<std::uint64_t, 4>& ne);
+
+// Text read from a file, fit for a message: control characters escaped, cut after 100 bytes.
+[[nodiscard]] std::string printable(std::string_view text);
+
+}  // namespace quantfit
