@@ -1,6 +1,7 @@
 // Activation statistics per weight matrix and input column, from either imatrix file format.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -17,45 +18,62 @@ namespace quantfit {
 
 // Statistics of one tensor, kept as sums so that merging stays exact.
 struct ImportanceEntry {
-  std::uint64_t matrices = 1;       // m: experts with statistics of their own
-  std::vector<float> sum_squares;   // m * columns: sum over rows of x_j^2 (legacy files: value, see counts)
-  std::vector<float> sums;          // m * columns: sum over rows of x_j; empty when the file has none
-  std::vector<double> counts;       // m: number of rows (legacy files: ncall, the same for all matrices)
+  std::uint64_t matrices = 1;      // m: experts with statistics of their own
+  std::vector<float> sum_squares;  // m * columns: sum over rows of x_j^2 (legacy files: value, see counts)
+  std::vector<float> sums;         // m * columns: sum over rows of x_j; empty when the file has none
+  std::vector<double> counts;      // m: number of rows (legacy files: ncall, the same for all matrices)
 };
 
 // What encoders and the error model use for one matrix of one tensor.
 struct ColumnStatistics {
   std::vector<float> mean_square;  // a_j = E[x_j^2], one per column
   std::vector<float> mean;         // m_j = E[x_j], or empty when unknown
-  double tokens = 0;               // rows seen: the weight of an expert inside its tensor; 0 for an unseen one
-  bool imputed = false;            // an unseen expert: mean of the seen experts' statistics
+  double tokens = 0;     // rows seen: the weight of an expert inside its tensor; 0 for an unseen one
+  bool imputed = false;  // an unseen expert: mean of the seen experts' statistics
 };
 
 class ImportanceMatrix {
  public:
-  // Reads GGUF or legacy format, decided by content. Everything of imatrix.md section 6 that concerns the file
-  // alone is checked here: Malformed with a message that names the entry.
+  // Reads GGUF or legacy format, decided by content. Everything of imatrix.md section 6 that concerns the
+  // file alone is checked here: Malformed with a message that names the entry; Unsupported for a GGUF file of
+  // another kind. Backend decorations of names are stripped.
   [[nodiscard]] static Result<ImportanceMatrix> read(const std::filesystem::path& path);
 
-  [[nodiscard]] const std::map<std::string, ImportanceEntry, std::less<>>& entries() const { return entries_; }
+  [[nodiscard]] const std::map<std::string, ImportanceEntry, std::less<>>& entries() const {
+    return entries_;
+  }
   [[nodiscard]] const ImportanceEntry* find(std::string_view tensor_name) const;
 
   // ShapeMismatch naming the tensor when the entry does not fit its shape. Nothing when there is no entry (or
-  // all its counts are zero). The result has one element per matrix of the tensor. When the tensor has no entry,
-  // a sibling that shares its input (q/k/v, gate/up) serves.
-  [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics(const TensorInfo& tensor) const;
+  // all its counts are zero). The result has one element per matrix of the tensor. When the tensor has no
+  // entry, a sibling that shares its input (q/k/v, gate/up) serves. An unseen expert takes the mean of the
+  // seen ones' vectors. Files with one count for all matrices give each the same number of tokens. mean^2 <=
+  // mean_square holds in every column. A misfitting entry of a token embedding is ignored: embeddings are
+  // looked up.
+  [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics(
+      const TensorInfo& tensor) const;
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::span<const std::string> datasets() const { return datasets_; }
   [[nodiscard]] std::optional<std::uint64_t> chunk_count() const { return chunk_count_; }
-  [[nodiscard]] bool has_activations() const;           // at least one entry has plain sums
+  [[nodiscard]] bool has_activations() const;  // at least one entry has plain sums
+  // Sentences for a person: missing information, experts never reached, unknown content.
   [[nodiscard]] std::span<const std::string> warnings() const { return warnings_; }
 
  private:
+  static Result<ImportanceMatrix> read_gguf(std::span<const std::byte> file,
+                                            const std::filesystem::path& path);
+  static Result<ImportanceMatrix> read_legacy(std::span<const std::byte> file,
+                                              const std::filesystem::path& path);
+  // Nothing when the entry was never reached; ShapeMismatch when it does not fit.
+  [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics_of(
+      const std::string& name, const ImportanceEntry& entry, const TensorInfo& tensor) const;
+
   std::filesystem::path path_;
   std::map<std::string, ImportanceEntry, std::less<>> entries_;
   std::vector<std::string> datasets_;
   std::optional<std::uint64_t> chunk_count_;
+  bool legacy_ = false;
   std::vector<std::string> warnings_;
 };
 
