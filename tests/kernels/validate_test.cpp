@@ -3,12 +3,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "kernels/blocks.h"
+#include "kernels/row_kernels.h"
 
 namespace quantfit::kernels {
 namespace {
@@ -93,6 +97,36 @@ TEST(ValidateTest, PlainFloats) {
   EXPECT_FALSE(first_invalid_block(Format::F32, std::as_bytes(std::span(floats))));
   floats[1] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(first_invalid_block(Format::F32, std::as_bytes(std::span(floats))), 1U);
+}
+
+// The rule says exactly which blocks decode to finite numbers: random blocks, checked one by one.
+TEST(ValidateTest, ValidMeansThatEveryWeightIsFinite) {
+  std::mt19937 random(12);
+  for (const FormatTraits& format : all_formats()) {
+    const DecodeRow decode = runnable_kernels().front().decode[static_cast<std::size_t>(format.format)];
+    if (decode == nullptr) continue;
+    std::size_t invalid = 0;
+    for (int round = 0; round < 3000; ++round) {
+      std::vector<std::byte> bytes(format.block_bytes);
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+      // Exponents that overflow although the format calls them valid.
+      if (format.format == Format::MXFP4 && (bytes[0] == std::byte{253} || bytes[0] == std::byte{254}))
+        continue;
+      std::vector<float> out(format.block_len);
+      decode(bytes.data(), out.size(), out.data());
+      const bool finite = std::all_of(out.begin(), out.end(), [](float v) { return std::isfinite(v); });
+      // An E8M0 of 255 is refused as a code, its decoded value overflows only for the larger codes.
+      if (format.format == Format::MXFP4 && bytes[0] == std::byte{255}) {
+        EXPECT_TRUE(first_invalid_block(format.format, bytes));
+      } else {
+        EXPECT_EQ(!first_invalid_block(format.format, bytes), finite) << format.name;
+      }
+      invalid += first_invalid_block(format.format, bytes) ? 1U : 0U;
+    }
+    if (format.format != Format::NVFP4) {
+      EXPECT_GT(invalid, 0U) << format.name;  // the rule was really tried
+    }
+  }
 }
 
 TEST(ValidateTest, ErrorsNameTheBlockAndTheSize) {
