@@ -89,6 +89,20 @@ inline Instance make_instance(std::string name, const std::vector<Shape>& shapes
   return instance;
 }
 
+// The same instance where every tensor may also stay F16, as in the source file: no error, 16 bits per
+// weight.
+inline Instance with_source_format(Instance instance) {
+  instance.name += "+F16";
+  instance.largest = 0;
+  for (optimizer::CandidateClass& tensor : instance.classes) {
+    // Q8_0 is the last candidate: 34 bytes per 32 weights.
+    const std::uint64_t bytes = tensor.candidates.back().bytes / 34 * 64;
+    tensor.candidates.push_back({Format::F16, bytes, 0});
+    instance.largest += bytes;
+  }
+  return instance;
+}
+
 inline Instance dense_8b(std::uint64_t seed) {
   std::vector<Shape> shapes = {{"token_embd", "token_embd", 4096, 151936, 10.9},
                                {"output", "output", 4096, 151936, 57}};

@@ -12,6 +12,7 @@
 
 #include "optimizer/mckp_core.h"
 #include "optimizer/mckp_reductions.h"
+#include "optimizer/pareto_classes.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -27,7 +28,6 @@ using mckp::Items;
 // is 2^61, and a double converts to such an integer exactly.
 constexpr int kCostBits = 53;
 static_assert(kCostBits + mckp::kMultiplierShift <= 61);
-constexpr std::uint64_t kMaxTotalBytes = std::uint64_t{1} << 62;
 
 // A candidate cost this much above a feasible objective is in no optimal choice, whatever the rounding of the
 // sums.
@@ -37,68 +37,10 @@ constexpr double kCostFilter = 1.0 + 1e-9;
 constexpr std::size_t kFirstItems = 48;
 constexpr double kGapGrowth = 1.6;
 
-// The classes in canonical order (by name, then as given), Pareto frontiers in doubles.
-struct Frontier {
-  struct Point {
-    std::uint64_t bytes;
-    double cost;
-    std::uint32_t candidate;  // index into the caller's class
-  };
-  std::vector<std::uint32_t> order;         // canonical position -> caller's class
-  std::vector<std::vector<Point>> classes;  // per canonical position; bytes ascend, costs descend, strictly
-};
-
-Result<Frontier> pareto_frontier(std::span<const CandidateClass> classes) {
-  Frontier frontier;
-  frontier.order.resize(classes.size());
-  std::iota(frontier.order.begin(), frontier.order.end(), 0U);
-  std::ranges::stable_sort(frontier.order, {},
-                           [&](std::uint32_t c) -> const std::string& { return classes[c].name; });
-  frontier.classes.reserve(classes.size());
-  std::uint64_t total_bytes = 0;
-  double total_cost = 0;
-  for (const std::uint32_t c : frontier.order) {
-    const CandidateClass& given = classes[c];
-    if (given.candidates.empty())
-      return fail(ErrorCode::InvalidArgument, "class '{}' has no candidates", given.name);
-    if (given.candidates.size() > kMaxCandidates)
-      return fail(ErrorCode::InvalidArgument, "class '{}' has {} candidates, at most {} are allowed",
-                  given.name, given.candidates.size(), kMaxCandidates);
-    std::vector<Frontier::Point> points;
-    std::uint64_t most_bytes = 0;
-    double most_cost = 0;
-    for (std::uint32_t i = 0; i < given.candidates.size(); ++i) {
-      const Candidate& candidate = given.candidates[i];
-      if (!std::isfinite(candidate.cost) || candidate.cost < 0)
-        return fail(ErrorCode::InvalidArgument, "class '{}', format {}: cost {} is not a finite number >= 0",
-                    given.name, name_of(candidate.format), candidate.cost);
-      most_bytes = std::max(most_bytes, candidate.bytes);
-      most_cost = std::max(most_cost, candidate.cost);
-      points.push_back({candidate.bytes, candidate.cost, i});
-    }
-    if (most_bytes >= kMaxTotalBytes - total_bytes)
-      return fail(ErrorCode::InvalidArgument, "class '{}': the largest candidates together reach 2^62 bytes",
-                  given.name);
-    total_bytes += most_bytes;
-    total_cost += most_cost;
-    if (!std::isfinite(total_cost))
-      return fail(ErrorCode::InvalidArgument, "class '{}': the sum of costs is not finite", given.name);
-    std::ranges::sort(points, [&](const Frontier::Point& a, const Frontier::Point& b) {
-      return std::tuple(a.bytes, a.cost, given.candidates[a.candidate].format, a.candidate) <
-             std::tuple(b.bytes, b.cost, given.candidates[b.candidate].format, b.candidate);
-    });
-    std::vector<Frontier::Point> kept;
-    for (const Frontier::Point& point : points)
-      if (kept.empty() || point.cost < kept.back().cost) kept.push_back(point);
-    frontier.classes.push_back(std::move(kept));
-  }
-  return frontier;
-}
-
 // The knapsack in integers: weights in steps of `weight_step` bytes above each class's smallest candidate,
 // costs in units of 2^unit_exponent.
 struct IntegerProblem {
-  std::vector<Items> classes;  // Item::source indexes Frontier::classes[c]
+  std::vector<Items> classes;  // Item::source indexes ParetoClasses::classes[c]
   std::vector<HullStep> steps;
   std::vector<std::uint32_t> greedy;
   std::int64_t capacity = 0;
@@ -107,7 +49,8 @@ struct IntegerProblem {
 };
 
 // Every double is a multiple of this power of two.
-constexpr int kLeastExponent = std::numeric_limits<double>::min_exponent - std::numeric_limits<double>::digits;
+constexpr int kLeastExponent =
+    std::numeric_limits<double>::min_exponent - std::numeric_limits<double>::digits;
 
 // The least exponent whose units keep `total` at most 2^kCostBits.
 int unit_exponent_for(double total) {
@@ -117,12 +60,12 @@ int unit_exponent_for(double total) {
   return std::max(exponent - kCostBits, kLeastExponent);
 }
 
-IntegerProblem round_to_integers(const Frontier& frontier, std::uint64_t spare_bytes, double cost_limit,
+IntegerProblem round_to_integers(const ParetoClasses& pareto, std::uint64_t spare_bytes, double cost_limit,
                                  int unit_exponent) {
   IntegerProblem problem;
   problem.unit_exponent = unit_exponent;
-  problem.classes.reserve(frontier.classes.size());
-  for (const std::vector<Frontier::Point>& points : frontier.classes) {
+  problem.classes.reserve(pareto.classes.size());
+  for (const std::vector<ParetoPoint>& points : pareto.classes) {
     Items items;
     for (std::uint32_t i = 0; i < points.size(); ++i) {
       if (points[i].cost > cost_limit && i + 1 < points.size()) continue;
@@ -149,31 +92,31 @@ IntegerProblem round_to_integers(const Frontier& frontier, std::uint64_t spare_b
   return problem;
 }
 
-double cost_of(const Frontier& frontier, const IntegerProblem& problem,
+double cost_of(const ParetoClasses& pareto, const IntegerProblem& problem,
                std::span<const std::uint32_t> choice) {
   double cost = 0;
   for (std::size_t c = 0; c < choice.size(); ++c)
-    cost += frontier.classes[c][problem.classes[c][choice[c]].source].cost;
+    cost += pareto.classes[c][problem.classes[c][choice[c]].source].cost;
   return cost;
 }
 
 // Chooses the unit: costs above a feasible objective are dropped, so that one ruinous candidate cannot make
 // the unit coarse for all others; what is left decides the unit. Repeated while the unit still shrinks.
-IntegerProblem scale(const Frontier& frontier, std::uint64_t spare_bytes) {
+IntegerProblem scale(const ParetoClasses& pareto, std::uint64_t spare_bytes) {
   double limit = std::numeric_limits<double>::infinity();
   std::optional<IntegerProblem> problem;
   while (true) {
     double total = 0;
-    for (const auto& points : frontier.classes) {
+    for (const auto& points : pareto.classes) {
       double most = points.back().cost;
-      for (const Frontier::Point& point : points)
+      for (const ParetoPoint& point : points)
         if (point.cost <= limit) most = std::max(most, point.cost);
       total += most;
     }
     const int exponent = unit_exponent_for(total);
     if (problem && exponent >= problem->unit_exponent) return *std::move(problem);
-    problem = round_to_integers(frontier, spare_bytes, limit, exponent);
-    limit = std::min(limit, cost_of(frontier, *problem, problem->greedy) * kCostFilter);
+    problem = round_to_integers(pareto, spare_bytes, limit, exponent);
+    limit = std::min(limit, cost_of(pareto, *problem, problem->greedy) * kCostFilter);
   }
 }
 
@@ -204,81 +147,93 @@ std::int64_t ceil_units(Int128 scaled) {
   return static_cast<std::int64_t>((scaled + one - 1) >> mckp::kMultiplierShift);
 }
 
-class Solver {
- public:
-  Solver(const Frontier& frontier, const IntegerProblem& problem, const AllocatorLimits& limits,
-         Clock::time_point start)
-      : frontier_(frontier), problem_(problem), limits_(limits), choice_(problem.greedy) {
-    core_limits_.max_states = limits.max_states;
-    core_limits_.max_memory_bytes = limits.max_memory_bytes;
-    if (const std::chrono::duration<double> seconds(limits.max_seconds);
-        seconds < std::chrono::hours(24 * 365))
-      core_limits_.deadline = start + std::chrono::duration_cast<Clock::duration>(seconds);
+Termination termination_of(mckp::GapStop stop) {
+  switch (stop) {
+    case mckp::GapStop::Optimal:
+      return Termination::Optimal;
+    case mckp::GapStop::GapReached:
+      return Termination::GapReached;
+    case mckp::GapStop::States:
+      return Termination::StateLimit;
+    case mckp::GapStop::Time:
+      return Termination::TimeLimit;
   }
+  return Termination::StateLimit;
+}
 
-  // Widens the gap until the cheapest known choice lies within it.
-  void solve(Allocation& answer) {
-    const std::vector<Items>& classes = problem_.classes;
-    dual_ = mckp::dual_bound(classes, problem_.steps, problem_.capacity);
-    const std::vector<std::uint32_t> order = search_order(classes);
-    Int128 greedy = 0;
-    for (std::size_t c = 0; c < choice_.size(); ++c) greedy += classes[c][choice_[c]].cost;
-    auto best = static_cast<std::int64_t>((greedy << mckp::kMultiplierShift) - dual_.bound);
-    std::int64_t proven = 0;  // every choice costs at least bound + proven
-    answer.why = Termination::Optimal;
-    for (std::int64_t gap = std::min(best, first_gap(classes, dual_, best));;) {
-      if (near_enough(best, proven)) {
-        answer.why = Termination::GapReached;
-        break;
-      }
-      const mckp::CoreResult found = mckp::search_core(classes, dual_, gap, order, core_limits_);
-      answer.states += found.states;
-      answer.peak_states = std::max(answer.peak_states, found.peak_states);
-      answer.peak_memory_bytes = std::max(answer.peak_memory_bytes, found.peak_memory_bytes);
-      answer.classes_in_core = std::max(answer.classes_in_core, found.open_classes);
-      // At equal cost the search's answer is the lighter one.
-      if (found.found && found.gap <= best) {
-        best = found.gap;
-        choice_ = found.choice;
-      }
-      if (found.stop != mckp::CoreStop::Complete) {
-        answer.why = found.stop == mckp::CoreStop::Time ? Termination::TimeLimit : Termination::StateLimit;
-        break;
-      }
-      if (best <= gap) {
-        proven = best;
-        break;
-      }
-      proven = gap + 1;
-      const double wider = static_cast<double>(gap) * kGapGrowth + 1;
-      gap = wider < static_cast<double>(best) ? std::max(gap + 1, static_cast<std::int64_t>(wider)) : best;
-    }
-    answer.objective_units = ceil_units(dual_.bound + best);
-    answer.lower_bound_units = std::min(ceil_units(dual_.bound + proven), answer.objective_units);
-    if (answer.lower_bound_units == answer.objective_units) answer.why = Termination::Optimal;
+// Solves the integer problem, fills the certificate, and returns the chosen item per class.
+std::vector<std::uint32_t> solve(const IntegerProblem& problem, const AllocatorLimits& limits,
+                                 Clock::time_point start, Allocation& answer) {
+  const Dual dual = mckp::dual_bound(problem.classes, problem.steps, problem.capacity);
+  Int128 greedy_cost = 0;
+  for (std::size_t c = 0; c < problem.greedy.size(); ++c)
+    greedy_cost += problem.classes[c][problem.greedy[c]].cost;
+  const auto greedy_gap = static_cast<std::int64_t>((greedy_cost << mckp::kMultiplierShift) - dual.bound);
+  mckp::GapSchedule schedule;
+  schedule.first = first_gap(problem.classes, dual, greedy_gap);
+  schedule.growth = kGapGrowth;
+  schedule.relative_gap = limits.relative_gap;
+  mckp::CoreLimits core_limits;
+  core_limits.max_states = limits.max_states;
+  core_limits.max_memory_bytes = limits.max_memory_bytes;
+  // A deadline further away than a year would only risk overflow.
+  if (const std::chrono::duration<double> seconds(std::max(limits.max_seconds, 0.0));
+      seconds < std::chrono::hours(24 * 365))
+    core_limits.deadline = start + std::chrono::duration_cast<Clock::duration>(seconds);
+  mckp::GapResult result = mckp::close_gap(problem.classes, dual, problem.greedy, greedy_gap, schedule,
+                                           search_order(problem.classes), core_limits);
+  answer.why = termination_of(result.stop);
+  answer.states = result.states;
+  answer.peak_states = result.peak_states;
+  answer.peak_memory_bytes = result.peak_memory_bytes;
+  answer.classes_in_core = result.open_classes;
+  answer.objective_units = ceil_units(dual.bound + result.best);
+  answer.lower_bound_units = std::min(ceil_units(dual.bound + result.proven), answer.objective_units);
+  if (answer.lower_bound_units == answer.objective_units) answer.why = Termination::Optimal;
+  answer.cost_unit = std::ldexp(1.0, problem.unit_exponent);
+  const double scaled_unit = std::ldexp(1.0, problem.unit_exponent - mckp::kMultiplierShift);
+  answer.lp_bound = std::max(0.0, static_cast<double>(dual.bound) * scaled_unit);
+  answer.multiplier =
+      static_cast<double>(dual.multiplier) * scaled_unit / static_cast<double>(problem.weight_step);
+  return std::move(result.choice);
+}
+
+// Classes that are copies of each other in bytes and costs may swap their choices: the first by name takes
+// the lowest format id, and so on.
+void order_equal_classes(std::span<const CandidateClass> classes, const ParetoClasses& pareto,
+                         std::vector<std::uint32_t>& points) {
+  const auto same = [](const ParetoPoint& a, const ParetoPoint& b) {
+    return a.bytes == b.bytes && a.cost == b.cost;
+  };
+  const auto less = [](const ParetoPoint& a, const ParetoPoint& b) {
+    return std::tie(a.bytes, a.cost) < std::tie(b.bytes, b.cost);
+  };
+  std::vector<std::uint32_t> positions(pareto.classes.size());
+  std::iota(positions.begin(), positions.end(), 0U);
+  std::ranges::stable_sort(positions, [&](std::uint32_t a, std::uint32_t b) {
+    return std::ranges::lexicographical_compare(pareto.classes[a], pareto.classes[b], less);
+  });
+  for (std::size_t first = 0; first < positions.size();) {
+    std::size_t end = first + 1;
+    while (end < positions.size() &&
+           std::ranges::equal(pareto.classes[positions[first]], pareto.classes[positions[end]], same))
+      ++end;
+    std::vector<std::uint32_t> chosen;
+    for (std::size_t i = first; i < end; ++i) chosen.push_back(points[positions[i]]);
+    const std::uint32_t leader = positions[first];
+    std::ranges::sort(chosen, {}, [&](std::uint32_t point) {
+      const Candidate& candidate =
+          classes[pareto.order[leader]].candidates[pareto.classes[leader][point].candidate];
+      return std::pair(candidate.format, point);
+    });
+    for (std::size_t i = first; i < end; ++i) points[positions[i]] = chosen[i - first];
+    first = end;
   }
+}
 
-  const std::vector<std::uint32_t>& choice() const { return choice_; }
-  const Dual& dual() const { return dual_; }
-
- private:
-  bool near_enough(std::int64_t best, std::int64_t proven) const {
-    if (limits_.relative_gap <= 0) return false;
-    const auto objective = static_cast<double>(dual_.bound + best);
-    return static_cast<double>(best - proven) <= limits_.relative_gap * objective;
-  }
-
-  const Frontier& frontier_;
-  const IntegerProblem& problem_;
-  const AllocatorLimits& limits_;
-  mckp::CoreLimits core_limits_;
-  Dual dual_;
-  std::vector<std::uint32_t> choice_;
-};
-
-void set_choice(std::span<const CandidateClass> classes, const Frontier& frontier, std::size_t position,
-                const Frontier::Point& point, Allocation& answer) {
-  const std::uint32_t c = frontier.order[position];
+void set_choice(std::span<const CandidateClass> classes, const ParetoClasses& pareto, std::size_t position,
+                const ParetoPoint& point, Allocation& answer) {
+  const std::uint32_t c = pareto.order[position];
   answer.index[c] = point.candidate;
   answer.choice[c] = classes[c].candidates[point.candidate].format;
 }
@@ -306,30 +261,26 @@ Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64
   const Clock::time_point start = Clock::now();
   if (std::isnan(limits.max_seconds) || std::isnan(limits.relative_gap))
     return fail(ErrorCode::InvalidArgument, "a limit of the allocator is not a number");
-  QF_ASSIGN(const Frontier frontier, pareto_frontier(classes));
+  QF_ASSIGN(const ParetoClasses pareto, pareto_classes(classes));
   Allocation answer;
   answer.choice.resize(classes.size());
   answer.index.resize(classes.size());
   std::uint64_t smallest = 0;
-  for (const auto& points : frontier.classes) smallest += points.front().bytes;
+  for (const auto& points : pareto.classes) smallest += points.front().bytes;
   if (smallest > budget_bytes) {
     answer.why = Termination::BudgetTooSmall;
-    for (std::size_t p = 0; p < frontier.classes.size(); ++p)
-      set_choice(classes, frontier, p, frontier.classes[p].front(), answer);
+    for (std::size_t p = 0; p < pareto.classes.size(); ++p)
+      set_choice(classes, pareto, p, pareto.classes[p].front(), answer);
   } else {
     // No sum of bytes reaches 2^62, so a larger budget is the same as none.
     const std::uint64_t spare = std::min(budget_bytes - smallest, kMaxTotalBytes);
-    const IntegerProblem problem = scale(frontier, spare);
-    Solver solver(frontier, problem, limits, start);
-    solver.solve(answer);
-    for (std::size_t p = 0; p < frontier.classes.size(); ++p)
-      set_choice(classes, frontier, p, frontier.classes[p][problem.classes[p][solver.choice()[p]].source],
-                 answer);
-    answer.cost_unit = std::ldexp(1.0, problem.unit_exponent);
-    const double scaled_unit = std::ldexp(answer.cost_unit, -mckp::kMultiplierShift);
-    answer.lp_bound = std::max(0.0, static_cast<double>(solver.dual().bound) * scaled_unit);
-    answer.multiplier = static_cast<double>(solver.dual().multiplier) * scaled_unit /
-                        static_cast<double>(problem.weight_step);
+    const IntegerProblem problem = scale(pareto, spare);
+    const std::vector<std::uint32_t> items = solve(problem, limits, start, answer);
+    std::vector<std::uint32_t> points(pareto.classes.size());
+    for (std::size_t p = 0; p < points.size(); ++p) points[p] = problem.classes[p][items[p]].source;
+    order_equal_classes(classes, pareto, points);
+    for (std::size_t p = 0; p < points.size(); ++p)
+      set_choice(classes, pareto, p, pareto.classes[p][points[p]], answer);
   }
   for (std::size_t c = 0; c < classes.size(); ++c) {
     const Candidate& chosen = classes[c].candidates[answer.index[c]];

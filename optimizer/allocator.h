@@ -20,7 +20,7 @@ struct Candidate {
 
 // One tensor, or several tied to one common format.
 struct CandidateClass {
-  std::string name;                   // ties between equal answers are broken by name, then format id
+  std::string name;                   // classes are taken in the order of their names
   std::vector<Candidate> candidates;  // at least one
 };
 

@@ -367,4 +367,44 @@ CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::in
   return Search(classes, dual, gap, limits).run(order);
 }
 
+GapResult close_gap(std::span<const Items> classes, const Dual& dual, std::vector<std::uint32_t> choice,
+                    std::int64_t best, const GapSchedule& schedule, std::span<const std::uint32_t> order,
+                    const CoreLimits& limits) {
+  GapResult result;
+  result.choice = std::move(choice);
+  result.best = best;
+  std::int64_t gap = std::min(schedule.first, best);
+  while (true) {
+    if (schedule.relative_gap > 0 &&
+        static_cast<double>(result.best - result.proven) <=
+            schedule.relative_gap * static_cast<double>(dual.bound + result.best)) {
+      result.stop = GapStop::GapReached;
+      return result;
+    }
+    CoreResult found = search_core(classes, dual, gap, order, limits);
+    result.states += found.states;
+    result.peak_states = std::max(result.peak_states, found.peak_states);
+    result.peak_memory_bytes = std::max(result.peak_memory_bytes, found.peak_memory_bytes);
+    result.open_classes = std::max(result.open_classes, found.open_classes);
+    // At equal cost the search's choice is the lighter one.
+    if (found.found && found.gap <= result.best) {
+      result.best = found.gap;
+      result.choice = std::move(found.choice);
+    }
+    if (found.stop != CoreStop::Complete) {
+      result.stop = found.stop == CoreStop::Time ? GapStop::Time : GapStop::States;
+      return result;
+    }
+    if (result.best <= gap) {
+      result.proven = result.best;
+      result.stop = GapStop::Optimal;
+      return result;
+    }
+    result.proven = gap + 1;
+    const double wider = static_cast<double>(gap) * schedule.growth + 1;
+    gap = wider < static_cast<double>(result.best) ? std::max(gap + 1, static_cast<std::int64_t>(wider))
+                                                   : result.best;
+  }
+}
+
 }  // namespace quantfit::optimizer::mckp

@@ -39,4 +39,32 @@ struct CoreResult {
 [[nodiscard]] CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::int64_t gap,
                                      std::span<const std::uint32_t> order, const CoreLimits& limits);
 
+// How the gap searched grows, and when it is good enough.
+struct GapSchedule {
+  std::int64_t first = 1;  // scaled, >= 0
+  double growth = 1.6;     // > 1
+  double relative_gap =
+      0;  // stop when best - proven is at most this share of the best cost; 0: only when equal
+};
+
+enum class GapStop { Optimal, GapReached, States, Time };
+
+struct GapResult {
+  GapStop stop = GapStop::Optimal;
+  std::int64_t best = 0;    // scaled gap of `choice`
+  std::int64_t proven = 0;  // scaled: no choice within the capacity has a smaller gap; best when Optimal
+  std::vector<std::uint32_t> choice;  // per class: item index
+  std::uint64_t states = 0;           // sums and maxima over all searches, as in CoreResult
+  std::uint64_t peak_states = 0;
+  std::uint64_t peak_memory_bytes = 0;
+  std::uint32_t open_classes = 0;
+};
+
+// Searches wider and wider gaps until the cheapest choice known lies within the gap searched or a limit stops
+// it. `choice` is any choice within the capacity, `best` its scaled cost less the bound.
+[[nodiscard]] GapResult close_gap(std::span<const Items> classes, const Dual& dual,
+                                  std::vector<std::uint32_t> choice, std::int64_t best,
+                                  const GapSchedule& schedule, std::span<const std::uint32_t> order,
+                                  const CoreLimits& limits);
+
 }  // namespace quantfit::optimizer::mckp

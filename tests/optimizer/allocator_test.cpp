@@ -109,6 +109,14 @@ Classes make_classes(Engine& random, const Family& family, std::size_t count, st
       family.fill(random, candidate, max_bytes);
       one.candidates.push_back(candidate);
     }
+    // Every other class is a staircase, where none is dominated: random points alone leave two or three.
+    if (below(random, 2) == 0) {
+      std::vector<double> costs;
+      for (const Candidate& candidate : one.candidates) costs.push_back(candidate.cost);
+      std::ranges::sort(costs, std::ranges::greater{});
+      std::ranges::sort(one.candidates, {}, &Candidate::bytes);
+      for (std::size_t i = 0; i < candidates; ++i) one.candidates[i].cost = costs[i];
+    }
     classes.push_back(std::move(one));
   }
   return classes;
@@ -159,7 +167,7 @@ TEST(Allocator, AgreesWithBruteForceAndWeightsOnSmallInstances) {
   Engine random(1);
   for (const Family& family : kFamilies) {
     for (int trial = 0; trial < 400; ++trial) {
-      const Classes classes = make_classes(random, family, 1 + below(random, 6), 5, 60);
+      const Classes classes = make_classes(random, family, 1 + below(random, 6), 8, 60);
       const std::uint64_t low = smallest_bytes(classes);
       const std::uint64_t budget =
           low - std::min<std::uint64_t>(low, 2) + below(random, largest_bytes(classes) - low + 5);
@@ -186,6 +194,56 @@ TEST(Allocator, AgreesWithWeightsOnMediumInstances) {
   }
 }
 
+// Instances that take several searches of growing gap, the exact answer known: optimal without limits, and
+// whatever the limit, bounds that enclose the optimum.
+TEST(Allocator, BoundsEncloseTheOptimumAtEveryLimit) {
+  Engine random(6);
+  int limited = 0;
+  for (int trial = 0; trial < 60; ++trial) {
+    Classes classes;
+    for (int c = 0; c < 30; ++c) {
+      CandidateClass one{fmt::format("t{}", c), {}};
+      const double slope = 800 + static_cast<double>(below(random, 400));
+      const std::uint64_t top = 300 + below(random, 300);
+      for (std::size_t i = 0; i < 8; ++i) {
+        const std::uint64_t bytes = top * (i + 1) / 8 - below(random, 30);
+        const double convex = static_cast<double>((7 - i) * (7 - i) * 1000 * (trial % 4));
+        one.candidates.push_back({format_number(i), bytes,
+                                  std::floor(slope * static_cast<double>(top - bytes)) + convex +
+                                      static_cast<double>(below(random, 5000))});
+      }
+      classes.push_back(std::move(one));
+    }
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    SCOPED_TRACE(trial);
+    const auto expected = reference::by_weights(classes, budget);
+    expect_reference(classes, budget, expected);
+    for (const std::uint64_t max_states : {2U, 8U, 32U, 128U, 512U}) {
+      AllocatorLimits limits;
+      limits.max_states = max_states;
+      const auto answer = allocate(classes, budget, limits);
+      ASSERT_TRUE(answer);
+      check_answer(classes, budget, answer.value());
+      EXPECT_LE(answer.value().lower_bound, expected->cost);
+      EXPECT_GE(answer.value().objective, expected->cost);
+      limited += answer.value().why == Termination::StateLimit;
+    }
+    for (const double gap : {1e-3, 1e-4, 1e-5}) {
+      AllocatorLimits limits;
+      limits.relative_gap = gap;
+      const auto answer = allocate(classes, budget, limits);
+      ASSERT_TRUE(answer);
+      check_answer(classes, budget, answer.value());
+      EXPECT_LE(answer.value().lower_bound, expected->cost);
+      EXPECT_LE(answer.value().objective - answer.value().lower_bound,
+                gap * answer.value().objective * (1 + 1e-9));
+    }
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(limited, 60) << "the limits were meant to be reached";
+}
+
 TEST(Allocator, AgreesWithBruteForceOnHugeBytes) {
   Engine random(3);
   for (int trial = 0; trial < 1500; ++trial) {
@@ -208,7 +266,7 @@ TEST(Allocator, RealCostsAreOptimalUpToRounding) {
   std::uniform_real_distribution<double> exponent(-12, 12);
   for (int trial = 0; trial < 1500; ++trial) {
     const double spread = trial % 3 == 0 ? 20 : 1;
-    Classes classes = make_classes(random, kFamilies[0], 1 + below(random, 6), 5, 60);
+    Classes classes = make_classes(random, kFamilies[0], 1 + below(random, 6), 8, 60);
     for (CandidateClass& one : classes)
       for (Candidate& candidate : one.candidates) candidate.cost = std::pow(10.0, exponent(random) * spread);
     const std::uint64_t low = smallest_bytes(classes);
@@ -383,6 +441,43 @@ TEST(Allocator, ModelsOfRealShapesAreProvenOptimal) {
       if (i == 0) expect_no_better_exchange(instance.classes, budget, answer.value());
     }
   }
+}
+
+// Part of a dense model against the recursion over every number of bytes, in steps of their common divisor.
+TEST(Allocator, AgreesWithWeightsOnTensorsOfARealModel) {
+  const auto instance = benchmarks::dense_8b(12);
+  // Seven layers without embedding and output: all bytes are multiples of 2^15.
+  constexpr std::uint64_t kStep = 1 << 15;
+  const Classes classes(instance.classes.begin() + 2, instance.classes.begin() + 2 + 49);
+  Classes in_steps = classes;
+  for (CandidateClass& one : in_steps) {
+    for (Candidate& candidate : one.candidates) {
+      ASSERT_EQ(candidate.bytes % kStep, 0U);
+      candidate.bytes /= kStep;
+    }
+  }
+  const std::uint64_t low = smallest_bytes(classes);
+  const std::uint64_t high = largest_bytes(classes);
+  for (const std::uint64_t budget :
+       {low + (high - low) / 7, low + (high - low) / 3, low + (high - low) / 4 * 3}) {
+    const auto expected = reference::by_weights(in_steps, budget / kStep);
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    check_answer(classes, budget, answer.value());
+    EXPECT_EQ(answer.value().why, Termination::Optimal);
+    EXPECT_NEAR(answer.value().objective, expected->cost, 1e-11 * expected->cost);
+    EXPECT_EQ(answer.value().bytes, expected->bytes * kStep);
+  }
+}
+
+TEST(Allocator, CopiesTakeFormatsInTheOrderOfTheirNames) {
+  Classes classes;
+  for (const char* name : {"d", "b", "a", "c"})
+    classes.push_back({name, {{Format::Q8_0, 34, 1}, {Format::Q2_K, 10, 9}, {Format::Q4_K, 18, 4}}});
+  // 34 + 18 + 18 + 18 (cost 13) fits; format ids: Q8_0 8, Q4_K 12.
+  const auto answer = allocate(classes, 88);
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer.value().choice, (std::vector{Format::Q4_K, Format::Q4_K, Format::Q8_0, Format::Q4_K}));
 }
 
 // Bytes without a common step and costs nearly proportional to them: states multiply, and limits are reached.
