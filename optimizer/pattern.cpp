@@ -89,6 +89,7 @@ class PatternCompiler {
     if (at_ < text_.size()) return error("')' without '('");
     pattern_.text_ = text_;
     if (!emit(root) || !push({Pattern::Op::Match})) return too_long();
+    find_whole();
     return std::move(pattern_);
   }
 
@@ -397,6 +398,20 @@ class PatternCompiler {
     return true;
   }
 
+  // Recipes name every tensor by a pattern of its own: those are compared, not searched.
+  void find_whole() {
+    using Op = Pattern::Op;
+    const auto& program = pattern_.program_;
+    if (program.size() < 3 || program.front().op != Op::Begin || program[program.size() - 2].op != Op::End)
+      return;
+    std::string whole;
+    for (std::size_t i = 1; i + 2 < program.size(); ++i) {
+      if (program[i].op != Op::Set || pattern_.sets_[program[i].a].count() != 1) return;
+      whole += static_cast<char>(pattern_.sets_[program[i].a]._Find_first());
+    }
+    pattern_.whole_ = std::move(whole);
+  }
+
   bool emit_choice(const Node& node) {
     std::vector<std::uint32_t> jumps;
     for (std::size_t i = 0; i < node.children.size(); ++i) {
@@ -548,6 +563,7 @@ Result<Pattern> Pattern::compile(std::string_view text) {
 }
 
 bool Pattern::found_in(std::string_view text) const {
+  if (whole_) return text == *whole_;
   if (program_.empty()) return true;
   return PatternSearch(*this, text).run(0, 0, false);
 }

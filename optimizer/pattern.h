@@ -3,6 +3,7 @@
 
 #include <bitset>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,6 +54,7 @@ class Pattern {
   };
 
   std::string text_;
+  std::optional<std::string> whole_;  // the one text that a pattern without any choice matches: ^a\.b$
   std::vector<Instruction> program_;
   std::vector<std::bitset<256>> sets_;
   std::uint32_t look_count_ = 0;

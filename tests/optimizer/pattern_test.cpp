@@ -96,6 +96,12 @@ TEST(Pattern, EscapedTextMatchesItselfAlone) {
   const std::string name = "blk.0.a+b(c)[d]{e}|f^g$h\\i*?.weight";
   EXPECT_TRUE(found("^" + escape_pattern(name) + "$", name));
   EXPECT_FALSE(found("^" + escape_pattern("a.b") + "$", "axb"));
+  EXPECT_FALSE(found("^ab$", "ab "));
+  EXPECT_TRUE(found("^$", ""));
+  EXPECT_FALSE(found("^$", "a"));
+  EXPECT_TRUE(found("^a(?:b)[c]$", "abc"));
+  EXPECT_TRUE(found("^a{3}$", "aaa"));
+  EXPECT_TRUE(found("^a|b$", "xb"));
 }
 
 }  // namespace

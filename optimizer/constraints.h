@@ -1,0 +1,98 @@
+// What users demand of a recipe, turned into the formats that each tensor may have and the tensors that must
+// agree.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+#include "core/format.h"
+#include "core/tensor_info.h"
+#include "optimizer/model_traits.h"
+#include "optimizer/pattern.h"
+#include "optimizer/static_recipes.h"
+
+namespace quantfit::optimizer {
+
+// `regex=type`: a pin, a floor or a ceiling. InvalidArgument when the text has no '=', the pattern is none,
+// or the type is not one that a file may store weights in.
+[[nodiscard]] Result<FormatPin> parse_format_pin(std::string_view text);
+
+// The body of a `--tensor-type-file`: tokens `regex=type` separated by white space. InvalidArgument naming
+// line and token for anything else; llama-quantize knows no comments there.
+[[nodiscard]] Result<std::vector<FormatPin>> parse_format_pins(std::string_view text);
+
+// Comma- or space-separated type names ("q4_K,IQ3_S"), each once. InvalidArgument naming the unknown one.
+[[nodiscard]] Result<std::vector<Format>> parse_format_list(std::string_view text);
+
+// Where the file will run.
+enum class Runtime : std::uint8_t { Cpu, Cuda, Metal, Vulkan };
+[[nodiscard]] std::string_view to_string(Runtime runtime);
+[[nodiscard]] std::optional<Runtime> parse_runtime(std::string_view name);  // "cpu", any case
+
+// Formats that are slow or not implemented there: what `--runtime` leaves out. See README.md, "Speed".
+[[nodiscard]] std::span<const Format> slow_formats(Runtime runtime);
+
+// Time to read and unpack one weight while generating, relative to Q8_0 on the same runtime: memory traffic
+// plus a coarse class of unpacking work. See README.md, "Speed".
+[[nodiscard]] double decode_cost(Format format, Runtime runtime);
+
+// The part that each tensor has in all weights read per generated token; sums to 1 (all 0 when nothing is
+// read). Routed experts count with `experts_used / expert_count`, embeddings not at all (one row is read)
+// unless tied. A penalty of speed_weight * share * decode_cost is additive over tensors like the predicted
+// error is.
+[[nodiscard]] std::vector<double> read_shares(const ModelTraits& model, std::uint32_t experts_used,
+                                              std::span<const TensorInfo> tensors);
+
+struct ConstraintRules {
+  std::vector<FormatPin> pins = {};             // --tensor-type: the first pattern found in the name counts
+  std::optional<Format> output_format = {};     // --output-tensor-type
+  std::optional<Format> embedding_format = {};  // --token-embedding-type
+  bool leave_output_tensor = false;             // --leave-output-tensor
+  std::vector<FormatPin> floors = {};  // --min-type: at least this many bits per weight; all that match count
+  std::vector<FormatPin> ceilings = {};  // --max-type
+  std::vector<Format> pool = {};         // --formats; empty: default_candidate_formats()
+  std::vector<Format> excluded = {};     // --exclude-formats
+  std::optional<Runtime> runtime = {};   // --runtime
+  std::vector<Pattern> ties = {};        // --tie: tensors of one layer that the pattern is found in
+  bool has_importance = false;
+  bool low_bits_without_importance =
+      false;  // allow formats that need importance data although there are none
+};
+
+// What one tensor may become.
+struct TensorChoices {
+  std::vector<Format> formats;  // at least one; ascending bits per weight, then id
+  std::string reason;           // why these: "kept: a norm", "pinned by 'ffn_down'", "formats by choice", ...
+  bool kept = false;            // not quantizable: the source's format and bytes
+  bool substituted = false;     // the wanted formats do not fit the row length
+  std::optional<std::uint32_t> group;  // index into Constraints::groups
+};
+
+// Tensors that must have one common format.
+struct TieGroup {
+  std::string name;                    // "blk.3 ffn_(gate|up)"
+  std::vector<std::uint32_t> tensors;  // at least two, ascending
+  std::vector<Format> formats;         // what all of them allow; at least one
+};
+
+struct Constraints {
+  std::vector<TensorChoices> tensors;  // one per tensor, in order
+  std::vector<TieGroup> groups;
+  std::vector<std::string> notes;  // what a person should know: substitutions, rules that match nothing
+};
+
+// Infeasible, naming tensor and constraints, when rules contradict one another or leave a tensor or group
+// without format; InvalidArgument when the pool holds what no recipe may choose. Precedence: tensors that are
+// never quantized; explicit output and embedding formats; pins; then pool, runtime, exclusions, floors and
+// ceilings. A pin outside the pool or slow on the runtime stands, one that is excluded, below a floor or
+// above a ceiling is a conflict.
+[[nodiscard]] Result<Constraints> resolve_constraints(const ModelTraits& model,
+                                                      std::span<const TensorInfo> tensors,
+                                                      const ConstraintRules& rules);
+
+}  // namespace quantfit::optimizer
