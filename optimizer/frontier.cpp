@@ -1,7 +1,6 @@
 #include "optimizer/frontier.h"
 
 #include <algorithm>
-#include <ranges>
 #include <tuple>
 #include <utility>
 
@@ -36,7 +35,7 @@ std::vector<HullPoint> convex_hull(std::span<const ParetoPoint> points) {
 
 std::vector<std::uint32_t> Frontier::choice_after(std::size_t count) const {
   std::vector<std::uint32_t> choice = smallest;
-  for (const FrontierStep& step : steps | std::views::take(count)) choice[step.class_index] = step.to;
+  for (std::size_t i = 0; i < count; ++i) choice[steps[i].class_index] = steps[i].to;
   return choice;
 }
 
@@ -82,7 +81,8 @@ Result<Frontier> frontier(std::span<const CandidateClass> classes) {
   }
   // Costs are summed from the best end: only additions, so that small costs keep their digits.
   double cost = least_cost;
-  for (FrontierStep& step : std::views::reverse(result.steps)) cost += std::exchange(step.cost, cost);
+  for (auto step = result.steps.rbegin(); step != result.steps.rend(); ++step)
+    cost += std::exchange(step->cost, cost);
   result.smallest_cost = cost;
   return result;
 }

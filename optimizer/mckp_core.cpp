@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <limits>
 #include <numeric>
-#include <ranges>
 #include <utility>
 
 namespace quantfit::optimizer::mckp {
@@ -19,23 +18,27 @@ struct State {
   std::int64_t cost;  // scaled
 };
 
-// How each state of one layer came to be. 5 bytes per state, the only thing kept of earlier layers.
+// How each state of one layer came to be: all that is kept of earlier layers, 5 bytes per state.
 struct Layer {
-  std::uint32_t position;   // in the order of open classes
-  std::size_t first_state;  // index into Side::parents and Side::options
+  std::uint32_t position;              // in the order of open classes
+  std::vector<std::uint32_t> parents;  // index of the state before
+  std::vector<std::uint8_t> options;   // index into the class's open items
+
+  std::uint64_t bytes() const {
+    return parents.capacity() * sizeof(parents[0]) + options.capacity() * sizeof(options[0]);
+  }
 };
 
 // The states over the classes taken from one end so far.
 struct Side {
   std::vector<State> states{{0, 0}};
-  std::vector<State> next;
-  std::vector<std::uint32_t> parents;
-  std::vector<std::uint8_t> options;
   std::vector<Layer> layers;
 };
 
-// What one more state can cost in memory: itself and its back pointer, in vectors that double when they grow.
-constexpr std::uint64_t kGrowthBytes = 2 * (sizeof(State) + sizeof(std::uint32_t) + sizeof(std::uint8_t));
+// What one more state of the layer in the making can cost in memory, at worst: itself and its back pointer in
+// vectors that double (old and new alive for a moment), and the back pointer's exact copy.
+constexpr std::uint64_t kBackPointerBytes = sizeof(std::uint32_t) + sizeof(std::uint8_t);
+constexpr std::uint64_t kGrowthBytes = 3 * (sizeof(State) + kBackPointerBytes) + kBackPointerBytes;
 
 // One step of an open class's hull of (weight, reduced cost), away from the base in either direction.
 struct Increment {
@@ -205,8 +208,8 @@ class Search {
         if (item.weight > 0) points.emplace_back(item.weight, item.reduced);
       append_hull(points, position, up_);
       points.clear();
-      for (const ReducedItem& item : std::views::reverse(reduced[c]))
-        if (item.weight < 0) points.emplace_back(-item.weight, item.reduced);
+      for (auto item = reduced[c].rbegin(); item != reduced[c].rend(); ++item)
+        if (item->weight < 0) points.emplace_back(-item->weight, item->reduced);
       append_hull(points, position, down_);
     }
     const auto by_slope = [](const Increment& a, const Increment& b) {
@@ -221,8 +224,9 @@ class Search {
   // dropping dominated states and those that cannot end within the gap.
   void extend(Side& side, std::uint32_t position) {
     const std::vector<ReducedItem>& items = open_[position].items;
-    side.layers.push_back({position, side.parents.size()});
-    side.next.clear();
+    next_.clear();
+    parents_.clear();
+    options_.clear();
     struct Stream {
       std::int64_t weight;
       std::int64_t cost;
@@ -249,14 +253,14 @@ class Search {
         const std::int64_t reduced = stream.cost + dual_.multiplier * stream.weight;
         if (reduced <= gap_ &&
             static_cast<double>(reduced) * RemainderBound::kSafety + bound_(slack_ - stream.weight) <= gap) {
-          if (side.next.size() >= most) {
+          if (next_.size() >= most) {
             result_.stop = CoreStop::States;
             break;
           }
           least_cost = stream.cost;
-          side.next.push_back({stream.weight, stream.cost});
-          side.parents.push_back(static_cast<std::uint32_t>(stream.at));
-          side.options.push_back(static_cast<std::uint8_t>(ids[pick]));
+          next_.push_back({stream.weight, stream.cost});
+          parents_.push_back(static_cast<std::uint32_t>(stream.at));
+          options_.push_back(static_cast<std::uint8_t>(ids[pick]));
         }
       }
       if (++stream.at == count) {
@@ -268,7 +272,9 @@ class Search {
       stream.weight = items[ids[pick]].weight + side.states[stream.at].weight;
       stream.cost = items[ids[pick]].cost + side.states[stream.at].cost;
     }
-    side.states.swap(side.next);
+    side.states.swap(next_);
+    side.layers.push_back({position, parents_, options_});
+    layer_bytes_ += side.layers.back().bytes();
     result_.states += side.states.size();
     account();
   }
@@ -282,12 +288,9 @@ class Search {
   }
 
   std::uint64_t memory_bytes() const {
-    std::uint64_t bytes = 0;
-    for (const Side* side : {&front_, &back_})
-      bytes += (side->states.capacity() + side->next.capacity()) * sizeof(State) +
-               side->parents.capacity() * sizeof(side->parents[0]) +
-               side->options.capacity() * sizeof(side->options[0]);
-    return bytes;
+    return (front_.states.capacity() + back_.states.capacity() + next_.capacity()) * sizeof(State) +
+           parents_.capacity() * sizeof(parents_[0]) + options_.capacity() * sizeof(options_[0]) +
+           layer_bytes_;
   }
 
   void account() {
@@ -332,11 +335,10 @@ class Search {
   }
 
   void trace(const Side& side, std::size_t state) {
-    for (const Layer& layer : std::views::reverse(side.layers)) {
-      const std::size_t at = layer.first_state + state;
-      const OpenClass& open = open_[layer.position];
-      result_.choice[open.index] = open.items[side.options[at]].item;
-      state = side.parents[at];
+    for (auto layer = side.layers.rbegin(); layer != side.layers.rend(); ++layer) {
+      const OpenClass& open = open_[layer->position];
+      result_.choice[open.index] = open.items[layer->options[state]].item;
+      state = layer->parents[state];
     }
   }
 
@@ -357,6 +359,10 @@ class Search {
   RemainderBound bound_;
   Side front_;
   Side back_;
+  std::vector<State> next_;  // the layer in the making
+  std::vector<std::uint32_t> parents_;
+  std::vector<std::uint8_t> options_;
+  std::uint64_t layer_bytes_ = 0;
   CoreResult result_;
 };
 

@@ -282,6 +282,39 @@ TEST(Allocator, RealCostsAreOptimalUpToRounding) {
   }
 }
 
+// Bytes and costs of every order of magnitude in one instance.
+TEST(Allocator, AnyMagnitudeOfBytesAndCosts) {
+  Engine random(14);
+  for (int trial = 0; trial < 2000; ++trial) {
+    const int widest = trial % 2 == 0 ? 1000 : 60;
+    Classes classes;
+    const std::size_t count = 1 + below(random, 6);
+    for (std::size_t c = 0; c < count; ++c) {
+      CandidateClass one{fmt::format("t{}", c), {}};
+      std::vector<double> costs;
+      for (std::size_t i = 0; i < 6; ++i) {
+        const int exponent = static_cast<int>(below(random, static_cast<std::uint64_t>(2 * widest))) - widest;
+        costs.push_back(std::ldexp(1 + static_cast<double>(below(random, 1000)) / 1000, exponent));
+        one.candidates.push_back({format_number(i), below(random, std::uint64_t{1} << below(random, 58)), 0});
+      }
+      std::ranges::sort(costs, std::ranges::greater{});
+      std::ranges::sort(one.candidates, {}, &Candidate::bytes);
+      for (std::size_t i = 0; i < 6; ++i) one.candidates[i].cost = costs[i];
+      classes.push_back(std::move(one));
+    }
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 2);
+    SCOPED_TRACE(trial);
+    const auto expected = reference::brute_force(classes, budget);
+    const auto answer = allocate(classes, budget);
+    ASSERT_TRUE(answer);
+    check_answer(classes, budget, answer.value());
+    EXPECT_EQ(answer.value().why, Termination::Optimal);
+    EXPECT_LE(answer.value().objective, expected->cost * (1 + 1e-9));
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
 TEST(Allocator, ExtremeCosts) {
   const double tiny = std::numeric_limits<double>::denorm_min();
   const Classes classes = {
