@@ -1,0 +1,60 @@
+// Hand-made GGUF files, right or wrong, byte by byte.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "core/gguf_value.h"
+
+namespace quantfit::test {
+
+class GgufBytes {
+ public:
+  GgufBytes(std::uint64_t tensors, std::uint64_t keys, std::uint32_t version = 3) {
+    raw("GGUF").put(version).put(tensors).put(keys);
+  }
+  template <class T>
+  GgufBytes& put(T value) {
+    const auto at = bytes_.size();
+    bytes_.resize(at + sizeof(T));
+    std::memcpy(bytes_.data() + at, &value, sizeof(T));
+    return *this;
+  }
+  GgufBytes& raw(std::string_view text) {
+    for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
+    return *this;
+  }
+  GgufBytes& text(std::string_view value) { return put(std::uint64_t{value.size()}).raw(value); }
+  template <class T>
+  GgufBytes& key(std::string_view name, GgufType type, T value) {
+    return text(name).put(static_cast<std::uint32_t>(type)).put(value);
+  }
+  GgufBytes& key(std::string_view name, std::string_view value) {
+    return text(name).put(static_cast<std::uint32_t>(GgufType::String)).text(value);
+  }
+  GgufBytes& tensor(std::string_view name, const std::vector<std::uint64_t>& ne, std::uint32_t type,
+                    std::uint64_t offset) {
+    text(name).put(static_cast<std::uint32_t>(ne.size()));
+    for (const std::uint64_t extent : ne) put(extent);
+    return put(type).put(offset);
+  }
+  GgufBytes& pad(std::size_t alignment = 32) {
+    bytes_.resize((bytes_.size() + alignment - 1) / alignment * alignment);
+    return *this;
+  }
+  GgufBytes& zeros(std::size_t count) {
+    bytes_.resize(bytes_.size() + count);
+    return *this;
+  }
+  [[nodiscard]] const std::vector<std::byte>& bytes() const { return bytes_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+}  // namespace quantfit::test
+
+// Stops the test with the error's message unless `result` holds a value.
+#define ASSERT_VALUE(result) ASSERT_TRUE(result) << (result).error().message
