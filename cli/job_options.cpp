@@ -85,13 +85,8 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   request.paths = {o.model, o.importance, o.state};
   QF_ASSIGN(std::vector<Format> pool, parse_formats(o.formats, "--formats"));
   QF_ASSIGN(const std::vector<Format> excluded, parse_formats(o.exclude_formats, "--exclude-formats"));
-  if (pool.empty()) {
-    const auto defaults = default_candidate_formats();
-    pool.assign(defaults.begin(), defaults.end());
-  }
-  std::erase_if(pool, [&](Format format) { return std::ranges::find(excluded, format) != excluded.end(); });
-  if (pool.empty()) return fail(ErrorCode::InvalidArgument, "--exclude-formats leaves no format to choose from");
   request.policy.pool = std::move(pool);
+  request.policy.excluded = excluded;
   request.policy.allow_requantize = o.allow_requantize;
   request.policy.force_without_importance = o.force_without_importance;
   request.sampler.plan.precision = o.sample_precision;

@@ -37,6 +37,53 @@ std::optional<double> nmse_of(const TensorPlan& plan, Format format, const Measu
 
 }  // namespace
 
+Result<std::vector<TensorPlan>> plan_tensors(const Model& model, const ImportanceMatrix* importance,
+                                             const CandidatePolicy& policy) {
+  QF_TRY(check_sources(model.tensors(), policy.allow_requantize));
+  std::vector<Format> pool = policy.pool;
+  if (pool.empty()) {
+    const auto defaults = default_candidate_formats();
+    pool.assign(defaults.begin(), defaults.end());
+  }
+  std::erase_if(pool, [&](Format format) { return std::ranges::find(policy.excluded, format) != policy.excluded.end(); });
+  std::vector<TensorPlan> plans;
+  for (const TensorInfo& tensor : model.tensors()) {
+    TensorPlan plan;
+    plan.tensor = &tensor;
+    const Quantizability quantizable = quantizability(tensor);
+    if (!quantizable.quantizable) {
+      plan.kept_because = quantizable.reason;
+    } else {
+      bool has_importance = false;
+      if (importance != nullptr) {
+        QF_ASSIGN(const auto statistics, importance->statistics(tensor));
+        has_importance = statistics.has_value();
+      }
+      bool importance_missing = false;
+      for (const Format format : pool) {
+        if (tensor.row_length() % traits(format).block_len != 0) continue;
+        if (!has_importance && !policy.force_without_importance && needs_importance(format, tensor.name)) {
+          importance_missing = true;
+          continue;
+        }
+        // A format that is no smaller than the source cannot be worth choosing.
+        if (bits_per_weight(format) < bits_per_weight(tensor.format)) plan.formats.push_back(format);
+      }
+      // Rows that no block format fits can still be halved.
+      if (plan.formats.empty() && tensor.format == Format::F32) plan.formats.push_back(Format::F16);
+      if (plan.formats.empty())
+        plan.kept_because = importance_missing
+                                ? "no importance data, which every allowed format needs"
+                                : fmt::format("rows of {} weights fit no allowed format", tensor.row_length());
+    }
+    const bool may_keep = policy.pool.empty() || std::ranges::find(policy.pool, tensor.format) != policy.pool.end();
+    if (may_keep || plan.formats.empty()) plan.formats.push_back(tensor.format);
+    std::ranges::stable_sort(plan.formats, {}, [](Format format) { return bits_per_weight(format); });
+    plans.push_back(std::move(plan));
+  }
+  return plans;
+}
+
 Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix* importance,
                                       std::span<const TensorPlan> plans, const SamplerOptions& options,
                                       const kernels::RowKernels& kernels, state::StateStore* store,
@@ -79,7 +126,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
   const auto finished = [&](const SamplingTask& task, const SampledTensor& sampled) -> Result<void> {
     state::TensorMeasurement fresh;
     fresh.tensor = task.tensor->name;
-    fresh.role = std::string(to_string(sensitivity_role(task.tensor->name)));
+    fresh.role = std::string(tensor_role(task.tensor->name));
     fresh.layer = layer_of(task.tensor->name);
     fresh.shape = *task.tensor;
     fresh.rows_sampled = sampled.rows_sampled;

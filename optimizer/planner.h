@@ -16,7 +16,6 @@
 #include "core/progress.h"
 #include "core/recipe.h"
 #include "optimizer/allocator.h"
-#include "optimizer/constraints.h"
 #include "optimizer/sampler.h"
 #include "state/state_store.h"
 
@@ -24,9 +23,11 @@ namespace quantfit::optimizer {
 
 // Which formats are considered at all, before the data have a say.
 struct CandidatePolicy {
-  std::vector<Format> pool;       // empty: default_candidate_formats()
-  Constraints constraints;        // pins, floors, ceilings, ties, exclusions
-  bool allow_requantize = false;  // sources that are quantized already
+  // Formats to choose from; empty: default_candidate_formats(), and keeping the source as it is. With a pool the
+  // source is kept only where its format is in the pool, or where nothing in the pool fits.
+  std::vector<Format> pool;
+  std::vector<Format> excluded;
+  bool allow_requantize = false;          // sources that are quantized already
   bool force_without_importance = false;  // formats that need importance, without an importance matrix
 };
 
