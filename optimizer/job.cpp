@@ -6,6 +6,7 @@
 #include "core/byte_size.h"
 #include "core/fingerprint.h"
 #include "core/gguf_writer.h"
+#include "optimizer/model_traits.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -93,12 +94,18 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, co
                                 ProgressSink& progress, const CancellationToken& cancel) {
   PreparedJob job;
   QF_ASSIGN(job.plans, plan_tensors(inputs.model, inputs.importance_or_null(), request.policy));
-  std::map<std::string, double> measured;
+  QF_ASSIGN(const ModelTraits model_facts, model_traits(inputs.model.metadata(), inputs.model.tensors()));
+  std::map<std::string, state::Sensitivity> stored;
   if (inputs.store) {
-    QF_ASSIGN(const auto stored, inputs.store->load_sensitivities());
-    for (const auto& [name, sensitivity] : stored) measured[name] = sensitivity.value;
+    QF_ASSIGN(stored, inputs.store->load_sensitivities());
   }
-  QF_ASSIGN(job.sensitivity, tensor_sensitivities(inputs.model, request.sensitivity, measured));
+  // What was measured on the model itself wins over the prior.
+  const auto priors = default_sensitivities(model_facts, inputs.model.tensors(), request.role_weights);
+  for (std::size_t i = 0; i < priors.size(); ++i) {
+    const auto measured = stored.find(inputs.model.tensors()[i].name);
+    job.sensitivity.push_back(measured == stored.end() ? priors[i].value : measured->second.value);
+    job.sensitivity_source.push_back(measured == stored.end() ? priors[i].obtained : measured->second.obtained);
+  }
   QF_ASSIGN(job.measured,
             measure_tensors(inputs.model, inputs.importance_or_null(), job.plans, request.sampler, kernels,
                             inputs.store ? &*inputs.store : nullptr, inputs.importance_fingerprint,

@@ -44,7 +44,7 @@ struct JobRequest {
   JobPaths paths;
   CandidatePolicy policy;
   SamplerOptions sampler;
-  SensitivityOptions sensitivity;
+  std::vector<RoleWeight> role_weights;  // --role-weight, the first that matches counts
   AllocatorLimits allocator;
   std::string program_version;
 };
@@ -69,6 +69,7 @@ struct JobInputs {
 struct PreparedJob {
   std::vector<TensorPlan> plans;     // point into the model
   std::vector<double> sensitivity;   // s_t per tensor
+  std::vector<std::string> sensitivity_source;  // how each was obtained
   MeasureReport measured;
 };
 [[nodiscard]] Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,

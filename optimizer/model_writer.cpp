@@ -144,7 +144,8 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe, con
                           "quantize.imatrix.chunks_count"})
     layout.metadata.remove(key);
   layout.metadata.set(GgufKeyValue::of_uint32("general.quantization_version", 2));
-  layout.metadata.set(GgufKeyValue::of_uint32("general.file_type", dominant_file_type(layout.tensors)));
+  QF_ASSIGN(const FileType file_type, dominant_file_type(model.tensors(), recipe));
+  layout.metadata.set(GgufKeyValue::of_uint32("general.file_type", static_cast<std::uint32_t>(file_type)));
   if (importance != nullptr) {
     layout.metadata.set(
         GgufKeyValue::of_string("quantize.imatrix.file", shortened(importance->path().filename().string())));
