@@ -1,9 +1,12 @@
 // Every subcommand: its options and what it does. One source file per command.
 #pragma once
 
-#include <CLI/CLI.hpp>
 
 #include "core/error.h"
+
+namespace CLI {
+class App;
+}
 
 namespace quantfit::cli {
 

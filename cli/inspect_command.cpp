@@ -1,6 +1,8 @@
 // `quantfit inspect`: tensors, formats, sizes and bits per weight of any GGUF file.
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
+
 #include <memory>
 
 #include "cli/commands.h"

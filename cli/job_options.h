@@ -1,7 +1,6 @@
 // Options that `quantize` and `plan` share, and how they become a JobRequest.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +8,10 @@
 #include "core/error.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job.h"
+
+namespace CLI {
+class App;
+}
 
 namespace quantfit::cli {
 

@@ -1,5 +1,7 @@
 // `quantfit quantize` and `quantfit plan`: measure, allocate and, for the first, write.
 #include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
 #include <unistd.h>
 
 #include <filesystem>
