@@ -9,20 +9,6 @@
 #include "core/byte_size.h"
 
 namespace quantfit::cli {
-namespace {
-
-Result<std::vector<Format>> parse_formats(const std::vector<std::string>& names, std::string_view option) {
-  std::vector<Format> formats;
-  for (const std::string& name : names) {
-    const std::optional<Format> format = parse_format(name);
-    if (!format || (!is_quantized(*format) && traits(*format).kind != FormatKind::Float))
-      return fail(ErrorCode::InvalidArgument, "{}: '{}' is not a format that a tensor can be stored in", option, name);
-    if (std::ranges::find(formats, *format) == formats.end()) formats.push_back(*format);
-  }
-  return formats;
-}
-
-}  // namespace
 
 void add_job_options(CLI::App& command, JobOptions& o) {
   command.add_option("model", o.model, "GGUF model to start from (the first file, when it is sharded)")
@@ -51,9 +37,8 @@ void add_job_options(CLI::App& command, JobOptions& o) {
 
   auto* formats = command.add_option_group("Formats", "what tensors may be stored as");
   formats->add_option("--formats", o.formats, "only these, separated by commas (default: all but experimental ones)")
-      ->delimiter(',')
       ->type_name("LIST");
-  formats->add_option("--exclude-formats", o.exclude_formats, "all but these")->delimiter(',')->type_name("LIST");
+  formats->add_option("--exclude-formats", o.exclude_formats, "all but these")->type_name("LIST");
   formats->add_flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
   formats->add_flag("--force-low-bits", o.force_without_importance,
                     "use formats that need an importance matrix without one");
@@ -85,12 +70,14 @@ void add_job_options(CLI::App& command, JobOptions& o) {
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   optimizer::JobRequest request;
   request.paths = {o.model, o.importance, o.state};
-  QF_ASSIGN(std::vector<Format> pool, parse_formats(o.formats, "--formats"));
-  QF_ASSIGN(const std::vector<Format> excluded, parse_formats(o.exclude_formats, "--exclude-formats"));
-  request.policy.pool = std::move(pool);
-  request.policy.excluded = excluded;
+  if (!o.formats.empty()) {
+    QF_ASSIGN(request.policy.rules.pool, optimizer::parse_format_list(o.formats));
+  }
+  if (!o.exclude_formats.empty()) {
+    QF_ASSIGN(request.policy.rules.excluded, optimizer::parse_format_list(o.exclude_formats));
+  }
+  request.policy.rules.low_bits_without_importance = o.force_without_importance;
   request.policy.allow_requantize = o.allow_requantize;
-  request.policy.force_without_importance = o.force_without_importance;
   request.sampler.plan.precision = o.sample_precision;
   request.sampler.plan.min_rows = o.sample_rows;
   request.sampler.plan.seed = o.seed;

@@ -22,8 +22,8 @@ struct JobOptions {
   std::string state;
   std::vector<std::string> target_bpw;
   std::vector<std::string> target_size;
-  std::vector<std::string> formats;
-  std::vector<std::string> exclude_formats;
+  std::string formats;
+  std::string exclude_formats;
   std::string effort = "default";
   double kappa = optimizer::ErrorModel{}.kappa;
   double sample_precision = optimizer::SamplingPlan{}.precision;

@@ -97,6 +97,7 @@ int run_job(const QuantizeOptions& options) {
   };
   auto job = optimizer::prepare_job(inputs.value(), request.value(), *kernels.value(), progress, interrupt.token());
   if (!job) return stopped(job.error());
+  for (const std::string& note : job.value().notes) logger.log(LogLevel::Info, "note: " + note);
   const optimizer::MeasureReport& measured = job.value().measured;
   logger.log(LogLevel::Info, measured.tensors_sampled == 0
                                  ? fmt::format("all {} tensors were measured before", measured.tensors_known)

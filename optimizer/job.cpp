@@ -7,6 +7,7 @@
 #include "core/fingerprint.h"
 #include "core/gguf_writer.h"
 #include "optimizer/model_traits.h"
+#include "optimizer/quantize_rules.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -43,12 +44,22 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
     warnings.push_back(fmt::format("{} of {} importance entries have no tensor in the model ('{}', ...)", unmatched,
                                    importance.entries().size(), first_unmatched));
   std::size_t imputed = 0;
+  std::size_t without_entry = 0;
+  std::string first_without;
   for (const TensorInfo& tensor : model.tensors()) {
     auto statistics = importance.statistics(tensor);
     if (!statistics) return std::move(statistics).error();
-    if (!statistics.value()) continue;
+    if (!statistics.value()) {
+      if (quantizability(tensor).quantizable && tensor.name.starts_with("blk.") && without_entry++ == 0)
+        first_without = tensor.name;
+      continue;
+    }
     for (const ColumnStatistics& matrix : *statistics.value()) imputed += matrix.imputed ? 1 : 0;
   }
+  if (without_entry != 0)
+    warnings.push_back(fmt::format("{} quantizable tensors have no importance data ('{}', ...): all their columns "
+                                   "count the same",
+                                   without_entry, first_without));
   if (imputed != 0)
     warnings.push_back(fmt::format(
         "{} expert matrices were never reached by the calibration text; the mean of the others stands in", imputed));
@@ -93,18 +104,21 @@ Result<JobInputs> open_inputs(const JobPaths& paths) {
 Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, const kernels::RowKernels& kernels,
                                 ProgressSink& progress, const CancellationToken& cancel) {
   PreparedJob job;
-  QF_ASSIGN(job.plans, plan_tensors(inputs.model, inputs.importance_or_null(), request.policy));
+  QF_ASSIGN(ModelPlan plan, plan_tensors(inputs.model, inputs.importance_or_null(), request.policy));
+  job.plans = std::move(plan.tensors);
+  job.notes = std::move(plan.notes);
   QF_ASSIGN(const ModelTraits model_facts, model_traits(inputs.model.metadata(), inputs.model.tensors()));
   std::map<std::string, state::Sensitivity> stored;
   if (inputs.store) {
     QF_ASSIGN(stored, inputs.store->load_sensitivities());
   }
-  // What was measured on the model itself wins over the prior.
+  // What was measured on the model itself wins over the prior; what the user says wins over both.
   const auto priors = default_sensitivities(model_facts, inputs.model.tensors(), request.role_weights);
   for (std::size_t i = 0; i < priors.size(); ++i) {
     const auto measured = stored.find(inputs.model.tensors()[i].name);
-    job.sensitivity.push_back(measured == stored.end() ? priors[i].value : measured->second.value);
-    job.sensitivity_source.push_back(measured == stored.end() ? priors[i].obtained : measured->second.obtained);
+    const bool use_prior = measured == stored.end() || priors[i].obtained.starts_with("role weight");
+    job.sensitivity.push_back(use_prior ? priors[i].value : measured->second.value);
+    job.sensitivity_source.push_back(use_prior ? priors[i].obtained : measured->second.obtained);
   }
   QF_ASSIGN(job.measured,
             measure_tensors(inputs.model, inputs.importance_or_null(), job.plans, request.sampler, kernels,

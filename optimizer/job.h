@@ -68,6 +68,7 @@ struct JobInputs {
 // Everything that does not depend on the target: computed once, solved for any number of targets.
 struct PreparedJob {
   std::vector<TensorPlan> plans;     // point into the model
+  std::vector<std::string> notes;    // what a person should know
   std::vector<double> sensitivity;   // s_t per tensor
   std::vector<std::string> sensitivity_source;  // how each was obtained
   MeasureReport measured;

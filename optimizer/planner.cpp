@@ -5,6 +5,7 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "optimizer/model_traits.h"
 #include "optimizer/quantize_rules.h"
 #include "optimizer/tensor_role.h"
 
@@ -37,51 +38,38 @@ std::optional<double> nmse_of(const TensorPlan& plan, Format format, const Measu
 
 }  // namespace
 
-Result<std::vector<TensorPlan>> plan_tensors(const Model& model, const ImportanceMatrix* importance,
-                                             const CandidatePolicy& policy) {
+Result<ModelPlan> plan_tensors(const Model& model, const ImportanceMatrix* importance,
+                               const CandidatePolicy& policy) {
   QF_TRY(check_sources(model.tensors(), policy.allow_requantize));
-  std::vector<Format> pool = policy.pool;
-  if (pool.empty()) {
-    const auto defaults = default_candidate_formats();
-    pool.assign(defaults.begin(), defaults.end());
-  }
-  std::erase_if(pool, [&](Format format) { return std::ranges::find(policy.excluded, format) != policy.excluded.end(); });
-  std::vector<TensorPlan> plans;
-  for (const TensorInfo& tensor : model.tensors()) {
-    TensorPlan plan;
-    plan.tensor = &tensor;
-    const Quantizability quantizable = quantizability(tensor);
-    if (!quantizable.quantizable) {
-      plan.kept_because = quantizable.reason;
-    } else {
-      bool has_importance = false;
-      if (importance != nullptr) {
-        QF_ASSIGN(const auto statistics, importance->statistics(tensor));
-        has_importance = statistics.has_value();
-      }
-      bool importance_missing = false;
-      for (const Format format : pool) {
-        if (tensor.row_length() % traits(format).block_len != 0) continue;
-        if (!has_importance && !policy.force_without_importance && needs_importance(format, tensor.name)) {
-          importance_missing = true;
-          continue;
-        }
-        // A format that is no smaller than the source cannot be worth choosing.
-        if (bits_per_weight(format) < bits_per_weight(tensor.format)) plan.formats.push_back(format);
-      }
-      // Rows that no block format fits can still be halved.
-      if (plan.formats.empty() && tensor.format == Format::F32) plan.formats.push_back(Format::F16);
-      if (plan.formats.empty())
-        plan.kept_because = importance_missing
-                                ? "no importance data, which every allowed format needs"
-                                : fmt::format("rows of {} weights fit no allowed format", tensor.row_length());
+  QF_ASSIGN(const ModelTraits facts, model_traits(model.metadata(), model.tensors()));
+  ConstraintRules rules = policy.rules;
+  rules.has_importance = importance != nullptr;
+  QF_ASSIGN(Constraints constraints, resolve_constraints(facts, model.tensors(), rules));
+
+  ModelPlan plan;
+  plan.notes = std::move(constraints.notes);
+  for (std::size_t i = 0; i < model.tensors().size(); ++i) {
+    const TensorInfo& tensor = model.tensors()[i];
+    TensorChoices& choices = constraints.tensors[i];
+    TensorPlan entry;
+    entry.tensor = &tensor;
+    if (choices.kept) entry.kept_because = choices.reason;
+    // A format that takes as much room as the source cannot be worth choosing.
+    const bool free_choice = choices.formats.size() > 1;
+    if (free_choice && !choices.group)
+      std::erase_if(choices.formats,
+                    [&](Format format) { return bits_per_weight(format) >= bits_per_weight(tensor.format); });
+    entry.formats = std::move(choices.formats);
+    const bool may_keep = free_choice && !choices.group && rules.pool.empty() && rules.ceilings.empty() &&
+                          std::ranges::find(rules.excluded, tensor.format) == rules.excluded.end();
+    if (may_keep || entry.formats.empty()) entry.formats.push_back(tensor.format);
+    if (choices.group) {
+      entry.tie_group = constraints.groups[*choices.group].name;
+      entry.formats = constraints.groups[*choices.group].formats;
     }
-    const bool may_keep = policy.pool.empty() || std::ranges::find(policy.pool, tensor.format) != policy.pool.end();
-    if (may_keep || plan.formats.empty()) plan.formats.push_back(tensor.format);
-    std::ranges::stable_sort(plan.formats, {}, [](Format format) { return bits_per_weight(format); });
-    plans.push_back(std::move(plan));
+    plan.tensors.push_back(std::move(entry));
   }
-  return plans;
+  return plan;
 }
 
 Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix* importance,
@@ -108,6 +96,9 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     std::ranges::copy_if(plan.formats, std::back_inserter(wanted),
                          [&](Format format) { return format != plan.tensor->format; });
     if (wanted.empty()) continue;
+    for (const Format format : wanted)
+      if (kernels.encode[static_cast<std::size_t>(format)] == nullptr)
+        return fail(ErrorCode::Unsupported, "{} cannot be encoded", name_of(format));
     const auto known = report.measurements.find(plan.tensor->name);
     SamplingTask task;
     task.tensor = plan.tensor;

@@ -16,6 +16,7 @@
 #include "core/progress.h"
 #include "core/recipe.h"
 #include "optimizer/allocator.h"
+#include "optimizer/constraints.h"
 #include "optimizer/sampler.h"
 #include "state/state_store.h"
 
@@ -23,12 +24,10 @@ namespace quantfit::optimizer {
 
 // Which formats are considered at all, before the data have a say.
 struct CandidatePolicy {
-  // Formats to choose from; empty: default_candidate_formats(), and keeping the source as it is. With a pool the
-  // source is kept only where its format is in the pool, or where nothing in the pool fits.
-  std::vector<Format> pool;
-  std::vector<Format> excluded;
-  bool allow_requantize = false;          // sources that are quantized already
-  bool force_without_importance = false;  // formats that need importance, without an importance matrix
+  // has_importance is set by plan_tensors. Without a pool of the user's own, keeping the source as it is competes
+  // with the default formats too.
+  ConstraintRules rules;
+  bool allow_requantize = false;  // sources that are quantized already
 };
 
 // What may happen to one tensor.
@@ -39,9 +38,14 @@ struct TensorPlan {
   std::string tie_group;        // tensors with the same non-empty name share one format
 };
 
-// One plan per tensor of the model, in file order. Infeasible, naming the constraint, when a tensor is left
-// without a format; Unsupported for a quantized source without allow_requantize.
-[[nodiscard]] Result<std::vector<TensorPlan>> plan_tensors(const Model& model, const ImportanceMatrix* importance,
+struct ModelPlan {
+  std::vector<TensorPlan> tensors;  // one per tensor of the model, in file order; they point into the model
+  std::vector<std::string> notes;   // what a person should know: substitutions, rules that match nothing
+};
+
+// Infeasible, naming the constraint, when rules contradict one another; InvalidArgument for a quantized source
+// without allow_requantize.
+[[nodiscard]] Result<ModelPlan> plan_tensors(const Model& model, const ImportanceMatrix* importance,
                                                            const CandidatePolicy& policy);
 
 // What is known about each tensor, by name.
