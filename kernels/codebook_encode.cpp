@@ -1,14 +1,1056 @@
+// Encoders of the codebook formats IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S.
+//
+// A super-block of 256 weights lies in the lanes as 16 chunks of 16 weights: lane l holds one chunk, and
+// sixteen registers hold its weights. A format with a scale per 16 weights has one scale per lane; one with a
+// scale per 32 has its two chunks in lanes l and l + 8. So scales are chosen for all sub-blocks at once and
+// nothing but the choice of the super-block scale sums over lanes.
+//
+// Search. With scale s and codebook vector g the cost of a group is sum w (|x| - s g)^2, a sum of the costs
+// of the two halves of the vector (codebook_search.h). Two tables per group hold the costs of all 81 or 64
+// half patterns; the best vector for a first half is the cheapest second half in its list: one minimum per
+// codebook entry, and exact. The id of the second half rides in the low bits of its cost. Where the number of
+// minus signs must be even and is not, one weight of the group gets the wrong sign: the flip costs 4 s w |x|
+// g, the cheapest of the half is added to either half, and the search takes both into account.
+//
+// Scales. For a fixed vector the cost is C - 2 s A + s^2 B. Each search at some scale gives a point (A, B)
+// per sub-block, and the minimum over points bounds the cost at every scale from above. The super-block scale
+// and the sub-block codes are chosen against these bounds, searched exactly, added as points, and chosen
+// again.
+//
+// Row sums. The row's bias and gain (error_metric.h) enter as a shift of the targets, x - (l_p p + l_q q) /
+// v, with the multipliers l = (I + M)^-1 s that the rest of the row would choose at the continuous optimum; s
+// holds the sums of the blocks done and the shrinkage that least squares will cause in those to come. When a
+// block's scales stand, groups are searched again at the multipliers that its true sums give, and each change
+// that lowers D is kept.
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/codebook_encode.cpp"
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "kernels/blocks.h"
+#include "kernels/codebook_search.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/targets.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quantfit::kernels::HWY_NAMESPACE {
+namespace {
 
-void fill_codebook_encoders(RowKernels&) {}
+constexpr int kIdBits = SplitCodebook::kIdBits;
+constexpr int kIdMask = (1 << kIdBits) - 1;
+constexpr int kMaxPoints = 40;
+
+// How much is searched.
+struct Plan {
+  int starts;       // scales searched per sub-block before the super-block scale is chosen
+  float widest;     // ratio of the largest to the smallest of them
+  int scale_steps;  // candidates for the super-block scale
+  int rounds;       // exact searches at chosen scales
+  int sweeps;       // searches at the row's true multipliers
+  bool all_codes;   // every code of a sub-block against every candidate, not only the two next to its own
+                    // optimum
+};
+
+// ---- Formats
+
+struct Iq2Common {
+  static constexpr int kGroup = 8;
+  static constexpr int kLevels = 3;
+  static constexpr bool kSigned = false;
+  static constexpr bool kWide = false;
+  static constexpr int kCodes = 16;
+  static constexpr float kUnit = 0.125F;  // sub-block scale = d * kUnit * (2 code + 1)
+  static constexpr float kLevel[8] = {8, 25, 43};
+  static constexpr float kStart = 1.0F / 23;  // typical scale over root mean square
+};
+
+struct SpecIQ2_XXS : Iq2Common {
+  using Block = BlockIQ2_XXS;
+  static constexpr Format kFormat = Format::IQ2_XXS;
+  static constexpr bool kParity = true;
+  static constexpr bool kWide = true;
+  static constexpr float kShrinkage = 0.10F;  // typical relative error
+  static const SplitCodebook& book() { return iq2xxs_split(); }
+};
+struct SpecIQ2_XS : Iq2Common {
+  using Block = BlockIQ2_XS;
+  static constexpr Format kFormat = Format::IQ2_XS;
+  static constexpr bool kParity = true;
+  static constexpr float kShrinkage = 0.075F;
+  static const SplitCodebook& book() { return iq2xs_split(); }
+};
+struct SpecIQ2_S : Iq2Common {
+  using Block = BlockIQ2_S;
+  static constexpr Format kFormat = Format::IQ2_S;
+  static constexpr bool kParity = false;
+  static constexpr float kShrinkage = 0.06F;
+  static const SplitCodebook& book() { return iq2s_split(); }
+};
+struct SpecIQ3_XXS {
+  using Block = BlockIQ3_XXS;
+  static constexpr Format kFormat = Format::IQ3_XXS;
+  static constexpr int kGroup = 4;
+  static constexpr int kLevels = 8;
+  static constexpr bool kParity = true;
+  static constexpr bool kSigned = false;
+  static constexpr bool kWide = true;
+  static constexpr int kCodes = 16;
+  static constexpr float kUnit = 0.25F;
+  static constexpr float kLevel[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+  static constexpr float kStart = 1.0F / 24;
+  static constexpr float kShrinkage = 0.035F;
+  static const SplitCodebook& book() { return iq3xxs_split(); }
+};
+struct SpecIQ3_S {
+  using Block = BlockIQ3_S;
+  static constexpr Format kFormat = Format::IQ3_S;
+  static constexpr int kGroup = 4;
+  static constexpr int kLevels = 8;
+  static constexpr bool kParity = false;
+  static constexpr bool kSigned = false;
+  static constexpr bool kWide = true;
+  static constexpr int kCodes = 16;
+  static constexpr float kUnit = 1.0F;
+  static constexpr float kLevel[8] = {1, 3, 5, 7, 9, 11, 13, 15};
+  static constexpr float kStart = 1.0F / 6;
+  static constexpr float kShrinkage = 0.02F;
+  static const SplitCodebook& book() { return iq3s_split(); }
+};
+struct Iq1Common {
+  static constexpr int kGroup = 8;
+  static constexpr int kLevels = 3;
+  static constexpr bool kParity = false;
+  static constexpr bool kSigned = true;
+  static constexpr bool kWide = false;
+  static constexpr int kCodes = 8;
+  static constexpr float kUnit = 1.0F;
+  static constexpr float kLevel[8] = {-1, 0, 1};
+  static constexpr float kStart = 1.25F;
+  static const SplitCodebook& book() { return iq1s_split(); }
+};
+struct SpecIQ1_S : Iq1Common {
+  using Block = BlockIQ1_S;
+  static constexpr Format kFormat = Format::IQ1_S;
+  static constexpr bool kWide = true;
+  static constexpr float kShrinkage = 0.20F;
+};
+struct SpecIQ1_M : Iq1Common {
+  using Block = BlockIQ1_M;
+  static constexpr Format kFormat = Format::IQ1_M;
+  static constexpr float kShrinkage = 0.18F;
+};
+
+// ---- One super-block in lanes
+
+// Runs of eight weights are what shares a sign rule and a shift: two per lane.
+constexpr int kRuns = 2;
+
+// The weights to approximate, normalized so that the largest of the block lies in [1, 2).
+struct Targets {
+  F x[16];            // magnitudes, or signed for formats with a signed grid
+  F w[16];            // weights of the squared errors
+  I negative[kRuns];  // bit k: weight k of the run is negative
+  F odd[kRuns];       // 1 where the run has an odd number of negatives, else 0
+  F energy;           // sum w x^2 of the sub-block (kWide: the same in both its lanes)
+};
+
+template <class Spec>
+struct Choice {
+  static constexpr int kSets = 16 / Spec::kGroup;
+  I first[kSets];  // pattern ids
+  I second[kSets];
+  F shift[kRuns];  // signed grids: +-1/8
+};
+
+// Costs of all half patterns of two groups per lane: per pattern two registers, and two more for the cost
+// with the cheapest sign flip of the half.
+struct Tables {
+  HWY_ALIGN float first[SplitCodebook::kMaxPatterns * 64];
+  HWY_ALIGN float second[SplitCodebook::kMaxPatterns * 64];
+};
+
+// Sum over the lanes of a sub-block.
+template <class Spec>
+HWY_INLINE F over_sub_block(F lane) {
+  if constexpr (Spec::kWide) {
+    return lane + swap_halves(lane);
+  } else {
+    return lane;
+  }
+}
+
+// `table` gets the costs of all patterns of the elements x, w (kGroup / 2 registers each); with kPayload
+// their ids in the low bits. Price: 4 s w x where a flip is asked for.
+template <class Spec, bool kPayload>
+HWY_NOINLINE void fill_half(const F* x, const F* w, F s, F shift, const F* price, float* table) {
+  constexpr int kHalf = Spec::kGroup / 2;
+  constexpr int kLevels = Spec::kLevels;
+  constexpr int kSide = kHalf == 4 ? 9 : 8;  // patterns are pairs of `kSide` sub-patterns
+  F side[2][kSide];
+  F flip[2][kSide];
+  F cost[kHalf][kLevels];
+  F charge[kHalf][kLevels];
+  for (int l = 0; l < kLevels; ++l) {
+    const F level = Spec::kSigned ? s * (set(Spec::kLevel[l]) + shift) : s * set(Spec::kLevel[l]);
+    for (int k = 0; k < kHalf; ++k) {
+      const F t = x[k] - level;
+      cost[k][l] = (w[k] * t) * t;
+      if constexpr (Spec::kParity) charge[k][l] = price[k] * set(Spec::kLevel[l]);
+    }
+  }
+  if constexpr (kHalf == 4) {
+    for (int h = 0; h < 2; ++h)
+      for (int a = 0; a < 3; ++a)
+        for (int b = 0; b < 3; ++b) {
+          side[h][3 * a + b] = cost[2 * h][a] + cost[2 * h + 1][b];
+          if constexpr (Spec::kParity) flip[h][3 * a + b] = min(charge[2 * h][a], charge[2 * h + 1][b]);
+        }
+  } else {
+    for (int h = 0; h < 2; ++h)
+      for (int a = 0; a < 8; ++a) {
+        side[h][a] = cost[h][a];
+        if constexpr (Spec::kParity) flip[h][a] = charge[h][a];
+      }
+  }
+  const I kept = set(~kIdMask);
+  for (int a = 0; a < kSide; ++a)
+    for (int b = 0; b < kSide; ++b) {
+      const int id = a * kSide + b;
+      F total = side[0][a] + side[1][b];
+      if constexpr (Spec::kParity) {
+        F flipped = total + min(flip[0][a], flip[1][b]);
+        if constexpr (kPayload) flipped = insert_bits(flipped, kept, set(std::int32_t{id}));
+        store(flipped, table + 64 * id + 32);
+      }
+      if constexpr (kPayload) total = insert_bits(total, kept, set(std::int32_t{id}));
+      store(total, table + 64 * id);
+    }
+}
+
+// The best vector of the plain costs, for two groups per lane.
+struct Best {
+  F cost[2];
+  I first[2];
+  I second[2];
+};
+
+HWY_NOINLINE Best search_plain(const SplitCodebook& book, const Tables& tables) {
+  F best0 = set(3.0e38F);
+  F best1 = best0;
+  F second0 = zero();
+  F second1 = zero();
+  I first0 = set(std::int32_t{0});
+  I first1 = first0;
+  for (int i = 0; i < book.first_count; ++i) {
+    const int id = book.first[static_cast<std::size_t>(i)];
+    const std::uint8_t* list = book.second.data() + book.start[static_cast<std::size_t>(i)];
+    const std::uint8_t* end = book.second.data() + book.start[static_cast<std::size_t>(i) + 1];
+    F m0 = load(tables.second + 64 * *list);
+    F m1 = load(tables.second + 64 * *list + 16);
+    for (++list; list != end; ++list) {
+      m0 = min(m0, load(tables.second + 64 * *list));
+      m1 = min(m1, load(tables.second + 64 * *list + 16));
+    }
+    const F t0 = load(tables.first + 64 * id) + m0;
+    const F t1 = load(tables.first + 64 * id + 16) + m1;
+    const M better0 = t0 < best0;
+    const M better1 = t1 < best1;
+    const I name = set(std::int32_t{id});
+    best0 = select(better0, t0, best0);
+    best1 = select(better1, t1, best1);
+    second0 = select(better0, m0, second0);
+    second1 = select(better1, m1, second1);
+    first0 = select(better0, name, first0);
+    first1 = select(better1, name, first1);
+  }
+  const I mask = set(kIdMask);
+  return {{best0, best1}, {first0, first1}, {bits_of(second0) & mask, bits_of(second1) & mask}};
+}
+
+// The best vector when one weight of the group has the wrong sign (or where the flip's price is zero: the
+// plain one).
+HWY_NOINLINE Best search_flipped(const SplitCodebook& book, const Tables& tables) {
+  Best best;
+  const I mask = set(kIdMask);
+  for (int g = 0; g < 2; ++g) {
+    F value = set(3.0e38F);
+    F second = zero();
+    I first = set(std::int32_t{0});
+    for (int i = 0; i < book.first_count; ++i) {
+      const int id = book.first[static_cast<std::size_t>(i)];
+      const std::uint8_t* list = book.second.data() + book.start[static_cast<std::size_t>(i)];
+      const std::uint8_t* end = book.second.data() + book.start[static_cast<std::size_t>(i) + 1];
+      F plain = load(tables.second + 64 * *list + 16 * g);
+      F flipped = load(tables.second + 64 * *list + 32 + 16 * g);
+      for (++list; list != end; ++list) {
+        plain = min(plain, load(tables.second + 64 * *list + 16 * g));
+        flipped = min(flipped, load(tables.second + 64 * *list + 32 + 16 * g));
+      }
+      const F t0 = load(tables.first + 64 * id + 16 * g) + flipped;
+      const F t1 = load(tables.first + 64 * id + 32 + 16 * g) + plain;
+      const F tail = select(t1 < t0, plain, flipped);
+      const F t = min(t0, t1);
+      const M better = t < value;
+      value = select(better, t, value);
+      second = select(better, tail, second);
+      first = select(better, set(std::int32_t{id}), first);
+    }
+    best.cost[g] = value;
+    best.first[g] = first;
+    best.second[g] = bits_of(second) & mask;
+  }
+  return best;
+}
+
+// The best vectors of all groups at scale s (one per lane).
+template <class Spec>
+HWY_NOINLINE void search(const Targets& t, F s, Tables& tables, Choice<Spec>& out) {
+  constexpr int kHalf = Spec::kGroup / 2;
+  const SplitCodebook& book = Spec::book();
+  const F none = zero();
+  if constexpr (Spec::kSigned) {
+    F cost[2][kRuns];
+    Best best[2];
+    for (int sign = 0; sign < 2; ++sign) {
+      const F shift = set(sign == 0 ? 0.125F : -0.125F);
+      for (int r = 0; r < kRuns; ++r) {
+        fill_half<Spec, false>(t.x + 8 * r, t.w + 8 * r, s, shift, nullptr, tables.first + 16 * r);
+        fill_half<Spec, true>(t.x + 8 * r + kHalf, t.w + 8 * r + kHalf, s, shift, nullptr,
+                              tables.second + 16 * r);
+      }
+      best[sign] = search_plain(book, tables);
+      for (int r = 0; r < kRuns; ++r) cost[sign][r] = best[sign].cost[r];
+      if constexpr (Spec::kWide) {  // one shift for the whole sub-block
+        const F total = over_sub_block<Spec>(cost[sign][0] + cost[sign][1]);
+        cost[sign][0] = cost[sign][1] = total;
+      }
+    }
+    for (int r = 0; r < kRuns; ++r) {
+      const M minus = cost[1][r] < cost[0][r];
+      out.first[r] = select(minus, best[1].first[r], best[0].first[r]);
+      out.second[r] = select(minus, best[1].second[r], best[0].second[r]);
+      out.shift[r] = select(minus, set(-0.125F), set(0.125F));
+    }
+  } else {
+    for (int pair = 0; pair < Choice<Spec>::kSets / 2; ++pair) {  // the sets that are searched together
+      for (int g = 0; g < 2; ++g) {
+        const int element = (2 * pair + g) * Spec::kGroup;
+        F price[Spec::kGroup];
+        if constexpr (Spec::kParity) {
+          F factor = set(4.0F) * s;
+          // Eight weights to a group: no price where the signs are fine, and one search answers for both
+          // cases.
+          if constexpr (Spec::kGroup == 8) factor = factor * t.odd[g];
+          for (int k = 0; k < Spec::kGroup; ++k) price[k] = factor * t.w[element + k] * t.x[element + k];
+        }
+        fill_half<Spec, false>(t.x + element, t.w + element, s, none, price, tables.first + 16 * g);
+        fill_half<Spec, true>(t.x + element + kHalf, t.w + element + kHalf, s, none, price + kHalf,
+                              tables.second + 16 * g);
+      }
+      Best best;
+      if constexpr (!Spec::kParity) {
+        best = search_plain(book, tables);
+      } else if constexpr (Spec::kGroup == 8) {
+        best = search_flipped(book, tables);
+      } else {  // the run is two groups, one of which carries the flip
+        best = search_plain(book, tables);
+        const Best flipped = search_flipped(book, tables);
+        const M odd = set(0.5F) < t.odd[pair];
+        const M in_first = odd & (flipped.cost[0] + best.cost[1] < best.cost[0] + flipped.cost[1]);
+        const M in_second = odd & !in_first;
+        best.first[0] = select(in_first, flipped.first[0], best.first[0]);
+        best.second[0] = select(in_first, flipped.second[0], best.second[0]);
+        best.first[1] = select(in_second, flipped.first[1], best.first[1]);
+        best.second[1] = select(in_second, flipped.second[1], best.second[1]);
+      }
+      for (int g = 0; g < 2; ++g) {
+        out.first[2 * pair + g] = best.first[g];
+        out.second[2 * pair + g] = best.second[g];
+      }
+    }
+  }
+}
+
+// The grid values of a choice, with their signs where `negative` is given; sums A = sum w x g and B = sum w
+// g^2 of each sub-block with the sign flips paid for.
+template <class Spec>
+HWY_NOINLINE void realize(const Targets& t, const Choice<Spec>& choice, F* grid, I* negative, F& a, F& b) {
+  constexpr int kHalf = Spec::kGroup / 2;
+  const SplitCodebook& book = Spec::book();
+  const I byte = set(std::int32_t{255});
+  F sum_a = zero();
+  F sum_b = zero();
+  for (int r = 0; r < kRuns; ++r) {
+    F product[8];
+    F cheapest = set(3.0e38F);
+    for (int half = 0; half < 8 / kHalf; ++half) {
+      const int set_index = r * (8 / Spec::kGroup) + half / 2;
+      I digits =
+          gather(book.digits.data(), half % 2 == 0 ? choice.first[set_index] : choice.second[set_index]);
+      for (int k = 0; k < kHalf; ++k) {
+        const int e = 8 * r + half * kHalf + k;
+        const F number = to_float(digits & byte);
+        digits = shift_right<8>(digits);
+        F g;
+        if constexpr (Spec::kSigned) {
+          g = number + (choice.shift[r] - set(1.0F));
+        } else if constexpr (Spec::kFormat == Format::IQ3_S) {
+          g = fma(number, set(2.0F), set(1.0F));
+        } else if constexpr (Spec::kFormat == Format::IQ3_XXS) {
+          g = fma(number, set(8.0F), set(4.0F)) + select(number == set(7.0F), set(2.0F), zero());
+        } else {
+          g = fma(number, set(17.0F), set(8.0F)) + select(number == set(2.0F), set(1.0F), zero());
+        }
+        grid[e] = g;
+        const F wg = t.w[e] * g;
+        sum_b = fma(wg, g, sum_b);
+        sum_a = fma(wg, t.x[e], sum_a);
+        if constexpr (Spec::kParity) {
+          product[8 * 0 + half * kHalf + k] = wg * t.x[e];
+          cheapest = min(cheapest, product[half * kHalf + k]);
+        }
+      }
+    }
+    if constexpr (Spec::kParity) {
+      sum_a = fnma(cheapest * set(2.0F), t.odd[r], sum_a);
+      if (negative != nullptr) {
+        I flip = set(std::int32_t{0});
+        for (int k = 8; k-- > 0;) flip = select(product[k] == cheapest, set(std::int32_t{1} << k), flip);
+        negative[r] = t.negative[r] ^ select(set(0.5F) < t.odd[r], flip, set(std::int32_t{0}));
+      }
+    } else if (negative != nullptr) {
+      negative[r] = t.negative[r];
+    }
+  }
+  a = over_sub_block<Spec>(sum_a);
+  b = over_sub_block<Spec>(sum_b);
+}
+
+// 2 x 2 symmetric.
+struct Pair {
+  double p = 0;
+  double q = 0;
+};
+struct Symmetric {
+  double pp = 0;
+  double pq = 0;
+  double qq = 0;
+  [[nodiscard]] Pair times(Pair s) const { return {pp * s.p + pq * s.q, pq * s.p + qq * s.q}; }
+  [[nodiscard]] double form(Pair s) const { return pp * s.p * s.p + 2 * pq * s.p * s.q + qq * s.q * s.q; }
+};
+
+// (I + M)^-1: what is left to pay of the form s^T s when columns with M = sum (p, q)^T (p, q) / v can
+// compensate.
+Symmetric compensation(const Symmetric& m) {
+  const double pp = 1 + m.pp;
+  const double qq = 1 + m.qq;
+  const double determinant = pp * qq - m.pq * m.pq;
+  return {qq / determinant, -m.pq / determinant, pp / determinant};
+}
+
+// Columns with hardly any variance around a large mean would seem able to compensate everything for nothing;
+// but their own rounding errors count with the square of the mean. So no column is taken to be cheaper than
+// that.
+HWY_INLINE F inverse_price(F v, F p, F q) {
+  return set(1.0F) / max(max(v, set(1e-20F)), max(p * p, q * q));
+}
+
+// Everything about one super-block that stays while its scales and codes are chosen.
+template <class Spec>
+struct BlockState {
+  Targets targets;
+  F x[16];  // normalized weights
+  F w[16];
+  F p[16];
+  F q[16];
+  F inverse[16];  // inverse_price
+  F a[kMaxPoints];
+  F b[kMaxPoints];
+  int points = 0;
+  float up = 1;    // 2^k: what was divided by
+  float down = 1;  // 2^-k
+  bool coupled = false;
+  Tables tables;
+};
+
+// Loads chunk l of the block into lane l; kWide: chunks 2 l and 2 l + 1 into lanes l and l + 8.
+template <class Spec>
+HWY_INLINE void load_chunks(const float* from, F* to) {
+  HWY_ALIGN std::int32_t offset[16];
+  for (int l = 0; l < 16; ++l) offset[l] = 16 * (Spec::kWide ? 2 * (l % 8) + l / 8 : l);
+  const I index = load(offset);
+  for (int e = 0; e < 16; ++e) to[e] = gather(from + e, index);
+}
+
+// Sets the targets for multipliers `l` of the row sums.
+template <class Spec>
+HWY_NOINLINE void aim(BlockState<Spec>& block, Pair l) {
+  Targets& t = block.targets;
+  const F lp = set(static_cast<float>(-l.p));
+  const F lq = set(static_cast<float>(-l.q));
+  F energy = zero();
+  for (int r = 0; r < kRuns; ++r) {
+    I negative = set(std::int32_t{0});
+    F count = zero();
+    for (int k = 0; k < 8; ++k) {
+      const int e = 8 * r + k;
+      F x = block.x[e];
+      if (block.coupled) x = fma(fma(lp, block.p[e], lq * block.q[e]), block.inverse[e], x);
+      energy = fma(t.w[e] * x, x, energy);
+      if constexpr (Spec::kSigned) {
+        t.x[e] = x;
+      } else {
+        const M minus = x < zero();
+        negative = negative | select(minus, set(std::int32_t{1} << k), set(std::int32_t{0}));
+        if constexpr (Spec::kParity) count = select(minus, set(1.0F) - count, count);
+        t.x[e] = abs(x);
+      }
+    }
+    t.negative[r] = negative;
+    t.odd[r] = count;
+  }
+  t.energy = over_sub_block<Spec>(energy);
+}
+
+// The unit scale (d * kUnit, normalized) that the block's half will really hold.
+template <class Spec>
+HWY_INLINE float rounded_unit(const BlockState<Spec>& block, float unit) {
+  const float d = std::min(unit * block.up / Spec::kUnit, 65504.0F);
+  return round_to_half(d) * Spec::kUnit * block.down;
+}
+
+// Codes of the sub-blocks for `unit` against the points, and the sum of the bounds.
+template <class Spec>
+HWY_INLINE float codes_for(const BlockState<Spec>& block, float unit, F target, F& codes) {
+  const F u = set(unit);
+  const F top = set(static_cast<float>(Spec::kCodes - 1));
+  const F exact = clamp((target / u - set(1.0F)) * set(0.5F), zero(), top);
+  const F c0 = round(exact);
+  const F c1 = clamp(c0 + select(exact < c0, set(-1.0F), set(1.0F)), zero(), top);
+  const F s0 = u * fma(c0, set(2.0F), set(1.0F));
+  const F s1 = u * fma(c1, set(2.0F), set(1.0F));
+  F cost0 = set(3.0e38F);
+  F cost1 = cost0;
+  for (int i = 0; i < block.points; ++i) {
+    const F a = block.a[i] * set(-2.0F);
+    cost0 = min(cost0, fma(block.b[i], s0, a) * s0);
+    cost1 = min(cost1, fma(block.b[i], s1, a) * s1);
+  }
+  const M second = cost1 < cost0;
+  codes = select(second, c1, c0);
+  return sum(select(second, cost1, cost0));
+}
+
+// The best codes for `unit` among all; returns the sum of the bounds.
+template <class Spec>
+HWY_NOINLINE float all_codes_for(const BlockState<Spec>& block, float unit, F& codes) {
+  F best = set(3.0e38F);
+  codes = zero();
+  for (int c = 0; c < Spec::kCodes; ++c) {
+    const F s = set(unit * static_cast<float>(2 * c + 1));
+    F cost = set(3.0e38F);
+    for (int i = 0; i < block.points; ++i) cost = min(cost, fma(block.b[i], s, block.a[i] * set(-2.0F)) * s);
+    const M better = cost < best;
+    best = select(better, cost, best);
+    codes = select(better, set(static_cast<float>(c)), codes);
+  }
+  return sum(best);
+}
+
+// Best scale of each sub-block for itself.
+template <class Spec>
+HWY_INLINE F free_scales(const BlockState<Spec>& block) {
+  F best = set(-1.0F);
+  F scale = zero();
+  for (int i = 0; i < block.points; ++i) {
+    const F ratio = block.a[i] / block.b[i];
+    const F gain = block.a[i] * ratio;
+    const M better = best < gain;
+    best = select(better, gain, best);
+    scale = select(better, ratio, scale);
+  }
+  return max(scale, zero());
+}
+
+template <class Spec>
+HWY_NOINLINE void add_point(BlockState<Spec>& block, F s, Choice<Spec>& choice) {
+  F grid[16];
+  search<Spec>(block.targets, s, block.tables, choice);
+  realize<Spec>(block.targets, choice, grid, nullptr, block.a[block.points], block.b[block.points]);
+  ++block.points;
+}
+
+// Vectors with one level throughout are good for flat sub-blocks, whose best scale may lie far from the
+// others'; their points need no search.
+template <class Spec>
+HWY_INLINE void add_uniform_points(BlockState<Spec>& block) {
+  const Targets& t = block.targets;
+  const SplitCodebook& book = Spec::book();
+  F wx = zero();
+  F w = zero();
+  for (int r = 0; r < kRuns; ++r) {
+    F cheapest = set(3.0e38F);
+    for (int k = 0; k < 8; ++k) {
+      const F product = t.w[8 * r + k] * t.x[8 * r + k];
+      wx = wx + product;
+      w = w + t.w[8 * r + k];
+      cheapest = min(cheapest, product);
+    }
+    if constexpr (Spec::kParity) wx = fnma(cheapest * set(2.0F), t.odd[r], wx);
+  }
+  wx = over_sub_block<Spec>(wx);
+  w = over_sub_block<Spec>(w);
+  constexpr int kStep =
+      Spec::kGroup == 8 ? 40 : 9;  // from the pattern of one level's repetition to the next's
+  for (int l = 0; l < Spec::kLevels; ++l) {
+    const int pattern = l * kStep;
+    if (book.entry[static_cast<std::size_t>((pattern << kIdBits) | pattern)] == 0xFFFF) continue;
+    block.a[block.points] = wx * set(Spec::kLevel[l]);
+    block.b[block.points] = w * set(Spec::kLevel[l] * Spec::kLevel[l]);
+    ++block.points;
+  }
+}
+
+// What an assignment of one block costs: per run and lane.
+struct Costs {
+  HWY_ALIGN float variance[kRuns * 16];
+  HWY_ALIGN float p[kRuns * 16];
+  HWY_ALIGN float q[kRuns * 16];
+};
+
+// A choice with its signs, and what it costs at scale s.
+template <class Spec>
+struct Assignment {
+  Choice<Spec> choice;
+  I negative[kRuns];
+  F value[16];  // signed grid values
+};
+
+template <class Spec>
+HWY_NOINLINE void assign(BlockState<Spec>& block, F s, Assignment<Spec>& out) {
+  F a, b;
+  search<Spec>(block.targets, s, block.tables, out.choice);
+  realize<Spec>(block.targets, out.choice, out.value, out.negative, a, b);
+  if constexpr (!Spec::kSigned) {
+    const I one = set(std::int32_t{1});
+    for (int r = 0; r < kRuns; ++r) {
+      I signs = out.negative[r];
+      for (int k = 0; k < 8; ++k) {
+        const M minus = (signs & one) == one;
+        out.value[8 * r + k] = select(minus, -out.value[8 * r + k], out.value[8 * r + k]);
+        signs = shift_right<1>(signs);
+      }
+    }
+  }
+}
+
+template <class Spec>
+HWY_NOINLINE void measure_runs(const BlockState<Spec>& block, F s, const Assignment<Spec>& assignment,
+                               Costs& costs) {
+  for (int r = 0; r < kRuns; ++r) {
+    F variance = zero();
+    F p = zero();
+    F q = zero();
+    for (int k = 0; k < 8; ++k) {
+      const int e = 8 * r + k;
+      const F error = fma(s, assignment.value[e], -block.x[e]);
+      variance = fma(block.w[e] * error, error, variance);
+      p = fma(block.p[e], error, p);
+      q = fma(block.q[e], error, q);
+    }
+    store(variance, costs.variance + 16 * r);
+    store(p, costs.p + 16 * r);
+    store(q, costs.q + 16 * r);
+  }
+}
+
+// Takes over the runs of `from` in which bit `lane` of `lanes[r]` is set.
+template <class Spec>
+HWY_NOINLINE void take_over(const std::uint32_t* lanes, const Assignment<Spec>& from, Assignment<Spec>& to) {
+  constexpr int kSetsPerRun = 8 / Spec::kGroup;
+  for (int r = 0; r < kRuns; ++r) {
+    const M taken = mask_of_bits(lanes[r]);
+    for (int set_index = r * kSetsPerRun; set_index < (r + 1) * kSetsPerRun; ++set_index) {
+      to.choice.first[set_index] = select(taken, from.choice.first[set_index], to.choice.first[set_index]);
+      to.choice.second[set_index] = select(taken, from.choice.second[set_index], to.choice.second[set_index]);
+    }
+    if constexpr (Spec::kSigned) to.choice.shift[r] = select(taken, from.choice.shift[r], to.choice.shift[r]);
+    to.negative[r] = select(taken, from.negative[r], to.negative[r]);
+    for (int k = 0; k < 8; ++k)
+      to.value[8 * r + k] = select(taken, from.value[8 * r + k], to.value[8 * r + k]);
+  }
+}
+
+// ---- Packing
+
+// One block's fields in the order of the format. Runs of eight are numbered 0..31.
+struct Fields {
+  std::uint16_t d = 0;          // bits of the half
+  std::uint8_t codes[16] = {};  // per sub-block
+  std::uint16_t entries[64] = {};
+  std::uint8_t negative[32] = {};  // sign bits, or for signed grids 1 where the shift is negative
+};
+
+inline void pack(const Fields& f, BlockIQ2_XXS& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t g = 0; g < 8; ++g) {
+    std::uint32_t word = std::uint32_t{f.codes[g]} << 28;
+    for (std::size_t k = 0; k < 4; ++k) {
+      block.records[g].index[k] = static_cast<std::uint8_t>(f.entries[4 * g + k]);
+      word |= (f.negative[4 * g + k] & 127U) << (7 * k);
+    }
+    block.records[g].signs_scale.set(word);
+  }
+}
+inline void pack(const Fields& f, BlockIQ2_XS& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t n = 0; n < 32; ++n) block.qs[n].set(f.entries[n] | ((f.negative[n] & 127U) << 9));
+  for (std::size_t g = 0; g < 8; ++g)
+    block.scales[g] = static_cast<std::uint8_t>(f.codes[2 * g] | (f.codes[2 * g + 1] << 4));
+}
+inline void pack(const Fields& f, BlockIQ2_S& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t g = 0; g < 8; ++g) {
+    unsigned high = 0;
+    for (std::size_t k = 0; k < 4; ++k) {
+      block.qs[4 * g + k] = static_cast<std::uint8_t>(f.entries[4 * g + k]);
+      block.signs[4 * g + k] = f.negative[4 * g + k];
+      high |= (unsigned{f.entries[4 * g + k]} >> 8) << (2 * k);
+    }
+    block.qh[g] = static_cast<std::uint8_t>(high);
+    block.scales[g] = static_cast<std::uint8_t>(f.codes[2 * g] | (f.codes[2 * g + 1] << 4));
+  }
+}
+inline void pack(const Fields& f, BlockIQ3_XXS& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t n = 0; n < 64; ++n) block.qs[n] = static_cast<std::uint8_t>(f.entries[n]);
+  for (std::size_t g = 0; g < 8; ++g) {
+    std::uint32_t word = std::uint32_t{f.codes[g]} << 28;
+    for (std::size_t k = 0; k < 4; ++k) word |= (f.negative[4 * g + k] & 127U) << (7 * k);
+    block.signs_scale[g].set(word);
+  }
+}
+inline void pack(const Fields& f, BlockIQ3_S& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t g = 0; g < 8; ++g) {
+    unsigned high = 0;
+    for (std::size_t k = 0; k < 8; ++k) {
+      block.qs[8 * g + k] = static_cast<std::uint8_t>(f.entries[8 * g + k]);
+      high |= (unsigned{f.entries[8 * g + k]} >> 8) << k;
+    }
+    block.qh[g] = static_cast<std::uint8_t>(high);
+  }
+  for (std::size_t n = 0; n < 32; ++n) block.signs[n] = f.negative[n];
+  for (std::size_t k = 0; k < 4; ++k)
+    block.scales[k] = static_cast<std::uint8_t>(f.codes[2 * k] | (f.codes[2 * k + 1] << 4));
+}
+inline void pack(const Fields& f, BlockIQ1_S& block) {
+  block.d.pattern.set(f.d);
+  for (std::size_t g = 0; g < 8; ++g) {
+    std::uint32_t word = (std::uint32_t{f.codes[g]} << 12) | (std::uint32_t{f.negative[4 * g]} << 15);
+    for (std::size_t k = 0; k < 4; ++k) {
+      block.qs[4 * g + k] = static_cast<std::uint8_t>(f.entries[4 * g + k]);
+      word |= (std::uint32_t{f.entries[4 * g + k]} >> 8) << (3 * k);
+    }
+    block.qh[g].set(word);
+  }
+}
+inline void pack(const Fields& f, BlockIQ1_M& block) {
+  for (std::size_t n = 0; n < 16; ++n) {
+    unsigned high = 0;
+    for (std::size_t k = 0; k < 2; ++k) {
+      block.qs[2 * n + k] = static_cast<std::uint8_t>(f.entries[2 * n + k]);
+      high |= ((unsigned{f.entries[2 * n + k]} >> 8) | (unsigned{f.negative[2 * n + k]} << 3)) << (4 * k);
+    }
+    block.qh[n] = static_cast<std::uint8_t>(high);
+  }
+  block.set_scales(f.codes, f.d);
+}
+
+template <class Spec>
+HWY_NOINLINE void fields_of(const Assignment<Spec>& assignment, F codes, Fields& fields) {
+  const SplitCodebook& book = Spec::book();
+  constexpr int kSets = Choice<Spec>::kSets;
+  HWY_ALIGN std::int32_t lanes[16];
+  HWY_ALIGN float code_lanes[16];
+  for (int n = 0; n < kSets; ++n) {
+    store(shift_left<kIdBits>(assignment.choice.first[n]) | assignment.choice.second[n], lanes);
+    for (int l = 0; l < 16; ++l) {
+      const int chunk = Spec::kWide ? 2 * (l % 8) + l / 8 : l;
+      fields.entries[chunk * kSets + n] = book.entry[static_cast<std::size_t>(lanes[l])];
+    }
+  }
+  for (int r = 0; r < kRuns; ++r) {
+    I negative = assignment.negative[r];
+    if constexpr (Spec::kSigned)
+      negative = select(assignment.choice.shift[r] < zero(), set(std::int32_t{1}), set(std::int32_t{0}));
+    store(negative, lanes);
+    for (int l = 0; l < 16; ++l) {
+      const int chunk = Spec::kWide ? 2 * (l % 8) + l / 8 : l;
+      fields.negative[chunk * kRuns + r] = static_cast<std::uint8_t>(lanes[l]);
+    }
+  }
+  store(codes, code_lanes);
+  for (int l = 0; l < (Spec::kWide ? 8 : 16); ++l) fields.codes[l] = static_cast<std::uint8_t>(code_lanes[l]);
+}
+
+// ---- The encoder of a row
+
+template <class Spec>
+Plan plan_for(Effort effort) {
+  switch (effort) {
+    case Effort::Fast:
+      return {5, 2.0F, 16, 1, 1, false};
+    case Effort::Default:
+      return {8, 2.2F, 24, 3, 2, false};
+    case Effort::Max:
+      return {20, 3.0F, 60, 8, 4, true};
+  }
+  return {8, 2.2F, 24, 3, 2, false};
+}
+
+// Chooses the unit scale and the codes for the block's targets.
+template <class Spec>
+HWY_NOINLINE void choose_scales(BlockState<Spec>& block, const Plan& plan, float& unit, F& codes) {
+  const Targets& t = block.targets;
+  F weight = zero();
+  for (int e = 0; e < 16; ++e) weight = weight + t.w[e];
+  weight = over_sub_block<Spec>(weight);
+  const float least = 1e-4F * max_lane(sqrt(t.energy / weight));
+  const F reference = max(sqrt(t.energy / weight), set(least)) * set(Spec::kStart);
+  block.points = 0;
+  if constexpr (!Spec::kSigned) add_uniform_points<Spec>(block);
+  Choice<Spec> choice;
+  float multiplier = 1 / std::sqrt(plan.widest);
+  const float step = std::pow(plan.widest, 1 / static_cast<float>(plan.starts - 1));
+  for (int i = 0; i < plan.starts; ++i, multiplier *= step)
+    add_point<Spec>(block, reference * set(multiplier), choice);
+
+  constexpr float kTop = 2 * Spec::kCodes - 1;
+  float best_cost = 0;
+  unit = 0;
+  codes = zero();
+  F target = free_scales(block);
+  const float largest = max_lane(target);
+  float candidate = largest / (1.1F * kTop);
+  const float ratio = std::pow(2.6F, 1 / static_cast<float>(plan.scale_steps));
+  for (int i = 0; i < plan.scale_steps; ++i, candidate *= ratio) {
+    const float u = rounded_unit(block, candidate);
+    if (!(u > 0)) continue;
+    F c;
+    const float cost = plan.all_codes ? all_codes_for(block, u, c) : codes_for(block, u, target, c);
+    if (cost < best_cost) {
+      best_cost = cost;
+      unit = u;
+      codes = c;
+    }
+  }
+  for (int round_index = 0; round_index < plan.rounds && unit > 0; ++round_index) {
+    const F multiple = fma(codes, set(2.0F), set(1.0F));
+    add_point<Spec>(block, set(unit) * multiple, choice);
+    target = free_scales(block);
+    // Least squares for the vectors just found, and the neighbourhood of the scale at hand.
+    const F a = block.a[block.points - 1];
+    const F b = block.b[block.points - 1];
+    const float fitted = sum(a * multiple) / sum(b * multiple * multiple);
+    const float before = unit;
+    const F codes_before = codes;
+    best_cost = 0;
+    for (int i = 0; i < 9; ++i) {
+      const float u = rounded_unit(block, i < 8 ? before * (0.965F + 0.01F * static_cast<float>(i)) : fitted);
+      if (!(u > 0)) continue;
+      F c;
+      const float cost = plan.all_codes ? all_codes_for(block, u, c) : codes_for(block, u, target, c);
+      if (cost < best_cost) {
+        best_cost = cost;
+        unit = u;
+        codes = c;
+      }
+    }
+    all_codes_for(block, unit, codes);
+    if (unit == before && all(codes == codes_before)) break;
+  }
+}
+
+template <class Spec>
+HWY_NOINLINE void encode_row(const PreparedRow& row, Effort effort, std::byte* out) {
+  const Plan plan = plan_for<Spec>(effort);
+  auto* blocks = reinterpret_cast<typename Spec::Block*>(out);
+  BlockState<Spec> block;
+  block.coupled = row.has_p || row.has_q;
+  if (!block.coupled)
+    for (int e = 0; e < 16; ++e) block.p[e] = block.q[e] = zero();
+  const double shrinkage = Spec::kShrinkage;
+  Pair sums;       // of the blocks done, in units of the row
+  Pair ahead;      // sum p x, sum q x over the blocks not done
+  Symmetric able;  // sum (p, q)^T (p, q) / v over the blocks not done
+  if (block.coupled) {
+    F px = zero(), qx = zero(), pp = zero(), pq = zero(), qq = zero();
+    for (std::size_t j = 0; j < row.columns; j += 16) {
+      const F p = load(row.p + j);
+      const F q = load(row.q + j);
+      const F inverse = inverse_price(load(row.v + j), p, q);
+      px = fma(p, load(row.x + j), px);
+      qx = fma(q, load(row.x + j), qx);
+      pp = fma(p * inverse, p, pp);
+      pq = fma(p * inverse, q, pq);
+      qq = fma(q * inverse, q, qq);
+    }
+    ahead = {sum(px), sum(qx)};
+    able = {sum(pp), sum(pq), sum(qq)};
+  }
+  for (std::size_t j = 0; j < row.columns; j += 256, ++blocks) {
+    load_chunks<Spec>(row.x + j, block.x);
+    F largest = zero();
+    for (int e = 0; e < 16; ++e) largest = max(largest, abs(block.x[e]));
+    const float maximum = max_lane(largest);
+    Fields fields;
+    // An all-zero block; so is one in which even the smallest half scale is far too large.
+    if (!(maximum > 1e-12F)) {
+      pack(fields, *blocks);
+      continue;
+    }
+    const int exponent =
+        std::min(static_cast<int>((std::bit_cast<std::uint32_t>(maximum) >> 23) & 255) - 127, 126);
+    block.up = std::bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
+    block.down = 1 / block.up;
+    load_chunks<Spec>(row.v + j, block.w);
+    for (int e = 0; e < 16; ++e) block.x[e] = block.x[e] * set(block.down);
+    Pair before;       // sums of the blocks done and the shrinkage expected of those after this one
+    Pair multipliers;  // of the row sums at the expected optimum
+    Symmetric rest;    // prices sums before the blocks after this one have compensated them
+    Symmetric now;     // and before this one has
+    Symmetric own;     // the block's part of `able`
+    Pair here;         // sum p x, sum q x of the block
+    if (block.coupled) {
+      load_chunks<Spec>(row.p + j, block.p);
+      load_chunks<Spec>(row.q + j, block.q);
+      F px = zero(), qx = zero(), pp = zero(), pq = zero(), qq = zero();
+      for (int e = 0; e < 16; ++e) {
+        const F p = block.p[e];
+        const F q = block.q[e];
+        const F inverse = inverse_price(block.w[e], p, q);
+        block.inverse[e] = inverse;
+        px = fma(p, block.x[e], px);
+        qx = fma(q, block.x[e], qx);
+        pp = fma(p * inverse, p, pp);
+        pq = fma(p * inverse, q, pq);
+        qq = fma(q * inverse, q, qq);
+      }
+      here = {sum(px), sum(qx)};
+      own = {sum(pp), sum(pq), sum(qq)};
+      const double down = block.down;
+      before = {(sums.p - shrinkage * ahead.p) * down + shrinkage * here.p,
+                (sums.q - shrinkage * ahead.q) * down + shrinkage * here.q};
+      now = compensation(able);
+      able = {std::max(able.pp - own.pp, 0.0), able.pq - own.pq, std::max(able.qq - own.qq, 0.0)};
+      if (j + 256 >= row.columns) able = {};
+      rest = compensation(able);
+      // A weight's own error enters the price of the sums with its square.
+      for (int e = 0; e < 16; ++e) {
+        const F p = block.p[e];
+        const F q = block.q[e];
+        const F self = fma(fma(set(static_cast<float>(now.pp)), p, set(static_cast<float>(2 * now.pq)) * q),
+                           p, set(static_cast<float>(now.qq)) * q * q);
+        block.targets.w[e] = block.w[e] + max(self, zero());
+      }
+      multipliers = now.times({before.p - shrinkage * here.p, before.q - shrinkage * here.q});
+    }
+    if (!block.coupled) std::copy(block.w, block.w + 16, block.targets.w);
+    aim<Spec>(block, multipliers);
+    float unit = 0;
+    F codes = zero();
+    choose_scales<Spec>(block, plan, unit, codes);
+
+    Assignment<Spec> assignment;
+    Assignment<Spec> other;
+    Costs costs;
+    const F multiple = fma(codes, set(2.0F), set(1.0F));
+    assign<Spec>(block, set(unit) * multiple, assignment);
+    if (block.coupled) {
+      Pair sum_here;
+      // The scale that is best for the vectors found, sums included.
+      {
+        F wu = zero(), ux = zero(), up = zero(), uq = zero();
+        for (int e = 0; e < 16; ++e) {
+          const F u = multiple * assignment.value[e];
+          wu = fma(block.w[e] * u, u, wu);
+          ux = fma(block.w[e] * u, block.x[e], ux);
+          up = fma(block.p[e], u, up);
+          uq = fma(block.q[e], u, uq);
+        }
+        const Pair u{sum(up), sum(uq)};
+        const Pair wanted{here.p - before.p, here.q - before.q};
+        const Pair price = rest.times(u);
+        const double fitted = (double{sum(ux)} + price.p * wanted.p + price.q * wanted.q) /
+                              (double{sum(wu)} + price.p * u.p + price.q * u.q);
+        const float rounded = rounded_unit(block, static_cast<float>(fitted));
+        if (rounded > 0.8F * unit && rounded < 1.25F * unit) unit = rounded;
+      }
+      const F s = set(unit) * multiple;
+      measure_runs<Spec>(block, s, assignment, costs);
+      for (int i = 0; i < kRuns * 16; ++i) {
+        sum_here.p += costs.p[i];
+        sum_here.q += costs.q[i];
+      }
+      Costs changed;
+      for (int sweep = 0; sweep < plan.sweeps; ++sweep) {
+        Pair total{before.p + sum_here.p, before.q + sum_here.q};
+        // A change of the multipliers by dl changes the block's sums by about -M dl, M the block's part of
+        // the suffix: the fixed point l = (I + M_rest)^-1 (total - M (l - l_0)).
+        const Pair taken = own.times(multipliers);
+        multipliers = now.times({total.p + taken.p, total.q + taken.q});
+        aim<Spec>(block, multipliers);
+        assign<Spec>(block, s, other);
+        measure_runs<Spec>(block, s, other, changed);
+        double price = rest.form(total);
+        std::uint32_t lanes[kRuns] = {};
+        for (int i = 0; i < kRuns * 16; ++i) {
+          if (changed.p[i] == costs.p[i] && changed.q[i] == costs.q[i]) continue;
+          const Pair next{total.p + changed.p[i] - costs.p[i], total.q + changed.q[i] - costs.q[i]};
+          const double next_price = rest.form(next);
+          if (next_price - price + double{changed.variance[i]} - double{costs.variance[i]} >= 0) continue;
+          lanes[i / 16] |= 1U << (i % 16);
+          price = next_price;
+          total = next;
+          costs.variance[i] = changed.variance[i];
+          costs.p[i] = changed.p[i];
+          costs.q[i] = changed.q[i];
+        }
+        sum_here = {total.p - before.p, total.q - before.q};
+        if ((lanes[0] | lanes[1]) == 0) break;
+        take_over<Spec>(lanes, other, assignment);
+      }
+      const double up = block.up;
+      sums = {sums.p + sum_here.p * up, sums.q + sum_here.q * up};
+      ahead = {ahead.p - here.p * up, ahead.q - here.q * up};
+    }
+    fields.d = float_to_half(std::min(unit * block.up / Spec::kUnit, 65504.0F));
+    fields_of<Spec>(assignment, codes, fields);
+    pack(fields, *blocks);
+  }
+}
+
+template <class Spec>
+void fill(RowKernels& table) {
+  table.encode[static_cast<std::size_t>(Spec::kFormat)] = encode_row<Spec>;
+}
+
+}  // namespace
+
+void fill_codebook_encoders(RowKernels& table) {
+  fill<SpecIQ2_XXS>(table);
+  fill<SpecIQ2_XS>(table);
+  fill<SpecIQ2_S>(table);
+  fill<SpecIQ3_XXS>(table);
+  fill<SpecIQ3_S>(table);
+  fill<SpecIQ1_S>(table);
+  fill<SpecIQ1_M>(table);
+}
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

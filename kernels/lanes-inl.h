@@ -144,6 +144,11 @@ HWY_INLINE F load_bfloat16(const std::uint16_t* p) { F r; QF_EACH r.v[i] = bfloa
 HWY_INLINE F gather(const float* base, I index) { F r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
 HWY_INLINE I gather(const std::int32_t* base, I index) { I r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
 HWY_INLINE F lookup16(F table, I index) { F r; QF_EACH r.v[i] = table.v[index.v[i]]; return r; }
+HWY_INLINE F swap_halves(F a) { F r; QF_EACH r.v[i] = a.v[(i + 8) % 16]; return r; }
+HWY_INLINE F insert_bits(F a, I kept, I inserted) {
+  const I merged = (bits_of(a) & kept) | inserted;
+  return float_of_bits(merged);
+}
 HWY_INLINE float sum(F a) {
   float t[8];
   for (int i = 0; i < 8; ++i) t[i] = a.v[i] + a.v[i + 8];
@@ -407,6 +412,23 @@ HWY_INLINE F lookup16(F table, I index) {
     store(table, entries);
     r = gather(entries, index);
   }
+  return r;
+}
+
+// Lanes 0..7 and 8..15 exchanged.
+HWY_INLINE F swap_halves(F a) {
+  F r;
+  if constexpr (kParts == 1) {
+    r.v[0] = hn::ConcatLowerUpper(DF(), a.v[0], a.v[0]);
+  } else {
+    QF_EACH r.v[i] = a.v[(i + kParts / 2) % kParts];
+  }
+  return r;
+}
+// The bits of `a` under the mask `kept`, or-ed with `inserted`.
+HWY_INLINE F insert_bits(F a, I kept, I inserted) {
+  F r;
+  QF_EACH r.v[i] = hn::BitCast(DF(), hn::OrAnd(inserted.v[i], hn::BitCast(DI(), a.v[i]), kept.v[i]));
   return r;
 }
 
