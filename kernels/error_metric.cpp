@@ -13,6 +13,21 @@ std::size_t padded(std::size_t columns) { return (columns + 15) / 16 * 16; }
 
 }  // namespace
 
+std::string_view to_string(Effort effort) {
+  switch (effort) {
+    case Effort::Fast: return "fast";
+    case Effort::Default: return "default";
+    case Effort::Max: return "max";
+  }
+  return "unknown";
+}
+
+std::optional<Effort> parse_effort(std::string_view name) {
+  for (const Effort effort : {Effort::Fast, Effort::Default, Effort::Max})
+    if (name == to_string(effort)) return effort;
+  return std::nullopt;
+}
+
 ColumnMetric::ColumnMetric(std::size_t columns, std::span<const float> second_moment, std::span<const float> mean,
                            float kappa, const CovarianceFactor* covariance)
     : columns_(columns),

@@ -11,11 +11,15 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 namespace quantfit::kernels {
 
+// How long an encoder may search. What each level does is the encoder's business; more is never worse on average.
 enum class Effort : unsigned char { Fast, Default, Max };
+[[nodiscard]] std::string_view to_string(Effort effort);
+[[nodiscard]] std::optional<Effort> parse_effort(std::string_view name);  // "fast", "default", "max"
 
 // Full second moments of the inputs, prepared for rounding with error feedback; kernels/covariance.h.
 class CovarianceFactor;
