@@ -446,7 +446,7 @@ class Planner {
   void add_compute_buffers() {
     const std::uint64_t n = std::min<std::uint64_t>(request_.ubatch, plan_.ctx_size);
     const std::uint64_t residual = product(n, embedding_, 4);
-    const std::uint64_t logits = add(product(n, vocabulary_, 4), residual);
+    const std::uint64_t logits = add(product(n, add(vocabulary_, 1), 4), product(2, residual));
     const std::uint64_t mask_bytes = request_.flash_attention ? 2 : 4;
     std::uint64_t mask = product(cells_, streams_, n, mask_bytes);
     if (windowed_layers_ > 0) mask = add(mask, product(window_cells(), streams_, n, mask_bytes));
@@ -478,7 +478,8 @@ class Planner {
       const bool by_logits = has_output && (!has_layers || logits >= layer_phase);
       add_item("compute buffer", by_logits ? logits : layer_phase, device,
                by_logits
-                   ? fmt::format("{} tokens x ({} logits + {} values) x 4 bytes", n, vocabulary_, embedding_)
+                   ? fmt::format("{} tokens x ({} logits + 2 x {} values + 1) x 4 bytes", n, vocabulary_,
+                                 embedding_)
                    : fmt::format("{} tokens: attention mask {} + residuals {} + larger of attention {} and "
                                  "feed-forward {}",
                                  n, mask, product(2, residual), add(projections, scores), feed_forward));

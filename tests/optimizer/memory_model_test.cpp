@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "tests/optimizer/model_shapes.h"
 
 namespace quantfit::optimizer {
@@ -31,13 +33,13 @@ TEST(MemoryModel, Llama3_8B) {
   EXPECT_EQ(plan.ctx_size, 8192ULL);  // what it was trained with
   // 32 layers x 8192 tokens x (8 heads x 128 x 2 bytes, twice) = 32 x 8192 x 4096: exactly 1 GiB.
   EXPECT_EQ(bytes_of(plan, "KV cache, full attention"), 1073741824ULL);
-  // 512 tokens x (128256 logits + 4096) x 4 = 258.5 MiB, what llama.cpp prints for this model. The other
-  // phase: mask 8 MiB + residuals 16 MiB + feed-forward 3 x 512 x 14336 x 4 = 84 MiB.
-  EXPECT_EQ(bytes_of(plan, "compute buffer"), 271056896ULL);
+  // 512 tokens x (128256 logits + 2 x 4096 + 1) x 4 = 266.5 MiB. The other phase: mask 8 MiB + residuals 16
+  // MiB + feed-forward 3 x 512 x 14336 x 4 = 84 MiB.
+  EXPECT_EQ(bytes_of(plan, "compute buffer"), 279447552ULL);
   // 3 tensors beside 32 layers of 9, without the embedding: 290 x 1056.
   EXPECT_EQ(bytes_of(plan, "alignment of weights"), 306240ULL);
-  // With 512 MiB for the runtime and 512 MiB margin: 24 GiB - 1 GiB - 258.5 MiB - 306240 - 1 GiB.
-  EXPECT_EQ(plan.gpu_weight_budget_bytes, 23350956992ULL);
+  // With 512 MiB for the runtime and 512 MiB margin: 24 GiB - 1 GiB - 279447552 - 306240 - 1 GiB.
+  EXPECT_EQ(plan.gpu_weight_budget_bytes, 23342566336ULL);
   EXPECT_EQ(plan.gpu_other_bytes + *plan.gpu_weight_budget_bytes, 24 * kGiB);
   EXPECT_EQ(plan.host_weight_budget_bytes, std::nullopt);
 
@@ -53,11 +55,39 @@ TEST(MemoryModel, Llama3_8BWithoutFlashAttention) {
   MemoryRequest request{.vram_bytes = 24 * kGiB};
   request.flash_attention = false;
   // Scores 8192 x 512 x 32 heads x 4 = 512 MiB, mask of float32 16 MiB, residuals 16 MiB, queries and output
-  // 2 x 512 x 4096 x 4 = 16 MiB: the 560 MiB that llama.cpp prints.
+  // 2 x 512 x 4096 x 4 = 16 MiB.
   EXPECT_EQ(bytes_of(plan_of(test::llama3_8b(), request), "compute buffer"), 560ULL << 20);
   request.cache_type_v = Format::Q8_0;
   const ModelShape shape = test::llama3_8b();
   EXPECT_EQ(plan_memory(shape.metadata, shape.tensors, request).error().code, ErrorCode::InvalidArgument);
+}
+
+// What llama.cpp reports on the CPU for the dense example model: 6 layers of 256 values, 4 heads, 2 for keys
+// and values, 768 feed-forward, 4096 tokens. n_ubatch was n_ctx.
+TEST(MemoryModel, AgreesWithLlamaCppOnTheExampleModel) {
+  ModelShape shape = test::llama3_8b();
+  shape.tensors.clear();
+  shape.add("token_embd.weight", {256, 4096});
+  shape.set("block_count", 6);
+  shape.set("embedding_length", 256);
+  shape.set("attention.head_count", 4);
+  shape.set("attention.head_count_kv", 2);
+  shape.set("feed_forward_length", 768);
+  const std::vector<std::array<double, 3>> reported = {// n_ctx, KV buffer and compute buffer in MiB
+                                                       {256, 0.75, 4.5010},
+                                                       {512, 1.50, 9.0020},
+                                                       {2048, 6.00, 36.0078}};
+  for (const auto& [context, cache, compute] : reported) {
+    MemoryRequest request;
+    request.ctx_size = static_cast<std::uint64_t>(context);
+    request.ubatch = static_cast<std::uint32_t>(context);
+    const MemoryPlan plan = plan_of(shape, request);
+    const auto mebibytes = [&](std::string_view what) {
+      return static_cast<double>(bytes_of(plan, what, Device::Host)) / 1048576;
+    };
+    EXPECT_EQ(mebibytes("KV cache, full attention"), cache);
+    EXPECT_NEAR(mebibytes("compute buffer"), compute, 0.00005);
+  }
 }
 
 TEST(MemoryModel, Qwen3_30B_A3B) {
@@ -67,8 +97,8 @@ TEST(MemoryModel, Qwen3_30B_A3B) {
   const MemoryPlan plan = plan_of(shape, request);
   // Heads of 128, not 2048 / 32 = 64: 48 x 32768 x (4 x 128 x 2, twice) = 48 x 32768 x 2048 = 3 GiB.
   EXPECT_EQ(bytes_of(plan, "KV cache, full attention"), 3 * kGiB);
-  // 512 x (151936 + 2048) x 4 = 300.75 MiB, as llama.cpp prints.
-  EXPECT_EQ(bytes_of(plan, "compute buffer"), 315359232ULL);
+  // 512 x (151936 + 2 x 2048 + 1) x 4 = 304.8 MiB.
+  EXPECT_EQ(bytes_of(plan, "compute buffer"), 319555584ULL);
 
   // Routed experts of the first 10 layers in RAM, three tensors each; the embedding is there anyway.
   request.n_cpu_moe = 10;
@@ -97,8 +127,8 @@ TEST(MemoryModel, DeepSeekV3) {
   EXPECT_EQ(bytes_of(plan, "KV cache, latent attention"), 70272ULL * 4096ULL);
   EXPECT_EQ(bytes_of(plan, "KV cache, full attention"), 0ULL);
   // Attention's phase is the larger one: mask 4096 x 512 x 2 = 4 MiB, residuals 2 x 512 x 7168 x 4 = 28 MiB,
-  // queries and latent outputs 2 x 512 x 128 heads x 576 x 4 = 288 MiB; logits would be 512 x (129280 + 7168)
-  // x 4 = 266.5 MiB.
+  // queries and latent outputs 2 x 512 x 128 heads x 576 x 4 = 288 MiB. Logits: 512 x (129280 + 2 x 7168 + 1)
+  // x 4 = 280.5 MiB.
   EXPECT_EQ(bytes_of(plan, "compute buffer"), 320ULL << 20);
   request.cache_type_k = Format::Q8_0;  // 576 = 18 blocks of 34 bytes
   EXPECT_EQ(bytes_of(plan_of(shape, request), "KV cache, latent attention"), 61ULL * 612ULL * 4096ULL);
@@ -125,8 +155,8 @@ TEST(MemoryModel, Gemma3_27B) {
   EXPECT_EQ(bytes_of(plan, "KV cache, full attention"), 2684354560ULL);
   // The other 52 keep 1024 + 512 tokens: 52 x 1536 x 8192 = 624 MiB.
   EXPECT_EQ(bytes_of(plan, "KV cache, sliding window"), 654311424ULL);
-  // 512 x (262208 + 5376) x 4.
-  EXPECT_EQ(bytes_of(plan, "compute buffer"), 548012032ULL);
+  // 512 x (262208 + 2 x 5376 + 1) x 4.
+  EXPECT_EQ(bytes_of(plan, "compute buffer"), 559024128ULL);
   // The tied embedding stays in RAM and is copied to the GPU as output head.
   ASSERT_EQ(shape.tensors[0].name, "token_embd.weight");
   EXPECT_EQ(plan.placement[0].device, Device::Host);
@@ -179,8 +209,8 @@ TEST(MemoryModel, Qwen36_35B_A3B) {
   EXPECT_EQ(bytes_of(plan, "KV cache, full attention"), 5 * kGiB);
   // 30 layers x (3 x (4096 + 2 x 16 x 128) + 128 x 4096 = 548864 values) x 4 bytes: 2.1 MiB each.
   EXPECT_EQ(bytes_of(plan, "recurrent state"), 65863680ULL);
-  // 512 x (248320 + 2048) x 4.
-  EXPECT_EQ(bytes_of(plan, "compute buffer"), 512753664ULL);
+  // 512 x (248320 + 2 x 2048 + 1) x 4.
+  EXPECT_EQ(bytes_of(plan, "compute buffer"), 516950016ULL);
   // Four sequences share the context, but each has a state of its own.
   request.parallel = 4;
   const MemoryPlan four = plan_of(shape, request);
