@@ -18,7 +18,7 @@ constexpr double kMaxCount = 9007199254740992.0;  // 2^53
 // Counts are whole numbers stored as F32.
 constexpr double kCountTolerance = 0.01;
 // Variances are not negative: mean^2 <= mean square, up to the rounding of sums that were accumulated in F32
-// over up to millions of rows. More than this is corrupt data.
+// over up to millions of rows. More than this is no rounding: a warning, and the mean is clamped as always.
 constexpr double kVarianceTolerance = 0.05;
 constexpr double kUnderflowingSquare = 1e-30;  // squares of smaller numbers may have vanished in F32
 
@@ -166,6 +166,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
   std::uint64_t unseen = 0;
   std::uint64_t with_unseen = 0;
   std::uint64_t never = 0;
+  std::uint64_t impossible = 0;  // columns of negative variance
   for (const auto& [name, group] : groups) {
     const std::string what = fmt::format("{}: entry {}", file_name, printable(name));
     if (group.sum_squares == nullptr) return fail(ErrorCode::Malformed, "{} has no .in_sum2", what);
@@ -202,11 +203,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
       if (count == 0) continue;
       const double mean = entry.sums[i] / count;
       const double square = entry.sum_squares[i] / count;
-      if (mean * mean > square * (1 + kVarianceTolerance) + kUnderflowingSquare)
-        return fail(
-            ErrorCode::Malformed,
-            "{}: value {}: the mean activation {} does not fit the mean square {} (negative variance)", what,
-            i, mean, square);
+      impossible += mean * mean > square * (1 + kVarianceTolerance) + kUnderflowingSquare ? 1 : 0;
     }
     if (zero == counts.size()) {
       ++never;
@@ -216,6 +213,11 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
     }
     matrix.entries_.emplace(name, std::move(entry));
   }
+  if (impossible != 0)
+    matrix.warnings_.push_back(fmt::format(
+        "{} columns have a mean activation above the root of their mean square, which no data can have; "
+        "the means were cut to what is possible",
+        impossible));
   if (never != 0)
     matrix.warnings_.push_back(fmt::format("{} importance entries were never reached by calibration", never));
   if (unseen != 0)
