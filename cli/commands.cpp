@@ -13,7 +13,9 @@ namespace quantfit::cli {
 void register_commands(CLI::App& app, int& status) {
   add_quantize_command(app, status);
   add_plan_command(app, status);
+  add_frontier_command(app, status);
   add_inspect_command(app, status);
+  add_diff_command(app, status);
 }
 
 int report(const Error& error) {

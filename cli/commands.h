@@ -16,6 +16,8 @@ void register_commands(CLI::App& app, int& status);
 void add_quantize_command(CLI::App& app, int& status);
 void add_plan_command(CLI::App& app, int& status);
 void add_inspect_command(CLI::App& app, int& status);
+void add_frontier_command(CLI::App& app, int& status);
+void add_diff_command(CLI::App& app, int& status);
 
 // Prints an error to standard error ("error: ...") and returns its exit status.
 int report(const Error& error);

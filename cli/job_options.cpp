@@ -3,14 +3,111 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 
 #include "core/byte_size.h"
+#include "core/file_util.h"
+#include "optimizer/recipe_io.h"
 
 namespace quantfit::cli {
+namespace {
 
-void add_job_options(CLI::App& command, JobOptions& o) {
+constexpr std::uint64_t kMaxRecipeBytes = std::uint64_t{64} << 20;
+
+// The same error with the option's name in front.
+template <class T>
+Result<T> named(std::string_view option, Result<T> result) {
+  if (!result) return fail(result.error().code, "{}: {}", option, result.error().message);
+  return result;
+}
+
+Result<std::optional<std::uint64_t>> optional_size(std::string_view option, const std::string& text) {
+  if (text.empty()) return std::optional<std::uint64_t>{};
+  QF_ASSIGN(const std::uint64_t bytes, named(option, parse_byte_size(text)));
+  return std::optional<std::uint64_t>(bytes);
+}
+
+Result<Format> format_option(std::string_view option, const std::string& text) {
+  const std::optional<Format> format = parse_format(text);
+  if (!format) return fail(ErrorCode::InvalidArgument, "{}: unknown type '{}'", option, text);
+  return *format;
+}
+
+Result<std::vector<optimizer::FormatPin>> pins(std::string_view option, const std::vector<std::string>& texts) {
+  std::vector<optimizer::FormatPin> result;
+  for (const std::string& text : texts) {
+    QF_ASSIGN(optimizer::FormatPin pin, named(option, optimizer::parse_format_pin(text)));
+    result.push_back(std::move(pin));
+  }
+  return result;
+}
+
+Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
+  optimizer::ConstraintRules rules;
+  if (!o.formats.empty()) {
+    QF_ASSIGN(rules.pool, named("--formats", optimizer::parse_format_list(o.formats)));
+  }
+  if (!o.exclude_formats.empty()) {
+    QF_ASSIGN(rules.excluded, named("--exclude-formats", optimizer::parse_format_list(o.exclude_formats)));
+  }
+  if (!o.runtime.empty()) {
+    rules.runtime = optimizer::parse_runtime(o.runtime);
+    if (!rules.runtime)
+      return fail(ErrorCode::InvalidArgument, "--runtime: '{}' is none of cpu, cuda, metal, vulkan", o.runtime);
+  }
+  QF_ASSIGN(rules.pins, pins("--tensor-type", o.tensor_type));
+  if (!o.tensor_type_file.empty()) {
+    QF_ASSIGN(const std::string text, read_text_file(o.tensor_type_file, kMaxRecipeBytes));
+    QF_ASSIGN(auto more, named(o.tensor_type_file, optimizer::parse_format_pins(text)));
+    std::ranges::move(more, std::back_inserter(rules.pins));
+  }
+  if (!o.output_tensor_type.empty()) {
+    QF_ASSIGN(rules.output_format, format_option("--output-tensor-type", o.output_tensor_type));
+  }
+  if (!o.token_embedding_type.empty()) {
+    QF_ASSIGN(rules.embedding_format, format_option("--token-embedding-type", o.token_embedding_type));
+  }
+  rules.leave_output_tensor = o.leave_output_tensor;
+  QF_ASSIGN(rules.floors, pins("--min-type", o.min_type));
+  QF_ASSIGN(rules.ceilings, pins("--max-type", o.max_type));
+  for (const std::string& text : o.tie) {
+    QF_ASSIGN(optimizer::Pattern pattern, named("--tie", optimizer::Pattern::compile(text)));
+    rules.ties.push_back(std::move(pattern));
+  }
+  rules.low_bits_without_importance = o.force_without_importance;
+  return rules;
+}
+
+bool wants_memory(const JobOptions& o) { return !o.target_vram.empty() || !o.target_ram.empty(); }
+
+Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
+  optimizer::MemoryRequest request;
+  QF_ASSIGN(request.vram_bytes, optional_size("--target-vram", o.target_vram));
+  QF_ASSIGN(request.ram_bytes, optional_size("--target-ram", o.target_ram));
+  request.ctx_size = o.ctx_size;
+  QF_ASSIGN(request.cache_type_k, format_option("--cache-type-k", o.cache_type_k));
+  QF_ASSIGN(request.cache_type_v, format_option("--cache-type-v", o.cache_type_v));
+  request.parallel = o.parallel;
+  request.ubatch = o.ubatch;
+  request.swa_full = o.swa_full;
+  request.cpu_moe = o.cpu_moe;
+  request.n_cpu_moe = o.n_cpu_moe;
+  request.gpu_layers = o.gpu_layers;
+  for (const std::string& text : o.override_tensor) {
+    QF_ASSIGN(auto rules, named("--override-tensor", optimizer::parse_placement_rules(text)));
+    std::ranges::move(rules, std::back_inserter(request.overrides));
+  }
+  QF_ASSIGN(const auto margin, optional_size("--vram-margin", o.vram_margin));
+  if (margin) {
+    request.margin_bytes = *margin;
+    request.runtime_overhead_bytes = 0;  // the margin is then all that is kept free
+  }
+  return request;
+}
+
+}  // namespace
+
+void add_input_options(CLI::App& command, JobOptions& o) {
   command.add_option("model", o.model, "GGUF model to start from (the first file, when it is sharded)")
       ->required()
       ->type_name("MODEL.gguf");
@@ -22,23 +119,76 @@ void add_job_options(CLI::App& command, JobOptions& o) {
                      "file that remembers every measurement: an interrupted run continues, another target starts "
                      "at once")
       ->type_name("FILE");
+}
 
-  auto* targets = command.add_option_group("Target", "how large the result may be; never exceeded");
-  targets->add_option("--target-bpw", o.target_bpw,
-                      "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
-                      "make several files from one measurement")
+void add_target_options(CLI::App& command, JobOptions& o) {
+  auto* target = command.add_option_group("Target", "how large the result may be; never exceeded");
+  target->add_option("--target-bpw", o.target_bpw,
+                     "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
+                     "make several files from one measurement")
       ->delimiter(',')
       ->type_name("BPW");
-  targets->add_option("--target-size", o.target_size,
-                      "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
+  target->add_option("--target-size", o.target_size,
+                     "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
       ->delimiter(',')
       ->type_name("SIZE");
-  targets->require_option(1, 0);
+  target->add_option("--target-vram", o.target_vram,
+                     "memory of the GPU that model, cache and buffers must fit into together")
+      ->type_name("SIZE");
+  target->add_option("--target-ram", o.target_ram, "likewise for what stays in RAM; a second budget")
+      ->type_name("SIZE");
+  target->add_option("--preset", o.preset, "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
+      ->type_name("NAME");
+  target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")->type_name("FILE");
 
+  auto* memory = command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
+  memory->add_option("-c,--ctx-size", o.ctx_size, "context in tokens (default: what the model was trained with)");
+  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys")->capture_default_str();
+  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values")->capture_default_str();
+  memory->add_option("--parallel", o.parallel, "sequences at a time")->check(CLI::Range(1, 4096))->capture_default_str();
+  memory->add_option("--ubatch", o.ubatch, "tokens computed at a time")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  memory->add_option("--vram-margin", o.vram_margin,
+                     "memory of the GPU to keep free (default: 512 MiB for the driver and 512 MiB to spare)")
+      ->type_name("SIZE");
+  memory->add_flag("--cpu-moe", o.cpu_moe, "routed experts stay in RAM");
+  memory->add_option("--n-cpu-moe", o.n_cpu_moe, "routed experts of the first N layers stay in RAM");
+  memory->add_option("--override-tensor", o.override_tensor, "REGEX=CPU: tensors that stay in RAM")
+      ->type_name("REGEX=CPU");
+  memory->add_option("--gpu-layers", o.gpu_layers, "only the last N layers are on the GPU");
+  memory->add_flag("--swa-full", o.swa_full, "layers with a sliding window cache the whole context");
+}
+
+void add_search_options(CLI::App& command, JobOptions& o) {
   auto* formats = command.add_option_group("Formats", "what tensors may be stored as");
   formats->add_option("--formats", o.formats, "only these, separated by commas (default: all but experimental ones)")
       ->type_name("LIST");
   formats->add_option("--exclude-formats", o.exclude_formats, "all but these")->type_name("LIST");
+  formats->add_option("--runtime", o.runtime, "leave out formats that are slow on cpu, cuda, metal or vulkan")
+      ->type_name("NAME");
+  formats->add_option("--tensor-type", o.tensor_type, "pin tensors whose name the pattern is found in")
+      ->type_name("REGEX=TYPE");
+  formats->add_option("--tensor-type-file", o.tensor_type_file, "such pins from a file")->type_name("FILE");
+  formats->add_option("--output-tensor-type", o.output_tensor_type, "pin the output head")->type_name("TYPE");
+  formats->add_option("--token-embedding-type", o.token_embedding_type, "pin the token embedding")->type_name("TYPE");
+  formats->add_flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
+  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")->type_name("REGEX=TYPE");
+  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")->type_name("REGEX=TYPE");
+  formats->add_option("--tie", o.tie, "tensors of a layer that the pattern is found in get one format, for example "
+                                      "'ffn_(gate|up)'")
+      ->type_name("REGEX");
+  formats->add_option("--role-weight", o.role_weight,
+                      "how much the relative error of matching tensors counts (a layer's matrix: about 1)")
+      ->type_name("REGEX=X");
+  formats->add_option("--max-error", o.max_error,
+                      "leave out formats with a larger relative error unless the budget forces them; 0: never")
+      ->capture_default_str();
+  formats->add_option("--speed-weight", o.speed_weight,
+                      "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
+                      "quality alone decide")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
   formats->add_flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
   formats->add_flag("--force-low-bits", o.force_without_importance,
                     "use formats that need an importance matrix without one");
@@ -63,21 +213,20 @@ void add_job_options(CLI::App& command, JobOptions& o) {
 
   auto* output = command.add_option_group("Output");
   output->add_flag("--json", o.json, "print one JSON document instead of text");
-  output->add_flag("--tensors", o.all_tensors, "list every tensor's format");
   output->add_flag("-q,--quiet", o.quiet, "no progress");
 }
 
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   optimizer::JobRequest request;
   request.paths = {o.model, o.importance, o.state};
-  if (!o.formats.empty()) {
-    QF_ASSIGN(request.policy.rules.pool, optimizer::parse_format_list(o.formats));
-  }
-  if (!o.exclude_formats.empty()) {
-    QF_ASSIGN(request.policy.rules.excluded, optimizer::parse_format_list(o.exclude_formats));
-  }
-  request.policy.rules.low_bits_without_importance = o.force_without_importance;
+  QF_ASSIGN(request.policy.rules, constraint_rules(o));
   request.policy.allow_requantize = o.allow_requantize;
+  for (const std::string& text : o.role_weight) {
+    QF_ASSIGN(optimizer::RoleWeight weight, named("--role-weight", optimizer::parse_role_weight(text)));
+    request.role_weights.push_back(std::move(weight));
+  }
+  request.max_nmse = o.max_error;
+  request.speed_weight = o.speed_weight;
   request.sampler.plan.precision = o.sample_precision;
   request.sampler.plan.min_rows = o.sample_rows;
   request.sampler.plan.seed = o.seed;
@@ -90,21 +239,51 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   return request;
 }
 
-Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o) {
-  std::vector<optimizer::Target> targets;
+Result<void> check_targets(const JobOptions& o) {
+  const int kinds = (o.target_bpw.empty() ? 0 : 1) + (o.target_size.empty() ? 0 : 1) + (wants_memory(o) ? 1 : 0) +
+                    (o.preset.empty() ? 0 : 1) + (o.recipe.empty() ? 0 : 1);
+  if (kinds == 0)
+    return fail(ErrorCode::InvalidArgument,
+                "a target is needed: --target-bpw, --target-size, --target-vram, --preset or --recipe");
+  if (kinds > 1)
+    return fail(ErrorCode::InvalidArgument,
+                "only one kind of target at a time: --target-bpw, --target-size, --target-vram, --preset or --recipe");
   for (const std::string& text : o.target_bpw) {
-    // Parsed here only to refuse nonsense early; the exact decimal is kept as text.
-    if (auto bytes = budget_for_bpw(8, text); !bytes)
-      return fail(ErrorCode::InvalidArgument, "--target-bpw: {}", bytes.error().message);
-    targets.emplace_back(optimizer::BpwTarget{text});
+    QF_TRY(named("--target-bpw", budget_for_bpw(8, text)));
   }
   for (const std::string& text : o.target_size) {
-    auto bytes = parse_byte_size(text);
-    if (!bytes) return fail(ErrorCode::InvalidArgument, "--target-size: {}", bytes.error().message);
-    targets.emplace_back(optimizer::FileSizeTarget{bytes.value()});
+    QF_TRY(named("--target-size", parse_byte_size(text)));
   }
-  if (targets.empty())
-    return fail(ErrorCode::InvalidArgument, "a target is needed: --target-bpw or --target-size");
+  QF_TRY(memory_request(o));
+  if (!o.preset.empty() && !optimizer::parse_file_type(o.preset))
+    return fail(ErrorCode::InvalidArgument, "--preset: llama.cpp has no mixture '{}'", o.preset);
+  return outcome::success();
+}
+
+Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o, const optimizer::JobInputs& inputs) {
+  QF_TRY(check_targets(o));
+  std::vector<optimizer::Target> targets;
+  for (const std::string& text : o.target_bpw) targets.emplace_back(optimizer::BpwTarget{text});
+  for (const std::string& text : o.target_size) {
+    QF_ASSIGN(const std::uint64_t bytes, parse_byte_size(text));
+    targets.emplace_back(optimizer::FileSizeTarget{bytes});
+  }
+  if (wants_memory(o)) {
+    QF_ASSIGN(optimizer::MemoryRequest request, memory_request(o));
+    targets.emplace_back(optimizer::MemoryTarget{std::move(request)});
+  }
+  if (!o.preset.empty()) {
+    const auto type = *optimizer::parse_file_type(o.preset);
+    QF_ASSIGN(Recipe recipe, optimizer::preset_recipe(inputs, type));
+    targets.emplace_back(optimizer::RecipeTarget{std::string(optimizer::name_of(type)), std::move(recipe)});
+  }
+  if (!o.recipe.empty()) {
+    QF_ASSIGN(const std::string text, read_text_file(o.recipe, kMaxRecipeBytes));
+    QF_ASSIGN(const optimizer::RecipeText parsed, named(o.recipe, optimizer::parse_recipe_text(text)));
+    QF_ASSIGN(optimizer::AppliedRecipe applied,
+              named(o.recipe, optimizer::apply_recipe_text(parsed, inputs.model.tensors())));
+    targets.emplace_back(optimizer::RecipeTarget{o.recipe, std::move(applied.recipe)});
+  }
   return targets;
 }
 

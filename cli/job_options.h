@@ -20,28 +20,66 @@ struct JobOptions {
   std::string model;
   std::string importance;
   std::string state;
+  // target
   std::vector<std::string> target_bpw;
   std::vector<std::string> target_size;
+  std::string target_vram;
+  std::string target_ram;
+  std::string preset;
+  std::string recipe;
+  // memory
+  std::uint64_t ctx_size = 0;
+  std::string cache_type_k = "f16";
+  std::string cache_type_v = "f16";
+  std::uint32_t parallel = 1;
+  std::uint32_t ubatch = 512;
+  std::string vram_margin;
+  bool cpu_moe = false;
+  std::uint32_t n_cpu_moe = 0;
+  std::vector<std::string> override_tensor;
+  std::optional<std::uint32_t> gpu_layers;
+  bool swa_full = false;
+  // formats
   std::string formats;
   std::string exclude_formats;
+  std::string runtime;
+  std::vector<std::string> tensor_type;
+  std::string tensor_type_file;
+  std::string output_tensor_type;
+  std::string token_embedding_type;
+  bool leave_output_tensor = false;
+  std::vector<std::string> min_type;
+  std::vector<std::string> max_type;
+  std::vector<std::string> tie;
+  std::vector<std::string> role_weight;
+  double max_error = optimizer::JobRequest{}.max_nmse;
+  double speed_weight = 0;
+  bool allow_requantize = false;
+  bool force_without_importance = false;
+  // work
   std::string effort = "default";
   double kappa = optimizer::ErrorModel{}.kappa;
   double sample_precision = optimizer::SamplingPlan{}.precision;
   std::uint64_t sample_rows = optimizer::SamplingPlan{}.min_rows;
   std::uint64_t seed = optimizer::SamplingPlan{}.seed;
   unsigned threads = 0;
-  bool allow_requantize = false;
-  bool force_without_importance = false;
+  // output
   bool json = false;
   bool quiet = false;
   bool all_tensors = false;
 };
 
-void add_job_options(CLI::App& command, JobOptions& options);
+void add_input_options(CLI::App& command, JobOptions& options);
+void add_target_options(CLI::App& command, JobOptions& options);
+// Formats and constraints, work, output.
+void add_search_options(CLI::App& command, JobOptions& options);
 
 // InvalidArgument, naming the option, when a value has no meaning.
 [[nodiscard]] Result<optimizer::JobRequest> make_request(const JobOptions& options);
-// At least one, in the order given.
-[[nodiscard]] Result<std::vector<optimizer::Target>> make_targets(const JobOptions& options);
+// At least one, in the order given. Presets and recipe files are resolved for the opened model.
+[[nodiscard]] Result<std::vector<optimizer::Target>> make_targets(const JobOptions& options,
+                                                                  const optimizer::JobInputs& inputs);
+// What of make_targets can be checked before the model is opened.
+[[nodiscard]] Result<void> check_targets(const JobOptions& options);
 
 }  // namespace quantfit::cli

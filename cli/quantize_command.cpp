@@ -15,6 +15,7 @@
 #include "cli/render.h"
 #include "core/byte_size.h"
 #include "core/file_util.h"
+#include "optimizer/recipe_io.h"
 
 namespace quantfit::cli {
 namespace {
@@ -24,25 +25,31 @@ namespace fs = std::filesystem;
 struct QuantizeOptions {
   JobOptions job;
   std::string output;
+  std::string export_recipe;
+  std::string export_tensor_types;
   bool write = true;  // false: `plan`
   bool force = false;
 };
 
-// The name of the file for a target: as given, or derived from the model's name. With several targets the target
-// is part of every name.
-fs::path output_path(const QuantizeOptions& options, const optimizer::Target& target, bool several) {
-  std::string label;
-  if (const auto* bpw = std::get_if<optimizer::BpwTarget>(&target))
-    label = bpw->text + "bpw";
-  else
-    label = std::to_string(std::get<optimizer::FileSizeTarget>(target).bytes) + "B";
-  if (options.output.empty()) {
-    fs::path path(options.job.model);
-    return path.parent_path() / fmt::format("{}-{}.gguf", path.stem().string(), label);
-  }
-  fs::path path(options.output);
+// How a target is called in a file name.
+std::string label_of(const optimizer::Target& target) {
+  if (const auto* bpw = std::get_if<optimizer::BpwTarget>(&target)) return bpw->text + "bpw";
+  if (const auto* file = std::get_if<optimizer::FileSizeTarget>(&target)) return std::to_string(file->bytes) + "B";
+  if (const auto* recipe = std::get_if<optimizer::RecipeTarget>(&target))
+    return fs::path(recipe->name).stem().string();
+  return "fit";
+}
+
+// A path for a target: as given, or with the target in it when there are several.
+fs::path with_label(const fs::path& path, const optimizer::Target& target, bool several) {
   if (!several) return path;
-  return path.parent_path() / fmt::format("{}-{}{}", path.stem().string(), label, path.extension().string());
+  return path.parent_path() /
+         fmt::format("{}-{}{}", path.stem().string(), label_of(target), path.extension().string());
+}
+
+fs::path output_path(const QuantizeOptions& options, const optimizer::Target& target, bool several) {
+  if (!options.output.empty()) return with_label(options.output, target, several);
+  return with_label(fs::path(options.job.model).replace_extension(".gguf"), target, true);
 }
 
 // What can be known to fail is refused before hours of work, not after.
@@ -66,6 +73,20 @@ std::string resume_hint(const JobOptions& job) {
                            : fmt::format("what was finished is in {}; the same command continues there", job.state);
 }
 
+// Recipe files that were asked for, for one answer.
+Result<void> export_recipes(const QuantizeOptions& options, const Model& model, const optimizer::Solution& solution,
+                            bool several) {
+  if (!options.export_recipe.empty()) {
+    QF_ASSIGN(const std::string text, optimizer::to_recipe_text(solution.recipe, model.tensors()));
+    QF_TRY(write_file_atomically(with_label(options.export_recipe, solution.target, several), text));
+  }
+  if (!options.export_tensor_types.empty()) {
+    QF_ASSIGN(const std::string text, optimizer::to_tensor_type_file(solution.recipe, model.tensors()));
+    QF_TRY(write_file_atomically(with_label(options.export_tensor_types, solution.target, several), text));
+  }
+  return outcome::success();
+}
+
 int run_job(const QuantizeOptions& options) {
   ConsoleStyle style = ConsoleStyle::detect();
   style.quiet = options.job.quiet;
@@ -75,17 +96,18 @@ int run_job(const QuantizeOptions& options) {
 
   auto request = make_request(options.job);
   if (!request) return report(request.error());
-  auto targets = make_targets(options.job);
+  if (auto sensible = check_targets(options.job); !sensible) return report(sensible.error());
+  auto kernels = kernels::default_kernels();
+  if (!kernels) return report(kernels.error());
+  auto inputs = optimizer::open_inputs(request.value().paths);
+  if (!inputs) return report(inputs.error());
+  auto targets = make_targets(options.job, inputs.value());
   if (!targets) return report(targets.error());
   const bool several = targets.value().size() > 1;
   if (options.write)
     for (const optimizer::Target& target : targets.value())
       if (auto usable = check_output(output_path(options, target, several), options.job, options.force); !usable)
         return report(usable.error());
-  auto kernels = kernels::default_kernels();
-  if (!kernels) return report(kernels.error());
-  auto inputs = optimizer::open_inputs(request.value().paths);
-  if (!inputs) return report(inputs.error());
   for (const std::string& warning : inputs.value().warnings) logger.log(LogLevel::Warning, warning);
   if (!inputs.value().importance)
     logger.log(LogLevel::Warning, "no importance matrix: all columns count the same, which costs quality; see --imatrix");
@@ -103,6 +125,8 @@ int run_job(const QuantizeOptions& options) {
                                  ? fmt::format("all {} tensors were measured before", measured.tensors_known)
                                  : fmt::format("measured {} tensors in {}, {} were known", measured.tensors_sampled,
                                                format_duration(measured.seconds), measured.tensors_known));
+  auto statics = optimizer::compare_static_recipes(inputs.value(), job.value(), request.value());
+  if (!statics) return report(statics.error());
 
   nlohmann::ordered_json documents = nlohmann::ordered_json::array();
   const Model& model = inputs.value().model;
@@ -111,15 +135,18 @@ int run_job(const QuantizeOptions& options) {
     auto solved = optimizer::solve(inputs.value(), job.value(), request.value(), target);
     if (!solved) return report(solved.error());
     const optimizer::Solution& solution = solved.value();
-    nlohmann::ordered_json document = solution_to_json(model, job.value(), solution);
+    nlohmann::ordered_json document = solution_to_json(model, job.value(), solution, statics.value());
     if (!solution.feasible) {
-      fmt::print(stderr, "{}: {}\n", style.color ? "\x1b[31merror\x1b[0m" : "error", describe_infeasible(solution));
+      fmt::print(stderr, "{}error:{} {}\n", style.color ? "\x1b[31m" : "", style.color ? "\x1b[0m" : "",
+                 describe_infeasible(solution));
+      if (solution.memory) fmt::print(stderr, "{}", describe_memory(solution));
       status = kInfeasible;
       documents.push_back(std::move(document));
       continue;
     }
     if (!options.job.json)
-      fmt::print("{}", describe_solution(model, job.value(), solution, options.job.all_tensors));
+      fmt::print("{}", describe_solution(model, job.value(), solution, statics.value(), options.job.all_tensors));
+    if (auto exported = export_recipes(options, model, solution, several); !exported) return report(exported.error());
     if (options.write) {
       const fs::path path = output_path(options, target, several);
       optimizer::WriterOptions writer;
@@ -132,11 +159,10 @@ int run_job(const QuantizeOptions& options) {
       document["output"] = path.string();
       document["write_seconds"] = written.value().seconds;
       if (!options.job.json)
-        fmt::print("wrote            {} ({}) in {}\n{}", path.string(), format_bytes(written.value().file_bytes),
-                   format_duration(written.value().seconds), several ? "\n" : "");
-    } else if (!options.job.json && several) {
-      fmt::print("\n");
+        fmt::print("\nwrote {} ({}) in {}\n", path.string(), format_bytes(written.value().file_bytes),
+                   format_duration(written.value().seconds));
     }
+    if (!options.job.json && several) fmt::print("\n");
     documents.push_back(std::move(document));
   }
   if (options.job.json)
@@ -156,7 +182,15 @@ void add(CLI::App& app, int& status, bool write) {
               "Ctrl-C stops; the same command continues where it stopped when --state is given."
             : "\nExample, at once when the state file knows the model already:\n"
               "  quantfit plan model-F16.gguf --imatrix imatrix.gguf --target-bpw 3,4,5 --state model.qfstate");
-  add_job_options(*command, options->job);
+  add_input_options(*command, options->job);
+  add_target_options(*command, options->job);
+  add_search_options(*command, options->job);
+  command->add_flag("--tensors", options->job.all_tensors, "list every tensor's format");
+  command->add_option("--export-recipe", options->export_recipe, "write the recipe, readable by --recipe")
+      ->type_name("FILE");
+  command->add_option("--export-tensor-types", options->export_tensor_types,
+                      "write the recipe for llama-quantize's --tensor-type-file")
+      ->type_name("FILE");
   if (write) {
     command->add_option("-o,--output", options->output,
                         "file to write (default: beside the model, named after the target)")

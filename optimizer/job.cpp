@@ -1,27 +1,19 @@
 #include "optimizer/job.h"
 
 #include <algorithm>
-#include <ctime>
+#include <map>
 
 #include "core/byte_size.h"
 #include "core/fingerprint.h"
 #include "core/gguf_writer.h"
-#include "optimizer/model_traits.h"
 #include "optimizer/quantize_rules.h"
+#include "optimizer/recipe_io.h"
 
 namespace quantfit::optimizer {
 namespace {
 
 // Data sections are laid out with this alignment; a source's other alignment is dropped.
 constexpr std::uint64_t kFileAlignment = 32;
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday,
-                     parts.tm_hour, parts.tm_min, parts.tm_sec);
-}
 
 // The importance matrix must speak of this model: entries that fit, and at least some for its matrices.
 Result<void> check_importance(const Model& model, const ImportanceMatrix& importance,
@@ -70,12 +62,19 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
 
 std::string to_text(const Target& target) {
   if (const auto* bpw = std::get_if<BpwTarget>(&target)) return bpw->text + " bpw";
-  return format_bytes(std::get<FileSizeTarget>(target).bytes) + " file";
+  if (const auto* file = std::get_if<FileSizeTarget>(&target)) return "file of " + format_bytes(file->bytes);
+  if (const auto* recipe = std::get_if<RecipeTarget>(&target)) return "recipe " + recipe->name;
+  const MemoryRequest& request = std::get<MemoryTarget>(target).request;
+  std::string text;
+  if (request.vram_bytes) text += "VRAM of " + format_bytes(*request.vram_bytes);
+  if (request.ram_bytes) text += (text.empty() ? "RAM of " : ", RAM of ") + format_bytes(*request.ram_bytes);
+  return text;
 }
 
 Result<JobInputs> open_inputs(const JobPaths& paths) {
   QF_ASSIGN(Model model, Model::open(paths.model));
-  JobInputs inputs{std::move(model), {}, {}, {}, {}, {}};
+  QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
+  JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}};
   if (!paths.importance.empty()) {
     QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
     std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
@@ -107,19 +106,21 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, co
   QF_ASSIGN(ModelPlan plan, plan_tensors(inputs.model, inputs.importance_or_null(), request.policy));
   job.plans = std::move(plan.tensors);
   job.notes = std::move(plan.notes);
-  QF_ASSIGN(const ModelTraits model_facts, model_traits(inputs.model.metadata(), inputs.model.tensors()));
   std::map<std::string, state::Sensitivity> stored;
   if (inputs.store) {
     QF_ASSIGN(stored, inputs.store->load_sensitivities());
   }
   // What was measured on the model itself wins over the prior; what the user says wins over both.
-  const auto priors = default_sensitivities(model_facts, inputs.model.tensors(), request.role_weights);
+  const auto priors = default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights);
   for (std::size_t i = 0; i < priors.size(); ++i) {
     const auto measured = stored.find(inputs.model.tensors()[i].name);
     const bool use_prior = measured == stored.end() || priors[i].obtained.starts_with("role weight");
     job.sensitivity.push_back(use_prior ? priors[i].value : measured->second.value);
     job.sensitivity_source.push_back(use_prior ? priors[i].obtained : measured->second.obtained);
   }
+  const GgufKeyValue* used = inputs.model.arch_key("expert_used_count");
+  const auto experts_used = static_cast<std::uint32_t>(used == nullptr ? 0 : used->as_uint().value_or(0));
+  job.read_share = read_shares(inputs.traits, experts_used, inputs.model.tensors());
   QF_ASSIGN(job.measured,
             measure_tensors(inputs.model, inputs.importance_or_null(), job.plans, request.sampler, kernels,
                             inputs.store ? &*inputs.store : nullptr, inputs.importance_fingerprint,
@@ -127,64 +128,271 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, co
   return job;
 }
 
+namespace {
+
+KnapsackOptions knapsack_options(const PreparedJob& job, const JobRequest& request, std::uint64_t alignment) {
+  KnapsackOptions options;
+  options.alignment = alignment;
+  options.max_nmse = request.max_nmse;
+  options.speed_weight = request.speed_weight;
+  options.runtime = request.policy.rules.runtime.value_or(Runtime::Cuda);
+  if (request.speed_weight > 0) options.read_share = job.read_share;
+  return options;
+}
+
+// The knapsack with ruinous formats left out, or with them when the budget cannot be met otherwise.
+Result<Knapsack> knapsack_for(const PreparedJob& job, KnapsackOptions options, std::span<const std::uint32_t> subset,
+                              std::uint64_t budget, Solution& solution) {
+  QF_ASSIGN(Knapsack knapsack,
+            make_knapsack(job.plans, job.measured.measurements, job.sensitivity, options, subset));
+  if (options.max_nmse > 0 && knapsack.smallest_bytes > budget) {
+    options.max_nmse = 0;
+    QF_ASSIGN(knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity, options, subset));
+    if (knapsack.smallest_bytes <= budget)
+      solution.limits.push_back("the budget forces formats that ruin some tensors");
+  }
+  return knapsack;
+}
+
+std::uint64_t minus(std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; }
+
+// One budget for all tensors: bits per weight, or a file's size.
+Result<void> solve_one_memory(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
+                              Solution& solution) {
+  // A file counts padding and metadata; both are known whatever the recipe, so they come off the budget.
+  const auto* file = std::get_if<FileSizeTarget>(&solution.target);
+  std::uint64_t overhead = 0;
+  if (file != nullptr) {
+    QF_ASSIGN(const OutputLayout layout,
+              output_layout(inputs.model, recipe_of(inputs.model.tensors()), inputs.importance_or_null()));
+    QF_ASSIGN(overhead, gguf_header_bytes(layout.metadata, layout.tensors));
+    solution.budget_bytes = file->bytes;
+  } else {
+    QF_ASSIGN(solution.budget_bytes, budget_for_bpw(solution.elements, std::get<BpwTarget>(solution.target).text));
+  }
+  QF_ASSIGN(const Knapsack knapsack,
+            knapsack_for(job, knapsack_options(job, request, file != nullptr ? kFileAlignment : 1), {},
+                         minus(solution.budget_bytes, overhead), solution));
+  const std::uint64_t spent = overhead + knapsack.fixed_bytes;
+  solution.smallest_bytes = overhead + knapsack.smallest_bytes;
+  solution.largest_bytes = overhead + knapsack.largest_bytes;
+  QF_ASSIGN(solution.allocation,
+            allocate(knapsack.classes, minus(solution.budget_bytes, spent), request.allocator));
+  solution.feasible = solution.budget_bytes >= solution.smallest_bytes;
+  solution.used_bytes = spent + solution.allocation.bytes;
+  apply(knapsack, solution.allocation, solution.recipe);
+  if (solution.feasible && solution.used_bytes == solution.largest_bytes &&
+      solution.used_bytes < solution.budget_bytes)
+    solution.limits.push_back("every tensor has its best format already; a larger budget changes nothing");
+  return outcome::success();
+}
+
+// Two memories with a given placement: two knapsacks. Tensors in RAM without a limit of their own pay the same
+// price per byte as those on the GPU: more would make the file larger than its quality is worth.
+Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
+                                Solution& solution) {
+  const MemoryRequest& wanted = std::get<MemoryTarget>(solution.target).request;
+  QF_ASSIGN(solution.memory, plan_memory(inputs.model.metadata(), inputs.model.tensors(), wanted));
+  const MemoryPlan& memory = *solution.memory;
+  std::vector<std::uint32_t> gpu;
+  std::vector<std::uint32_t> host;
+  for (std::uint32_t i = 0; i < memory.placement.size(); ++i) {
+    const bool on_gpu = memory.placement[i].device == Device::Gpu || memory.placement[i].copied_to_gpu;
+    (on_gpu ? gpu : host).push_back(i);
+  }
+  solution.host_budget_bytes = memory.host_weight_budget_bytes;
+  solution.feasible = memory.gpu_shortfall_bytes == 0 && memory.host_shortfall_bytes == 0;
+  if (memory.gpu_shortfall_bytes != 0)
+    solution.limits.push_back(fmt::format("cache and buffers alone need {} more than the GPU has",
+                                          format_bytes(memory.gpu_shortfall_bytes)));
+  if (memory.host_shortfall_bytes != 0)
+    solution.limits.push_back(fmt::format("cache and buffers alone need {} more than the RAM has",
+                                          format_bytes(memory.host_shortfall_bytes)));
+
+  double price = 0;
+  if (!gpu.empty() && memory.gpu_weight_budget_bytes) {
+    solution.budget_bytes = *memory.gpu_weight_budget_bytes;
+    QF_ASSIGN(const Knapsack knapsack,
+              knapsack_for(job, knapsack_options(job, request, 1), gpu, solution.budget_bytes, solution));
+    QF_ASSIGN(solution.allocation, allocate(knapsack.classes, minus(solution.budget_bytes, knapsack.fixed_bytes),
+                                            request.allocator));
+    solution.smallest_bytes = knapsack.smallest_bytes;
+    solution.largest_bytes = knapsack.largest_bytes;
+    solution.used_bytes = knapsack.fixed_bytes + solution.allocation.bytes;
+    solution.feasible = solution.feasible && solution.budget_bytes >= knapsack.smallest_bytes;
+    apply(knapsack, solution.allocation, solution.recipe);
+    price = solution.allocation.multiplier;
+  }
+  if (!host.empty()) {
+    std::uint64_t copied = 0;  // tied embeddings take room in RAM too
+    for (const std::uint32_t i : gpu)
+      if (memory.placement[i].copied_to_gpu) {
+        const TensorInfo& tensor = *job.plans[i].tensor;
+        QF_ASSIGN(const std::uint64_t bytes,
+                  tensor_bytes(solution.recipe.entries[i].format, tensor.row_length(), tensor.rows()));
+        copied += bytes;
+      }
+    const std::uint64_t budget = minus(memory.host_weight_budget_bytes.value_or(UINT64_MAX), copied);
+    QF_ASSIGN(const Knapsack knapsack, knapsack_for(job, knapsack_options(job, request, 1), host, budget, solution));
+    Allocation allocation;
+    if (memory.host_weight_budget_bytes) {
+      QF_ASSIGN(allocation, allocate(knapsack.classes, minus(budget, knapsack.fixed_bytes), request.allocator));
+      solution.feasible = solution.feasible && budget >= knapsack.smallest_bytes;
+      if (budget < knapsack.smallest_bytes)
+        solution.limits.push_back(fmt::format("RAM has room for {} of weights, the smallest choice takes {}",
+                                              format_bytes(budget), format_bytes(knapsack.smallest_bytes)));
+    } else {
+      for (const CandidateClass& group : knapsack.classes) {
+        const auto best = std::ranges::min_element(group.candidates, {}, [&](const Candidate& candidate) {
+          return candidate.cost + price * static_cast<double>(candidate.bytes);
+        });
+        allocation.choice.push_back(best->format);
+        allocation.bytes += best->bytes;
+        allocation.objective += best->cost;
+      }
+      allocation.lower_bound = allocation.objective;
+      allocation.multiplier = price;
+    }
+    solution.host_used_bytes = knapsack.fixed_bytes + allocation.bytes + copied;
+    apply(knapsack, allocation, solution.recipe);
+    solution.host_allocation = std::move(allocation);
+  }
+  return outcome::success();
+}
+
+// True when the recipe gives every tensor a format that its plan allows, and tied tensors one format.
+bool keeps_constraints(std::span<const TensorPlan> plans, const Recipe& recipe) {
+  std::map<std::string, Format> group_format;
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const Format format = recipe.entries[i].format;
+    if (std::ranges::find(plans[i].formats, format) == plans[i].formats.end()) return false;
+    if (!plans[i].tie_group.empty() && group_format.try_emplace(plans[i].tie_group, format).first->second != format)
+      return false;
+  }
+  return true;
+}
+
+// An exact optimum cannot lose to a static recipe; one that a limit stopped short might.
+Result<void> never_worse_than_static(const JobInputs& inputs, const PreparedJob& job, Solution& solution) {
+  if (solution.allocation.why == Termination::Optimal || !solution.feasible ||
+      !std::holds_alternative<BpwTarget>(solution.target))
+    return outcome::success();
+  for (const FileTypeTraits& type : all_file_types()) {
+    auto recipe = preset_recipe(inputs, type.type);
+    if (!recipe || !keeps_constraints(job.plans, recipe.value())) continue;
+    const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, recipe.value());
+    auto layout = output_layout(inputs.model, recipe.value(), inputs.importance_or_null());
+    if (!error || !layout || layout.value().tensor_bytes > solution.budget_bytes ||
+        *error >= solution.predicted_error)
+      continue;
+    solution.recipe.entries = recipe.value().entries;
+    solution.predicted_error = *error;
+    solution.used_bytes = layout.value().tensor_bytes;
+    solution.limits.push_back(fmt::format("the static recipe {} is better than what the stopped search found", type.name));
+  }
+  return outcome::success();
+}
+
+}  // namespace
+
 Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobRequest& request, const Target& target) {
   Solution solution;
   solution.target = target;
   solution.elements = inputs.model.total_elements();
-
-  // A file counts padding and metadata; both are known whatever the recipe, so they come off the budget.
-  const bool whole_file = std::holds_alternative<FileSizeTarget>(target);
-  std::uint64_t overhead = 0;
-  if (whole_file) {
-    Recipe as_is;
-    for (const TensorInfo& tensor : inputs.model.tensors()) as_is.entries.push_back({tensor.name, tensor.format});
-    QF_ASSIGN(const OutputLayout layout, output_layout(inputs.model, as_is, inputs.importance_or_null()));
-    QF_ASSIGN(overhead, gguf_header_bytes(layout.metadata, layout.tensors));
-    solution.budget_bytes = std::get<FileSizeTarget>(target).bytes;
+  solution.recipe = smallest_recipe(job.plans);
+  if (const auto* given = std::get_if<RecipeTarget>(&target)) {
+    solution.recipe = given->recipe;
+    solution.feasible = true;
+  } else if (std::holds_alternative<MemoryTarget>(target)) {
+    QF_TRY(solve_two_memories(inputs, job, request, solution));
   } else {
-    QF_ASSIGN(solution.budget_bytes, budget_for_bpw(solution.elements, std::get<BpwTarget>(target).text));
+    QF_TRY(solve_one_memory(inputs, job, request, solution));
   }
-  QF_ASSIGN(const Knapsack knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity,
-                                                   whole_file ? kFileAlignment : 1));
-  const std::uint64_t spent = overhead + knapsack.fixed_bytes;
-  solution.smallest_bytes = overhead + knapsack.smallest_bytes;
-  solution.largest_bytes = overhead + knapsack.largest_bytes;
-  const std::uint64_t budget = solution.budget_bytes > spent ? solution.budget_bytes - spent : 0;
-  QF_ASSIGN(solution.allocation, allocate(knapsack.classes, budget, request.allocator));
-  solution.feasible =
-      solution.allocation.why != Termination::BudgetTooSmall && solution.budget_bytes >= solution.smallest_bytes;
-  solution.used_bytes = spent + solution.allocation.bytes;
-  solution.predicted_error = solution.allocation.objective + knapsack.fixed_cost;
-  solution.recipe = make_recipe(job.plans, knapsack, solution.allocation);
+  const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, solution.recipe);
+  solution.error_is_known = error.has_value();
+  solution.predicted_error = error.value_or(0);
+  QF_TRY(never_worse_than_static(inputs, job, solution));
+  QF_ASSIGN(const OutputLayout layout, output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
+  solution.tensor_bytes = layout.tensor_bytes;
+  solution.file_bytes = layout.file_bytes;
+  if (std::holds_alternative<RecipeTarget>(target))
+    solution.budget_bytes = solution.used_bytes = solution.smallest_bytes = solution.largest_bytes = layout.tensor_bytes;
+
   solution.recipe.provenance = {
       {"program", "quantfit " + request.program_version},
       {"model", inputs.model.shards()[0].path.filename().string()},
       {"model fingerprint", inputs.model_fingerprint},
       {"target", to_text(target)},
-      {"predicted error", fmt::format("{:.9g}", solution.predicted_error)},
-      {"lower bound", fmt::format("{:.9g}", solution.allocation.lower_bound + knapsack.fixed_cost)},
-      {"proof", std::string(to_string(solution.allocation.why))},
+      {"bytes", std::to_string(solution.tensor_bytes)},
+      {"bpw", fmt::format("{:.6f}", solution.bpw())},
   };
+  if (solution.error_is_known)
+    solution.recipe.provenance["predicted error"] = fmt::format("{:.9g}", solution.predicted_error);
+  if (!std::holds_alternative<RecipeTarget>(target)) {
+    solution.recipe.provenance["gap"] = fmt::format("{:.3g}", solution.allocation.gap());
+    solution.recipe.provenance["proof"] = std::string(to_string(solution.allocation.why));
+  }
   if (inputs.importance) {
     solution.recipe.provenance["importance matrix"] = inputs.importance->path().filename().string();
     solution.recipe.provenance["importance fingerprint"] = inputs.importance_fingerprint;
   }
-  QF_ASSIGN(const OutputLayout layout, output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
-  solution.tensor_bytes = layout.tensor_bytes;
-  solution.file_bytes = layout.file_bytes;
-
-  if (inputs.store && solution.feasible) {
+  if (inputs.store && solution.feasible && job.measured.run != 0) {
     state::SavedRecipe saved;
     saved.target = to_text(target);
     saved.budget_bytes = solution.budget_bytes;
     saved.bytes = solution.used_bytes;
     saved.objective = solution.predicted_error;
-    saved.lower_bound = solution.allocation.lower_bound + knapsack.fixed_cost;
-    saved.created = utc_now();
+    saved.lower_bound = solution.predicted_error - solution.allocation.gap();
     saved.recipe = solution.recipe;
     QF_TRY(inputs.store->save_recipe(job.measured.run, saved));
   }
   return solution;
+}
+
+Result<Recipe> preset_recipe(const JobInputs& inputs, FileType type) {
+  StaticRecipeRequest request;
+  request.file_type = type;
+  request.has_importance = inputs.importance.has_value();
+  QF_ASSIGN(StaticRecipe resolved, resolve_static_recipe(inputs.traits, inputs.model.tensors(), request));
+  return std::move(resolved.recipe);
+}
+
+Result<std::vector<StaticComparison>> compare_static_recipes(const JobInputs& inputs, const PreparedJob& job,
+                                                             const JobRequest& request) {
+  QF_ASSIGN(const Knapsack knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity,
+                                                   knapsack_options(job, request, 1)));
+  std::vector<StaticComparison> comparisons;
+  for (const FileTypeTraits& type : all_file_types()) {
+    if (!type.has_recipe || !is_quantized(type.default_format)) continue;
+    auto recipe = preset_recipe(inputs, type.type);
+    if (!recipe) continue;  // not for this model
+    const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, recipe.value());
+    if (!error) continue;  // needs formats that were not measured
+    QF_ASSIGN(const OutputLayout layout, output_layout(inputs.model, recipe.value(), inputs.importance_or_null()));
+    StaticComparison comparison;
+    comparison.type = type.type;
+    comparison.tensor_bytes = layout.tensor_bytes;
+    comparison.bpw = 8.0 * double(layout.tensor_bytes) / double(std::max<std::uint64_t>(inputs.model.total_elements(), 1));
+    comparison.predicted_error = *error;
+    if (layout.tensor_bytes < knapsack.smallest_bytes) continue;  // constraints forbid so small a recipe
+    QF_ASSIGN(const Allocation best, allocate(knapsack.classes, layout.tensor_bytes - knapsack.fixed_bytes,
+                                              request.allocator));
+    Recipe optimized = smallest_recipe(job.plans);
+    apply(knapsack, best, optimized);
+    comparison.optimized_error =
+        predicted_error(job.plans, job.measured.measurements, job.sensitivity, optimized).value_or(0);
+    comparisons.push_back(comparison);
+  }
+  std::ranges::stable_sort(comparisons, {}, &StaticComparison::tensor_bytes);
+  return comparisons;
+}
+
+Result<ModelFrontier> model_frontier(const PreparedJob& job, const JobRequest& request) {
+  ModelFrontier result;
+  QF_ASSIGN(result.knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity,
+                                           knapsack_options(job, request, 1)));
+  QF_ASSIGN(result.frontier, frontier(result.knapsack.classes));
+  return result;
 }
 
 }  // namespace quantfit::optimizer

@@ -14,9 +14,13 @@
 #include "core/progress.h"
 #include "core/recipe.h"
 #include "optimizer/allocator.h"
+#include "optimizer/frontier.h"
+#include "optimizer/memory_model.h"
+#include "optimizer/model_traits.h"
 #include "optimizer/model_writer.h"
 #include "optimizer/planner.h"
 #include "optimizer/sensitivity.h"
+#include "optimizer/static_recipes.h"
 #include "state/state_store.h"
 
 namespace quantfit::optimizer {
@@ -29,9 +33,18 @@ struct BpwTarget {
 struct FileSizeTarget {
   std::uint64_t bytes = 0;
 };
-using Target = std::variant<BpwTarget, FileSizeTarget>;
+// What a GPU (and, when limited, RAM) has room for beside cache and buffers.
+struct MemoryTarget {
+  MemoryRequest request;
+};
+// No search: the formats are given, by a named mixture of llama.cpp or by a recipe file.
+struct RecipeTarget {
+  std::string name;
+  Recipe recipe;
+};
+using Target = std::variant<BpwTarget, FileSizeTarget, MemoryTarget, RecipeTarget>;
 
-// As people write it: "4.5 bpw", "23.50 GiB (25.23 GB) file".
+// As people write it: "4.5 bpw", "file of 23.50 GiB (25.23 GB)".
 [[nodiscard]] std::string to_text(const Target& target);
 
 struct JobPaths {
@@ -45,6 +58,8 @@ struct JobRequest {
   CandidatePolicy policy;
   SamplerOptions sampler;
   std::vector<RoleWeight> role_weights;  // --role-weight, the first that matches counts
+  double max_nmse = 0.9;                 // formats that ruin a tensor: only when the budget forces them. 0: no veto
+  double speed_weight = 0;
   AllocatorLimits allocator;
   std::string program_version;
 };
@@ -52,44 +67,53 @@ struct JobRequest {
 // What a job reads and remembers.
 struct JobInputs {
   Model model;
+  ModelTraits traits;
   std::optional<ImportanceMatrix> importance;
   std::string model_fingerprint;
   std::string importance_fingerprint;  // empty without importance matrix
   std::optional<state::StateStore> store;
-  std::vector<std::string> warnings;   // for people: what was noticed and not refused
+  std::vector<std::string> warnings;  // for people: what was noticed and not refused
 
   [[nodiscard]] const ImportanceMatrix* importance_or_null() const { return importance ? &*importance : nullptr; }
 };
 
 // Opens model, importance matrix and state file and checks that they belong together: an importance matrix that
-// shares no tensor with the model, or whose shapes disagree, is an IdentityMismatch or ShapeMismatch.
+// shares no tensor with the model is an IdentityMismatch, one whose shapes disagree a ShapeMismatch.
 [[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths);
 
 // Everything that does not depend on the target: computed once, solved for any number of targets.
 struct PreparedJob {
-  std::vector<TensorPlan> plans;     // point into the model
-  std::vector<std::string> notes;    // what a person should know
-  std::vector<double> sensitivity;   // s_t per tensor
+  std::vector<TensorPlan> plans;                // point into the model
+  std::vector<std::string> notes;               // what a person should know
+  std::vector<double> sensitivity;              // s_t per tensor
   std::vector<std::string> sensitivity_source;  // how each was obtained
+  std::vector<double> read_share;               // per tensor: part of all weights read per generated token
   MeasureReport measured;
 };
 [[nodiscard]] Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,
                                               const kernels::RowKernels& kernels, ProgressSink& progress,
                                               const CancellationToken& cancel);
 
-// The answer for one target. Bytes are of the whole file for a file size, of tensor data otherwise.
+// The answer for one target. The unit of the budget is the target's: bytes of the whole file for a file size, of
+// weights on the GPU for a memory size, of tensor data otherwise.
 struct Solution {
   Target target;
-  bool feasible = false;            // false: the budget is below the smallest recipe; `recipe` is that one
+  bool feasible = false;             // false: the budget is below the smallest recipe; `recipe` is that one
   std::uint64_t budget_bytes = 0;
-  std::uint64_t used_bytes = 0;     // same unit as the budget, never above it when feasible
-  std::uint64_t smallest_bytes = 0; // reachable range, same unit
+  std::uint64_t used_bytes = 0;      // never above the budget when feasible
+  std::uint64_t smallest_bytes = 0;  // reachable range
   std::uint64_t largest_bytes = 0;
   std::uint64_t elements = 0;
-  std::uint64_t tensor_bytes = 0;   // of the recipe
+  std::uint64_t tensor_bytes = 0;    // of the recipe
   std::uint64_t file_bytes = 0;
-  double predicted_error = 0;       // sum of s_t N(t, f), fixed tensors included
-  Allocation allocation;
+  double predicted_error = 0;        // sum of s_t N(t, f), fixed tensors included
+  bool error_is_known = true;        // false: a recipe with formats that were not measured
+  std::vector<std::string> limits;   // what limited the answer, as sentences
+  Allocation allocation;             // of the first memory
+  std::optional<Allocation> host_allocation;  // of RAM, when it has a budget of its own
+  std::optional<MemoryPlan> memory;
+  std::optional<std::uint64_t> host_budget_bytes;
+  std::uint64_t host_used_bytes = 0;
   Recipe recipe;
 
   [[nodiscard]] double bpw() const {
@@ -97,8 +121,32 @@ struct Solution {
   }
 };
 
-// Solves and, when there is a state file, remembers the recipe in it.
+// Solves and, when there is a state file, remembers the recipe in it. The answer's predicted error is never above
+// that of a static recipe which keeps to the same constraints and budget.
 [[nodiscard]] Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
                                      const Target& target);
+
+// What llama.cpp's named mixture would make of the model.
+[[nodiscard]] Result<Recipe> preset_recipe(const JobInputs& inputs, FileType type);
+
+// A static recipe beside the optimum of the same size.
+struct StaticComparison {
+  FileType type;
+  std::uint64_t tensor_bytes = 0;
+  double bpw = 0;
+  double predicted_error = 0;
+  double optimized_error = 0;  // of the best recipe with at most as many bytes, under the same constraints
+};
+// All file types whose formats were measured and fit, in ascending order of bytes.
+[[nodiscard]] Result<std::vector<StaticComparison>> compare_static_recipes(const JobInputs& inputs,
+                                                                           const PreparedJob& job,
+                                                                           const JobRequest& request);
+
+// The whole curve, with what is spent in any case added to every point.
+struct ModelFrontier {
+  Knapsack knapsack;
+  Frontier frontier;
+};
+[[nodiscard]] Result<ModelFrontier> model_frontier(const PreparedJob& job, const JobRequest& request);
 
 }  // namespace quantfit::optimizer

@@ -142,21 +142,37 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
 }
 
 Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurements& measurements,
-                               std::span<const double> sensitivity, std::uint64_t alignment) {
+                               std::span<const double> sensitivity, const KnapsackOptions& options,
+                               std::span<const std::uint32_t> subset) {
   Knapsack knapsack;
   std::unordered_map<std::string, std::size_t> class_of_group;
-  for (std::size_t i = 0; i < plans.size(); ++i) {
+  const std::size_t count = subset.empty() ? plans.size() : subset.size();
+  for (std::size_t position = 0; position < count; ++position) {
+    const auto i = subset.empty() ? static_cast<std::uint32_t>(position) : subset[position];
     const TensorPlan& plan = plans[i];
     const TensorInfo& tensor = *plan.tensor;
     std::vector<Candidate> candidates;
+    std::vector<double> errors;
     for (const Format format : plan.formats) {
       const std::optional<double> nmse = nmse_of(plan, format, measurements);
       if (!nmse)
         return fail(ErrorCode::Internal, "tensor '{}' was not measured as {}", tensor.name, name_of(format));
       QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(format, tensor.row_length(), tensor.rows()));
-      candidates.push_back({format, aligned(bytes, alignment), sensitivity[i] * *nmse});
+      const double penalty = options.speed_weight > 0 ? options.speed_weight * options.read_share[i] *
+                                                            decode_cost(format, options.runtime)
+                                                      : 0.0;
+      candidates.push_back({format, aligned(bytes, options.alignment), sensitivity[i] * *nmse + penalty});
+      errors.push_back(*nmse);
     }
-    if (candidates.size() == 1 && plan.tie_group.empty()) {
+    // Tied tensors must keep all formats in common; a veto of one member would veto the group's.
+    if (options.max_nmse > 0 && plan.tie_group.empty() &&
+        std::ranges::any_of(errors, [&](double error) { return error <= options.max_nmse; })) {
+      std::size_t kept = 0;
+      for (std::size_t c = 0; c < candidates.size(); ++c)
+        if (errors[c] <= options.max_nmse) candidates[kept++] = candidates[c];
+      candidates.resize(kept);
+    }
+    if (plan.formats.size() == 1 && plan.tie_group.empty()) {
       knapsack.fixed_bytes += candidates[0].bytes;
       knapsack.fixed_cost += candidates[0].cost;
       continue;
@@ -165,7 +181,7 @@ Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurem
     if (group == class_of_group.end()) {
       if (!plan.tie_group.empty()) class_of_group.emplace(plan.tie_group, knapsack.classes.size());
       knapsack.classes.push_back({plan.tie_group.empty() ? tensor.name : plan.tie_group, std::move(candidates)});
-      knapsack.members.push_back({static_cast<std::uint32_t>(i)});
+      knapsack.members.push_back({i});
       continue;
     }
     // A tied tensor joins its class: bytes and costs add up over the formats that all members allow.
@@ -180,7 +196,7 @@ Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurem
       return fail(ErrorCode::Infeasible, "no format is allowed for all tensors of the tied group '{}'",
                   plan.tie_group);
     joined.candidates = std::move(common);
-    knapsack.members[group->second].push_back(static_cast<std::uint32_t>(i));
+    knapsack.members[group->second].push_back(i);
   }
   knapsack.smallest_bytes = knapsack.largest_bytes = knapsack.fixed_bytes;
   for (const CandidateClass& group : knapsack.classes) {
@@ -191,12 +207,17 @@ Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurem
   return knapsack;
 }
 
-Recipe make_recipe(std::span<const TensorPlan> plans, const Knapsack& knapsack, const Allocation& allocation) {
+Recipe smallest_recipe(std::span<const TensorPlan> plans) {
   Recipe recipe;
-  for (const TensorPlan& plan : plans) recipe.entries.push_back({plan.tensor->name, plan.formats.front()});
+  for (const TensorPlan& plan : plans)
+    recipe.entries.push_back(
+        {plan.tensor->name, *std::ranges::min_element(plan.formats, {}, [](Format f) { return bits_per_weight(f); })});
+  return recipe;
+}
+
+void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recipe) {
   for (std::size_t c = 0; c < knapsack.classes.size(); ++c)
     for (const std::uint32_t member : knapsack.members[c]) recipe.entries[member].format = allocation.choice[c];
-  return recipe;
 }
 
 std::optional<double> predicted_error(std::span<const TensorPlan> plans, const Measurements& measurements,

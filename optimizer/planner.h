@@ -78,14 +78,28 @@ struct Knapsack {
   std::uint64_t largest_bytes = 0;
 };
 
-// `sensitivity[i]` is s_t of tensor i. Bytes are rounded up to multiples of `alignment` (1: data alone, as bits per
-// weight count; the file's alignment: as a file counts). Internal when a measurement is missing.
-[[nodiscard]] Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurements& measurements,
-                                             std::span<const double> sensitivity, std::uint64_t alignment = 1);
+struct KnapsackOptions {
+  // Bytes are rounded up to multiples of this. 1: data alone, as bits per weight count; the file's alignment: as a
+  // file counts.
+  std::uint64_t alignment = 1;
+  // Candidates with a larger relative error are left out where something better remains; 0: none are.
+  double max_nmse = 0;
+  // Added to the cost of tensor i as format f: speed_weight * read_share[i] * decode_cost(f, runtime).
+  double speed_weight = 0;
+  Runtime runtime = Runtime::Cuda;
+  std::vector<double> read_share;  // per tensor; empty when speed_weight is 0
+};
 
-// The recipe of an allocation of `knapsack`, every tensor included.
-[[nodiscard]] Recipe make_recipe(std::span<const TensorPlan> plans, const Knapsack& knapsack,
-                                 const Allocation& allocation);
+// The knapsack over the tensors `subset` (indices, ascending; empty: all). `sensitivity[i]` is s_t of tensor i.
+// Internal when a measurement is missing, Infeasible when a tied group has no common format in the subset.
+[[nodiscard]] Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurements& measurements,
+                                             std::span<const double> sensitivity, const KnapsackOptions& options = {},
+                                             std::span<const std::uint32_t> subset = {});
+
+// The recipe that keeps to what every tensor is left without a choice: its only format, or its smallest.
+[[nodiscard]] Recipe smallest_recipe(std::span<const TensorPlan> plans);
+// Enters the choices of an allocation of `knapsack` into `recipe`.
+void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recipe);
 
 // Predicted error of any recipe whose formats were all measured; nothing otherwise.
 [[nodiscard]] std::optional<double> predicted_error(std::span<const TensorPlan> plans,
