@@ -149,6 +149,14 @@ HWY_INLINE F insert_bits(F a, I kept, I inserted) {
   const I merged = (bits_of(a) & kept) | inserted;
   return float_of_bits(merged);
 }
+template <int kDistance>
+HWY_INLINE F swap_lanes(F a) { F r; QF_EACH r.v[i] = a.v[i ^ kDistance]; return r; }
+HWY_INLINE void load_transposed(const float* p, F* out) {
+  for (int k = 0; k < 16; ++k) QF_EACH out[k].v[i] = p[16 * i + k];
+}
+HWY_INLINE void store_transposed_u8(const I* a, std::uint8_t* p) {
+  for (int k = 0; k < 16; ++k) QF_EACH p[16 * i + k] = static_cast<std::uint8_t>(a[k].v[i]);
+}
 HWY_INLINE float sum(F a) {
   float t[8];
   for (int i = 0; i < 8; ++i) t[i] = a.v[i] + a.v[i + 8];
@@ -431,6 +439,76 @@ HWY_INLINE F insert_bits(F a, I kept, I inserted) {
   QF_EACH r.v[i] = hn::BitCast(DF(), hn::OrAnd(inserted.v[i], hn::BitCast(DI(), a.v[i]), kept.v[i]));
   return r;
 }
+// Lane i from lane i ^ kDistance, kDistance 1, 2, 4 or 8.
+template <int kDistance>
+HWY_INLINE F swap_lanes(F a) {
+  F r;
+  if constexpr (kDistance == 1) {
+    QF_EACH r.v[i] = hn::Shuffle2301(a.v[i]);
+  } else if constexpr (kDistance == 2) {
+    QF_EACH r.v[i] = hn::Shuffle1032(a.v[i]);
+  } else if constexpr (kDistance >= kPartLanes) {
+    QF_EACH r.v[i] = a.v[(i ^ (kDistance / kPartLanes)) % kParts];
+  } else if constexpr (kDistance == 4) {
+    QF_EACH r.v[i] = hn::SwapAdjacentBlocks(a.v[i]);
+  } else {
+    QF_EACH r.v[i] = hn::ConcatLowerUpper(DF(), a.v[i], a.v[i]);
+  }
+  return r;
+}
+// Four floats from each of p, p + 64, p + 128, ... into the 128-bit blocks of one part.
+template <class D>
+HWY_INLINE hn::Vec<D> load_blocks(D d, const float* p) {
+  const hn::CappedTag<float, 4> d4;
+  if constexpr (kPartLanes == 4) {
+    return hn::LoadU(d, p);
+  } else if constexpr (kPartLanes == 8) {
+    return hn::Combine(d, hn::LoadU(d4, p + 64), hn::LoadU(d4, p));
+  } else {
+    const hn::CappedTag<float, 8> d8;
+    return hn::Combine(d, hn::Combine(d8, hn::LoadU(d4, p + 192), hn::LoadU(d4, p + 128)),
+                       hn::Combine(d8, hn::LoadU(d4, p + 64), hn::LoadU(d4, p)));
+  }
+}
+// 256 floats as a matrix of 16 x 16, transposed: lane i of out[k] is p[16 i + k].
+HWY_INLINE void load_transposed(const float* p, F* out) {
+  const hn::Repartition<double, DF> d64;
+  QF_EACH {
+    for (int c = 0; c < 16; c += 4) {
+      const float* corner = p + 16 * i * kPartLanes + c;
+      const auto r0 = load_blocks(DF(), corner);
+      const auto r1 = load_blocks(DF(), corner + 16);
+      const auto r2 = load_blocks(DF(), corner + 32);
+      const auto r3 = load_blocks(DF(), corner + 48);
+      const auto low01 = hn::BitCast(d64, hn::InterleaveLower(DF(), r0, r1));
+      const auto low23 = hn::BitCast(d64, hn::InterleaveLower(DF(), r2, r3));
+      const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(DF(), r0, r1));
+      const auto high23 = hn::BitCast(d64, hn::InterleaveUpper(DF(), r2, r3));
+      out[c].v[i] = hn::BitCast(DF(), hn::InterleaveLower(d64, low01, low23));
+      out[c + 1].v[i] = hn::BitCast(DF(), hn::InterleaveUpper(d64, low01, low23));
+      out[c + 2].v[i] = hn::BitCast(DF(), hn::InterleaveLower(d64, high01, high23));
+      out[c + 3].v[i] = hn::BitCast(DF(), hn::InterleaveUpper(d64, high01, high23));
+    }
+  }
+}
+// The inverse for bytes: p[16 i + k] is lane i of a[k], which must be 0..255.
+HWY_INLINE void store_transposed_u8(const I* a, std::uint8_t* p) {
+  const hn::FixedTag<std::uint8_t, 16> d8;
+  HWY_ALIGN std::uint8_t rows[256];
+  for (int k = 0; k < 16; ++k) store_u8(a[k], rows + 16 * k);
+  // Interleaving row k with row k + 8, four times over, is the transposition.
+  hn::Vec<decltype(d8)> r[16];
+  hn::Vec<decltype(d8)> t[16];
+  for (int k = 0; k < 16; ++k) r[k] = hn::Load(d8, rows + 16 * k);
+  for (int round = 0; round < 4; ++round) {
+    for (int k = 0; k < 8; ++k) {
+      t[2 * k] = hn::InterleaveLower(d8, r[k], r[k + 8]);
+      t[2 * k + 1] = hn::InterleaveUpper(d8, r[k], r[k + 8]);
+    }
+    for (int k = 0; k < 16; ++k) r[k] = t[k];
+  }
+  for (int k = 0; k < 16; ++k) hn::StoreU(r[k], d8, p + 16 * k);
+}
 
 // Sum of the lanes by one fixed tree: i with i+8, then i+4, i+2, i+1.
 HWY_INLINE float sum(F a) {
@@ -484,6 +562,37 @@ HWY_INLINE F zero() { return set(0.0F); }
 HWY_INLINE F clamp(F a, F low, F high) { return min(max(a, low), high); }
 HWY_INLINE bool any(M m) { return bits(m) != 0; }
 HWY_INLINE bool all(M m) { return bits(m) == 0xFFFFU; }
+
+// Sums over neighbouring lanes, kLanes = 1, 2, 4, 8 or 16 at a time, present in each of them.
+template <int kLanes>
+HWY_INLINE F group_sum(F a) {
+  if constexpr (kLanes >= 2) a = a + swap_lanes<1>(a);
+  if constexpr (kLanes >= 4) a = a + swap_lanes<2>(a);
+  if constexpr (kLanes >= 8) a = a + swap_lanes<4>(a);
+  if constexpr (kLanes >= 16) a = a + swap_lanes<8>(a);
+  return a;
+}
+template <int kLanes>
+HWY_INLINE F group_max(F a) {
+  if constexpr (kLanes >= 2) a = max(a, swap_lanes<1>(a));
+  if constexpr (kLanes >= 4) a = max(a, swap_lanes<2>(a));
+  if constexpr (kLanes >= 8) a = max(a, swap_lanes<4>(a));
+  if constexpr (kLanes >= 16) a = max(a, swap_lanes<8>(a));
+  return a;
+}
+// The values that fields of half precision would hold: round to nearest even, saturated at +-65504.
+HWY_INLINE F round_to_half(F a) {
+  const I pattern = bits_of(a);
+  const I sign = pattern & set(static_cast<std::int32_t>(0x80000000U));
+  const F magnitude = min(abs(a), set(65504.0F));
+  const I normal = bits_of(magnitude) + set(std::int32_t{0xFFF}) +
+                   (shift_right<13>(bits_of(magnitude)) & set(std::int32_t{1}));
+  // Below 2^-14 a unit in the last place is 2^-24, as that of 0.5.
+  const F subnormal = (magnitude + set(0.5F)) - set(0.5F);
+  const F rounded = select(magnitude < set(0x1p-14F), subnormal,
+                           float_of_bits(normal & set(static_cast<std::int32_t>(0xFFFFE000U))));
+  return float_of_bits(bits_of(rounded) | sign);
+}
 
 // The smallest value and, among lanes that hold it, the smallest index: the same answer whatever the order in
 // which candidates were visited.

@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/lanes-inl.h"
+#include "kernels/row_sums-inl.h"
 #include "kernels/targets.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -30,18 +31,17 @@ PreparedRow prepare(const ColumnMetric& metric, RowWorkspace& workspace) {
     total = fma(load(row.a + 16 * g) * x, x, total);
   }
   row.energy = sum(total);
-  row.has_q = metric.kappa() > 1.0F && row.energy > 1e-30F;
+  // Rows so small or so large that the functional would leave the range of a float have no gain term.
+  row.has_q = metric.kappa() > 1.0F && row.energy > 1e-30F && row.energy < 1e30F;
   const float gain = row.has_q ? std::sqrt((metric.kappa() - 1.0F) / row.energy) : 0.0F;
 
   float* suffix = workspace.suffix() + 3 * groups;
   suffix[0] = suffix[1] = suffix[2] = 0.0F;
   for (std::size_t g = groups; g-- > 0;) {
-    const F q = load(row.a + 16 * g) * load(row.x + 16 * g) * set(gain);
+    const F q = row.has_q ? load(row.a + 16 * g) * load(row.x + 16 * g) * set(gain) : zero();
     store(q, workspace.q() + 16 * g);
-    // Padding has v = 0 and p = q = 0: divide by 1 there.
-    const F variance = load(row.v + 16 * g);
-    const F inverse = set(1.0F) / select(variance > zero(), variance, set(1.0F));
     const F p = load(row.p + 16 * g);
+    const F inverse = set(1.0F) / shift_capacity(load(row.v + 16 * g), p);
     suffix -= 3;
     suffix[0] = suffix[3] + (row.has_p ? sum(p * p * inverse) : 0.0F);
     suffix[1] = suffix[4] + (row.has_p && row.has_q ? sum(p * q * inverse) : 0.0F);

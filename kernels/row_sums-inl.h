@@ -7,6 +7,9 @@
 // shifted targets by an encoder that knows nothing of the sums, and candidates for a block are compared by their
 // variance term plus the price of the sums they leave behind.
 //
+// A column that hardly varies but has a large mean (v much below p^2) would promise a capacity that its few levels
+// cannot keep; so v + p^2 / 4 stands for v here and in `suffix`, which bounds what one column contributes.
+//
 // Plain scalar arithmetic, the same on every instruction set. Included once per target, as lanes-inl.h.
 
 #if defined(QUANTFIT_ROW_SUMS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -43,9 +46,16 @@ struct TargetShift {
   HWY_INLINE bool none() const { return alpha == 0.0F && beta == 0.0F; }
 };
 
-// Shifted targets of sixteen columns. `inverse_v` = 1 / v (anything finite where v = 0: p = q = 0 there). `limit`
-// >= 0 bounds the shift of each column: a column that hardly varies but has a large mean would otherwise be asked
-// to jump.
+inline constexpr float kMeanCapacity = 0.25F;
+
+// What a column's shift is divided by; 1 in the padding, where v = p = 0.
+HWY_INLINE F shift_capacity(F v, F p) {
+  const F regular = fma(set(kMeanCapacity) * p, p, v);
+  return select(regular > zero(), regular, set(1.0F));
+}
+
+// Shifted targets of sixteen columns. `inverse_v` = 1 / shift_capacity(v, p). `limit` >= 0 bounds the shift of each
+// column: a good choice is the distance of neighbouring levels.
 HWY_INLINE F shifted_targets(F x, F inverse_v, F p, F q, TargetShift shift, F limit) {
   const F wanted = fma(p, set(shift.alpha), q * set(shift.beta)) * inverse_v;
   return x - clamp(wanted, -limit, limit);

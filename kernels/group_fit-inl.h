@@ -1,0 +1,252 @@
+// Scales (and offsets) of groups of 16 to 256 weights by weighted least squares, sixteen lanes of a tile at once.
+// A group is kLanes neighbouring lanes; all of them hold its results.
+// Included once per target, as lanes-inl.h.
+
+#if defined(QUANTFIT_GROUP_FIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUANTFIT_GROUP_FIT_INL_H_
+#undef QUANTFIT_GROUP_FIT_INL_H_
+#else
+#define QUANTFIT_GROUP_FIT_INL_H_
+#endif
+
+#include "kernels/lanes-inl.h"
+#include "kernels/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quantfit::kernels::HWY_NAMESPACE {
+
+// The integers low..high as levels of a symmetric fit.
+struct IntegerLevels {
+  float low;   // < 0
+  float high;  // > 0
+  HWY_INLINE F nearest(F scaled) const { return round(clamp(scaled, set(low), set(high))); }
+};
+
+// 1 / a, and 0 for 0.
+HWY_INLINE F inverse_or_zero(F a) {
+  const M zeros = a == zero();
+  return select(zeros, zero(), set(1.0F) / select(zeros, set(1.0F), a));
+}
+
+// A scale as a half that is not zero unless the scale is.
+HWY_INLINE F half_step(F scale) {
+  const F rounded = round_to_half(scale);
+  const F least = select(scale < zero(), set(-0x1p-24F), set(0x1p-24F));
+  return select((rounded == zero()) & !(scale == zero()), least, rounded);
+}
+
+// Products of a least-squares fit x ~ scale * level.
+struct ScaleSums {
+  F xl;  // sum v x level
+  F ll;  // sum v level^2
+  HWY_INLINE F scale() const { return select(ll > zero(), xl / select(ll > zero(), ll, set(1.0F)), zero()); }
+  // What the best scale takes off sum v x^2.
+  HWY_INLINE F explained() const { return xl * scale(); }
+};
+template <int kLanes, class LevelSet>
+HWY_INLINE ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inverse) {
+  F xl = zero();
+  F ll = zero();
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    const F level = levels.nearest(x * inverse);
+    const F weighted = load(tile.v + 16 * k) * level;
+    xl = fma(weighted, x, xl);
+    ll = fma(weighted, level, ll);
+  }
+  ScaleSums sums;
+  sums.xl = group_sum<kLanes>(xl);
+  sums.ll = group_sum<kLanes>(ll);
+  return sums;
+}
+
+// Inverse scales to try, as multiples of the one that just covers the largest weight.
+struct ScaleGrid {
+  float first;
+  float step;
+  int count;
+};
+
+// The scale of best explained energy over the grid, for both signs of the scale unless the levels are symmetric.
+template <int kLanes, class LevelSet>
+HWY_INLINE F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid) {
+  F most = zero();
+  F least = zero();
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    most = max(most, x);
+    least = min(least, x);
+  }
+  most = group_max<kLanes>(most);
+  least = -group_max<kLanes>(-least);
+  F best_scale = zero();
+  F best = zero();
+  const bool symmetric = levels.low == -levels.high;
+  for (int orientation = 0; orientation < (symmetric ? 1 : 2); ++orientation) {
+    const float sign = orientation == 0 ? 1.0F : -1.0F;
+    // Covering: the scale at which neither end is cut off.
+    const F up = orientation == 0 ? most : -least;
+    const F down = orientation == 0 ? least : -most;
+    const F cover = inverse_or_zero(max(up / set(levels.high), down / set(levels.low))) * set(sign);
+    for (int i = 0; i < grid.count; ++i) {
+      const F inverse = cover * set(grid.first + grid.step * static_cast<float>(i));
+      const ScaleSums sums = scale_sums<kLanes>(tile, levels, inverse);
+      const F scale = sums.scale();
+      const F explained = sums.xl * scale;
+      const M better = best < explained;
+      best = select(better, explained, best);
+      best_scale = select(better, scale, best_scale);
+    }
+  }
+  return best_scale;
+}
+
+// Rounding and least squares in turn.
+template <int kLanes, class LevelSet>
+HWY_INLINE F refine_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
+  for (int i = 0; i < rounds; ++i) {
+    const F next = scale_sums<kLanes>(tile, levels, inverse_or_zero(scale)).scale();
+    scale = select(next == zero(), scale, next);
+  }
+  return scale;
+}
+template <int kLanes, class LevelSet>
+HWY_INLINE F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
+  return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
+}
+
+// ---- x ~ scale * code + offset, codes 0..high -------------------------------------------------------------------
+
+struct AffineFit {
+  F scale;
+  F offset;
+  F explained;  // sum v x^2 minus the error of the fit, at the codes it came from
+};
+
+// Codes round((x - anchor) * inverse); least squares for them. With kOffsetAtMostZero the offset is the best <= 0.
+template <int kLanes, bool kOffsetAtMostZero>
+HWY_INLINE AffineFit affine_fit(const Tile& tile, float high, F inverse, F anchor, F sum_v, F sum_x) {
+  F c1 = zero();
+  F c2 = zero();
+  F xc = zero();
+  const F base = -anchor * inverse;
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    const F code = round(clamp(fma(x, inverse, base), zero(), set(high)));
+    const F weighted = load(tile.v + 16 * k) * code;
+    c1 = c1 + weighted;
+    c2 = fma(weighted, code, c2);
+    xc = fma(weighted, x, xc);
+  }
+  c1 = group_sum<kLanes>(c1);
+  c2 = group_sum<kLanes>(c2);
+  xc = group_sum<kLanes>(xc);
+  const F inverse_v = inverse_or_zero(sum_v);
+  const F mean_code = c1 * inverse_v;
+  const F mean_x = sum_x * inverse_v;
+  const F variance = fnma(c1, mean_code, c2);
+  const F covariance = fnma(sum_x, mean_code, xc);
+  // All codes equal (but for rounding): the offset alone.
+  const M spread = variance > c2 * set(1e-6F);
+  AffineFit fit;
+  fit.scale = select(spread, covariance / select(spread, variance, set(1.0F)), zero());
+  fit.offset = fnma(fit.scale, mean_code, mean_x);
+  fit.explained = fma(fit.scale, covariance, sum_x * mean_x);
+  if constexpr (kOffsetAtMostZero) {
+    const M above = fit.offset > zero();
+    const M any_code = c2 > zero();
+    const F through_zero = select(any_code, xc / select(any_code, c2, set(1.0F)), zero());
+    fit.scale = select(above, through_zero, fit.scale);
+    fit.explained = select(above, through_zero * xc, fit.explained);
+    fit.offset = select(above, zero(), fit.offset);
+  }
+  return fit;
+}
+
+struct AffineSums {
+  F v;  // sum v
+  F x;  // sum v x
+  F most;
+  F least;
+};
+template <int kLanes>
+HWY_INLINE AffineSums affine_sums(const Tile& tile) {
+  AffineSums sums;
+  sums.v = zero();
+  sums.x = zero();
+  sums.most = set(-3e38F);
+  sums.least = set(-3e38F);  // of -x
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    const F v = load(tile.v + 16 * k);
+    sums.v = sums.v + v;
+    sums.x = fma(v, x, sums.x);
+    sums.most = max(sums.most, x);
+    sums.least = max(sums.least, -x);
+  }
+  sums.v = group_sum<kLanes>(sums.v);
+  sums.x = group_sum<kLanes>(sums.x);
+  sums.most = group_max<kLanes>(sums.most);
+  sums.least = -group_max<kLanes>(sums.least);
+  return sums;
+}
+
+// The best of the grid: inverse scales as multiples of high / range; whatever is cut off is cut off at both ends,
+// at the upper, or at the lower end only.
+template <int kLanes, bool kOffsetAtMostZero>
+HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid, int anchors) {
+  const F least = kOffsetAtMostZero ? min(sums.least, zero()) : sums.least;
+  const F most = kOffsetAtMostZero ? max(sums.most, zero()) : sums.most;
+  const F range = most - least;
+  const F cover = set(high) * inverse_or_zero(max(range, set(1e-30F)));
+  AffineFit best;
+  best.scale = zero();
+  best.offset = sums.x * inverse_or_zero(sums.v);
+  if constexpr (kOffsetAtMostZero) best.offset = min(best.offset, zero());
+  best.explained = best.offset * sums.x;
+  for (int i = 0; i < grid.count; ++i) {
+    const float factor = grid.first + grid.step * static_cast<float>(i);
+    const F inverse = cover * set(factor);
+    for (int a = 0; a < anchors; ++a) {
+      // Part of the range that the codes do not cover, and how much of it lies below the anchor.
+      const float below = a == 0 ? 0.0F : a == 1 ? 0.5F : 1.0F;
+      const F anchor = fma(range, set((1.0F - 1.0F / factor) * below), least);
+      const AffineFit fit = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse, anchor, sums.v, sums.x);
+      const M better = best.explained < fit.explained;
+      best.explained = select(better, fit.explained, best.explained);
+      best.scale = select(better, fit.scale, best.scale);
+      best.offset = select(better, fit.offset, best.offset);
+    }
+  }
+  return best;
+}
+
+template <int kLanes, bool kOffsetAtMostZero>
+HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit, int rounds) {
+  for (int i = 0; i < rounds; ++i) {
+    const AffineFit next = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse_or_zero(fit.scale), fit.offset,
+                                                                 sums.v, sums.x);
+    // A scale of zero has no codes to refine.
+    const M usable = !(fit.scale == zero()) & !(next.scale == zero());
+    fit.scale = select(usable, next.scale, fit.scale);
+    fit.offset = select(usable, next.offset, fit.offset);
+    fit.explained = select(usable, next.explained, fit.explained);
+  }
+  return fit;
+}
+
+// ---- Codes for given scales --------------------------------------------------------------------------------------
+
+HWY_INLINE void round_uniform(Tile& tile, const UniformLevels& levels) {
+  const F inverse = inverse_or_zero(levels.step);
+  const F base = -levels.offset * inverse;
+  for (int k = 0; k < 16; ++k) {
+    const F scaled = fma(load(tile.target + 16 * k), inverse, base);
+    store(round(clamp(scaled, set(levels.low), set(levels.high))), tile.code + 16 * k);
+  }
+}
+
+}  // namespace quantfit::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // QUANTFIT_GROUP_FIT_INL_H_
