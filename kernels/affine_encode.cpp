@@ -23,11 +23,11 @@ constexpr std::size_t id(Format format) {
   return static_cast<std::size_t>(format);
 }
 
-// Codes of a tile, minus `low`, as bytes in the order of the row.
+// Codes of a tile, minus `kLow`, as bytes (negative ones in twos complement) in the order of the row.
 template <int kLow>
 HWY_INLINE void code_bytes(const Tile& tile, std::uint8_t* bytes) {
   I codes[16];
-  for (int k = 0; k < 16; ++k) codes[k] = to_int(load(tile.code + 16 * k)) - set(kLow);
+  for (int k = 0; k < 16; ++k) codes[k] = (to_int(load(tile.code + 16 * k)) - set(kLow)) & set(std::int32_t{255});
   store_transposed_u8(codes, bytes);
 }
 

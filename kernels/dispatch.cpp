@@ -35,6 +35,8 @@ std::vector<RowKernels> build_tables() {
     fill_decoders(target.flag, table);
     fill_float_encoders(target.flag, table);
     fill_affine_encoders(target.flag, table);
+    fill_k_encoders(target.flag, table);
+    fill_table_encoders(target.flag, table);
     fill_codebook_encoders(target.flag, table);
     tables.push_back(table);
   }

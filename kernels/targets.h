@@ -27,6 +27,8 @@ void fill_prepare(std::int64_t target, RowKernels& table);
 void fill_decoders(std::int64_t target, RowKernels& table);
 void fill_float_encoders(std::int64_t target, RowKernels& table);
 void fill_affine_encoders(std::int64_t target, RowKernels& table);
+void fill_k_encoders(std::int64_t target, RowKernels& table);
+void fill_table_encoders(std::int64_t target, RowKernels& table);
 void fill_codebook_encoders(std::int64_t target, RowKernels& table);
 
 }  // namespace quantfit::kernels

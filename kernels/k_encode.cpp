@@ -1,0 +1,294 @@
+// Encoders of the K formats: super-blocks of 256 weights whose group scales (and minimums) are small integers.
+//
+// A super-block is a tile, its groups are lanes (Q2_K, Q3_K, Q6_K) or pairs of lanes (Q4_K, Q5_K). First every
+// group gets its own best scale and offset, as if they were stored freely. Then the super-block scales are chosen:
+// for a given d (and dmin) each group tries the integers next to its own, with new codes for each, and d (and dmin)
+// are fitted again to the codes by least squares, over all groups; a few starts, a few rounds, the best is kept.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/k_encode.cpp"
+#include <hwy/foreach_target.h>
+// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/blocks.h"
+#include "kernels/group_fit-inl.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/super_fit-inl.h"
+#include "kernels/targets.h"
+#include "kernels/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quantfit::kernels::HWY_NAMESPACE {
+namespace {
+
+constexpr std::size_t id(Format format) {
+  return static_cast<std::size_t>(format);
+}
+
+// ---- One scale per group of 16: Q3_K, Q6_K ----------------------------------------------------------------------
+
+// w = d * scale * code, kLow <= code < -kLow, kScaleLow <= scale < -kScaleLow.
+template <class Block, int kLow, int kScaleLow>
+struct SignedSuperCodec {
+  static constexpr float kFlush = 1e-12F;
+  SignedSuperFit<IntegerLevels, 1, kScaleLow> super{{kLow, -kLow - 1}, 0.0F, zero()};
+
+  static HWY_INLINE ScaleGrid grid(Effort effort) {
+    if (kLow == -4) {
+      if (effort == Effort::Fast) return {0.8F, 0.1F, 6};
+      if (effort == Effort::Default) return {0.7F, 0.06F, 14};
+      return {0.6F, 0.03F, 36};
+    }
+    if (effort == Effort::Fast) return {0.97F, 0.03F, 3};
+    if (effort == Effort::Default) return {0.94F, 0.02F, 8};
+    return {0.9F, 0.01F, 24};
+  }
+  HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, grid(effort)); }
+  HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
+  HWY_INLINE UniformLevels round(Tile& tile) {
+    const UniformLevels levels{super.scale * set(super.d), zero(), super.levels.low, super.levels.high};
+    round_uniform(tile, levels);
+    return levels;
+  }
+  static std::size_t bytes(std::size_t) { return sizeof(Block); }
+  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+    I integers[16];
+    for (int k = 0; k < 16; ++k) integers[k] = to_int(load(tile.code + 16 * k)) - set(kLow);
+    HWY_ALIGN std::uint8_t codes[256];
+    store_transposed_u8(integers, codes);
+    auto& block = *reinterpret_cast<Block*>(out);
+    block.d.set(super.d);
+    if constexpr (std::is_same_v<Block, BlockQ6_K>) {
+      store_i8(to_int(super.scale), block.scales.data());
+      pack_q6_k(codes, block);
+    } else {
+      HWY_ALIGN std::uint8_t scales[16];
+      store_u8(to_int(super.scale) + set(std::int32_t{32}), scales);
+      pack_q3_k_scales(scales, block.scales.data());
+      pack_2_bit(codes, block.qs.data());
+      pack_high_bits(codes, 2, block.hmask.data());
+    }
+  }
+};
+
+// ---- Scale and minimum per group: Q2_K, Q4_K, Q5_K -------------------------------------------------------------
+
+// w = d * scale * code - dmin * minimum, 0 <= code <= kHigh, 0 <= scale, minimum <= kScaleHigh, groups of kLanes.
+template <class Block, int kHigh, int kScaleHigh, int kLanes>
+struct MinimumSuperCodec {
+  static constexpr float kFlush = 1e-12F;
+  float d;
+  float dmin;
+  F scale;    // integers
+  F minimum;  // integers
+
+  static HWY_INLINE ScaleGrid grid(Effort effort) {
+    if (kHigh == 3) {
+      if (effort == Effort::Fast) return {0.9F, 0.25F, 5};
+      if (effort == Effort::Default) return {0.75F, 0.12F, 12};
+      return {0.7F, 0.05F, 30};
+    }
+    if (effort == Effort::Fast) return {0.95F, 0.07F, 4};
+    if (effort == Effort::Default) return {0.9F, 0.04F, 10};
+    return {0.85F, 0.02F, 24};
+  }
+
+  // The state of a super-block: integers and halves.
+  struct Choice {
+    float d;
+    float dmin;
+    F scale;
+    F minimum;
+  };
+
+  static HWY_INLINE F error_at(const Tile& tile, F step, F offset) {
+    const F inverse = inverse_or_zero(step);
+    const F base = -offset * inverse;
+    F error = zero();
+    for (int k = 0; k < 16; ++k) {
+      const F x = load(tile.target + 16 * k);
+      const F code = ::quantfit::kernels::HWY_NAMESPACE::round(
+          clamp(fma(x, inverse, base), zero(), set(static_cast<float>(kHigh))));
+      const F e = fnma(step, code, x) - offset;
+      error = fma(load(tile.v + 16 * k) * e, e, error);
+    }
+    return group_sum<kLanes>(error);
+  }
+
+  // For d, dmin: the best integers near the wanted scale and offset of each group. Returns the tile's error (kLanes
+  // times, as every lane of a group counts).
+  static HWY_INLINE float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset, int reach) {
+    const float inverse_d = choice.d != 0.0F ? 1.0F / choice.d : 0.0F;
+    const float inverse_dmin = choice.dmin != 0.0F ? 1.0F / choice.dmin : 0.0F;
+    const F top = set(static_cast<float>(kScaleHigh));
+    const F middle_scale = clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted_scale * set(inverse_d)), zero(), top);
+    const F middle_minimum =
+        clamp(::quantfit::kernels::HWY_NAMESPACE::round(-wanted_offset * set(inverse_dmin)), zero(), top);
+    F best = set(3e38F);
+    for (int a = -reach; a <= reach; ++a) {
+      const F scale = clamp(middle_scale + set(static_cast<float>(a)), zero(), top);
+      for (int b = -reach; b <= reach; ++b) {
+        const F minimum = clamp(middle_minimum + set(static_cast<float>(b)), zero(), top);
+        const F error = error_at(tile, scale * set(choice.d), minimum * set(-choice.dmin));
+        const M better = error < best;
+        best = select(better, error, best);
+        choice.scale = select(better, scale, choice.scale);
+        choice.minimum = select(better, minimum, choice.minimum);
+      }
+    }
+    return sum(best);
+  }
+
+  // d and dmin by least squares over all groups for the codes of the present ones.
+  static HWY_INLINE void fit_super(const Tile& tile, Choice& choice) {
+    const F step = choice.scale * set(choice.d);
+    const F offset = choice.minimum * set(-choice.dmin);
+    const F inverse = inverse_or_zero(step);
+    const F base = -offset * inverse;
+    F sum_v = zero();
+    F sum_x = zero();
+    F c1 = zero();
+    F c2 = zero();
+    F xc = zero();
+    for (int k = 0; k < 16; ++k) {
+      const F x = load(tile.target + 16 * k);
+      const F v = load(tile.v + 16 * k);
+      const F code = ::quantfit::kernels::HWY_NAMESPACE::round(
+          clamp(fma(x, inverse, base), zero(), set(static_cast<float>(kHigh))));
+      const F weighted = v * code;
+      sum_v = sum_v + v;
+      sum_x = fma(v, x, sum_x);
+      c1 = c1 + weighted;
+      c2 = fma(weighted, code, c2);
+      xc = fma(weighted, x, xc);
+    }
+    // minimize sum v (x - d s c + dmin m)^2
+    const double ss = sum(choice.scale * choice.scale * c2);
+    const double sm = -sum(choice.scale * choice.minimum * c1);
+    const double mm = sum(choice.minimum * choice.minimum * sum_v);
+    const double xs = sum(choice.scale * xc);
+    const double xm = -sum(choice.minimum * sum_x);
+    const double determinant = ss * mm - sm * sm;
+    if (determinant > 1e-6 * ss * mm && determinant > 0.0) {
+      choice.d = half_scale(static_cast<float>((xs * mm - xm * sm) / determinant));
+      choice.dmin = half_scale(static_cast<float>((ss * xm - sm * xs) / determinant));
+    } else if (ss > 0.0) {
+      choice.d = half_scale(static_cast<float>((xs - sm * double{choice.dmin}) / ss));
+    } else if (mm > 0.0) {
+      choice.dmin = half_scale(static_cast<float>(xm / mm));
+    }
+  }
+
+  // Everything for one orientation: targets as they are. Returns the error.
+  static HWY_INLINE float fit_orientation(const Tile& tile, Effort effort, Choice& best_choice) {
+    const AffineSums sums = affine_sums<kLanes>(tile);
+    AffineFit free = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, grid(effort), effort == Effort::Fast ? 1 : 3);
+    free = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, free, effort == Effort::Fast ? 1 : 2);
+    const float most_scale = absolute_max(free.scale);
+    const float most_minimum = absolute_max(free.offset);
+    float best = 3e38F;
+    const int starts = effort == Effort::Max ? 4 : 1;
+    const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
+    const int reach = effort == Effort::Fast ? 0 : 1;
+    for (int start = 0; start < starts; ++start) {
+      Choice choice;
+      choice.scale = choice.minimum = zero();
+      choice.d = half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1)));
+      choice.dmin = half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1)));
+      for (int round = 0; round < rounds; ++round) {
+        const float error = choose_integers(tile, choice, free.scale, free.offset, reach);
+        if (error < best) {
+          best = error;
+          best_choice = choice;
+        }
+        fit_super(tile, choice);
+      }
+      const float error = choose_integers(tile, choice, free.scale, free.offset, 0);
+      if (error < best) {
+        best = error;
+        best_choice = choice;
+      }
+    }
+    return best;
+  }
+
+  HWY_INLINE void take(const Choice& choice) {
+    d = choice.d;
+    dmin = choice.dmin;
+    scale = choice.scale;
+    minimum = choice.minimum;
+  }
+  HWY_INLINE void fit(Tile& tile, Effort effort) {
+    Choice upright{0.0F, 0.0F, zero(), zero()};
+    const float error = fit_orientation(tile, effort, upright);
+    take(upright);
+    if (effort == Effort::Fast) return;
+    // The mirrored super-block: both d and dmin negative, so that the offset is the top of a group.
+    for (int k = 0; k < 16; ++k) ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
+    Choice mirrored = upright;
+    const float mirrored_error = fit_orientation(tile, effort, mirrored);
+    for (int k = 0; k < 16; ++k) ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
+    if (mirrored_error < error) {
+      mirrored.d = -mirrored.d;
+      mirrored.dmin = -mirrored.dmin;
+      take(mirrored);
+    }
+  }
+  HWY_INLINE void refit(const Tile& tile, Effort) {
+    Choice choice{d, dmin, scale, minimum};
+    fit_super(tile, choice);
+    choose_integers(tile, choice, choice.scale * set(choice.d), choice.minimum * set(-choice.dmin), 1);
+    take(choice);
+  }
+  HWY_INLINE UniformLevels round(Tile& tile) {
+    const UniformLevels levels{scale * set(d), minimum * set(-dmin), 0.0F, static_cast<float>(kHigh)};
+    round_uniform(tile, levels);
+    return levels;
+  }
+  static std::size_t bytes(std::size_t) { return sizeof(Block); }
+  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+    I integers[16];
+    for (int k = 0; k < 16; ++k) integers[k] = to_int(load(tile.code + 16 * k));
+    HWY_ALIGN std::uint8_t codes[256];
+    HWY_ALIGN std::uint8_t lane_scales[16];
+    HWY_ALIGN std::uint8_t lane_minimums[16];
+    store_transposed_u8(integers, codes);
+    store_u8(to_int(scale), lane_scales);
+    store_u8(to_int(minimum), lane_minimums);
+    auto& block = *reinterpret_cast<Block*>(out);
+    block.d.set(d);
+    block.dmin.set(dmin);
+    if constexpr (std::is_same_v<Block, BlockQ2_K>) {
+      for (std::size_t g = 0; g < 16; ++g)
+        block.scales[g] = static_cast<std::uint8_t>(lane_scales[g] | (lane_minimums[g] << 4));
+      pack_2_bit(codes, block.qs.data());
+    } else {
+      std::uint8_t scales[8];
+      std::uint8_t minimums[8];
+      for (std::size_t g = 0; g < 8; ++g) {
+        scales[g] = lane_scales[2 * g];
+        minimums[g] = lane_minimums[2 * g];
+      }
+      pack_scales_minimums(scales, minimums, block.scales.data());
+      if constexpr (std::is_same_v<Block, BlockQ5_K>) pack_high_bits(codes, 4, block.qh.data());
+      pack_4_bit(codes, block.qs.data());
+    }
+  }
+};
+
+}  // namespace
+
+void fill_k_encoders(RowKernels& table) {
+  auto& encode = table.encode;
+  encode[id(Format::Q3_K)] = encode_tiles<SignedSuperCodec<BlockQ3_K, -4, -32>>;
+  encode[id(Format::Q6_K)] = encode_tiles<SignedSuperCodec<BlockQ6_K, -32, -128>>;
+  encode[id(Format::Q2_K)] = encode_tiles<MinimumSuperCodec<BlockQ2_K, 3, 15, 1>>;
+  encode[id(Format::Q4_K)] = encode_tiles<MinimumSuperCodec<BlockQ4_K, 15, 63, 2>>;
+  encode[id(Format::Q5_K)] = encode_tiles<MinimumSuperCodec<BlockQ5_K, 31, 63, 2>>;
+}
+
+}  // namespace quantfit::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+QF_DEFINE_FILL(fill_k_encoders)
+#endif

@@ -1,0 +1,149 @@
+// Encoders of the formats whose levels are a table of sixteen values: IQ4_NL, IQ4_XS.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/table_encode.cpp"
+#include <hwy/foreach_target.h>
+// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/blocks.h"
+#include "kernels/codebooks.h"
+#include "kernels/group_fit-inl.h"
+#include "kernels/lanes-inl.h"
+#include "kernels/super_fit-inl.h"
+#include "kernels/targets.h"
+#include "kernels/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quantfit::kernels::HWY_NAMESPACE {
+namespace {
+
+constexpr std::size_t id(Format format) {
+  return static_cast<std::size_t>(format);
+}
+
+// ---- The levels of IQ4_NL and IQ4_XS -----------------------------------------------------------------------------
+
+// The nearest of the sixteen levels. A cubic maps the middle between levels j and j + 1 into [j + 0.37, j + 0.63],
+// so its floor is the index or one less, and one comparison decides.
+struct Iq4nlLevels {
+  static constexpr float low = -127.0F;
+  static constexpr float high = 113.0F;
+  F values;
+  F middles;  // between entries j and j + 1
+
+  HWY_INLINE Iq4nlLevels() {
+    values = to_float(load_i8(kIq4nlValues.data()));
+    HWY_ALIGN float v[17];
+    store(values, v);
+    v[16] = v[15];
+    middles = (load(v) + load(v + 1)) * set(0.5F);
+  }
+  // Index of the nearest level, as integer.
+  HWY_INLINE I index_of(F scaled) const {
+    const F t = clamp(scaled, set(low), set(high));
+    const F cubic = fma(fma(fma(t, set(-1.4931275e-6F), set(-1.2030665e-5F)), t, set(0.0817424109F)), t,
+                        set(7.9038877F - 0.5F));
+    const I floor = to_int(cubic);
+    const I next = floor + set(std::int32_t{1});
+    return select(lookup16(middles, floor) < t, next, floor);
+  }
+  HWY_INLINE F nearest(F scaled) const { return lookup16(values, index_of(scaled)); }
+};
+
+// Levels step * table[code] for the tile's final codes, code 0..15 as float.
+struct TableLevels {
+  F step;
+  F values;  // ascending
+  float last;
+  HWY_INLINE F value(F code) const { return lookup16(values, to_int(code)) * step; }
+  HWY_INLINE F neighbour(F code, F direction) const {
+    return clamp(code + select(step < zero(), -direction, direction), zero(), set(last));
+  }
+  HWY_INLINE F typical_step() const { return abs(step) * set(16.0F); }
+};
+
+HWY_INLINE void round_iq4nl(Tile& tile, const Iq4nlLevels& levels, F step) {
+  const F inverse = inverse_or_zero(step);
+  for (int k = 0; k < 16; ++k)
+    store(to_float(levels.index_of(load(tile.target + 16 * k) * inverse)), tile.code + 16 * k);
+}
+
+HWY_INLINE ScaleGrid scale_grid(Effort effort) {
+  if (effort == Effort::Fast) return {0.9F, 0.1F, 4};
+  if (effort == Effort::Default) return {0.8F, 0.04F, 16};
+  return {0.75F, 0.02F, 40};
+}
+
+HWY_INLINE void nibble_codes(const Tile& tile, std::uint8_t* bytes) {
+  I codes[16];
+  for (int k = 0; k < 16; ++k) codes[k] = to_int(load(tile.code + 16 * k));
+  store_transposed_u8(codes, bytes);
+}
+
+struct Iq4nlCodec {
+  static constexpr float kFlush = 1e-12F;
+  Iq4nlLevels levels;
+  F d;
+
+  HWY_INLINE void fit(const Tile& tile, Effort effort) {
+    const F best = search_scale<2>(tile, levels, scale_grid(effort));
+    d = refine_half_scale<2>(tile, levels, best, effort == Effort::Max ? 4 : effort == Effort::Default ? 2 : 1);
+  }
+  HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
+  HWY_INLINE TableLevels round(Tile& tile) const {
+    round_iq4nl(tile, levels, d);
+    return {d, levels.values, 15.0F};
+  }
+  static std::size_t bytes(std::size_t columns) { return columns / 32 * sizeof(BlockIQ4_NL); }
+  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
+    HWY_ALIGN float scales[16];
+    HWY_ALIGN std::uint8_t codes[256];
+    store(d, scales);
+    nibble_codes(tile, codes);
+    auto* block = reinterpret_cast<BlockIQ4_NL*>(out);
+    for (std::size_t b = 0; b < columns / 32; ++b, ++block) {
+      block->d.set(scales[2 * b]);
+      pack_nibbles(codes + 32 * b, 32, block->qs.data());
+    }
+  }
+};
+
+struct Iq4xsCodec {
+  static constexpr float kFlush = 1e-12F;
+  SignedSuperFit<Iq4nlLevels, 2, -32> super{Iq4nlLevels(), 0.0F, zero()};
+
+  HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort)); }
+  HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
+  HWY_INLINE TableLevels round(Tile& tile) const {
+    const F step = super.scale * set(super.d);
+    round_iq4nl(tile, super.levels, step);
+    return {step, super.levels.values, 15.0F};
+  }
+  static std::size_t bytes(std::size_t) { return sizeof(BlockIQ4_XS); }
+  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+    HWY_ALIGN std::uint8_t codes[256];
+    HWY_ALIGN std::uint8_t lane_scales[16];
+    nibble_codes(tile, codes);
+    store_u8(to_int(super.scale) + set(std::int32_t{32}), lane_scales);
+    std::uint8_t scales[8];
+    for (std::size_t g = 0; g < 8; ++g) scales[g] = lane_scales[2 * g];
+    auto& block = *reinterpret_cast<BlockIQ4_XS*>(out);
+    block.d.set(super.d);
+    block.set_scales(scales);
+    for (std::size_t g = 0; g < 8; ++g) pack_nibbles(codes + 32 * g, 32, block.qs.data() + 16 * g);
+  }
+};
+
+}  // namespace
+
+void fill_table_encoders(RowKernels& table) {
+  auto& encode = table.encode;
+  encode[id(Format::IQ4_NL)] = encode_tiles<Iq4nlCodec>;
+  encode[id(Format::IQ4_XS)] = encode_tiles<Iq4xsCodec>;
+}
+
+}  // namespace quantfit::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+QF_DEFINE_FILL(fill_table_encoders)
+#endif
