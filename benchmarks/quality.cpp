@@ -5,10 +5,11 @@
 //
 // golden  diagonal errors on the golden rows over those of ggml's encoder (stored beside the rows): with the
 //         importance vector, and with unit weights.
-// model   all layer matrices of the small dense model: the true error e^T C e under the held-out second moments
-//         over that of ggml's encoder with the same importance matrix (needs the prebuilt library), the variance
-//         term, the share of the bias term in D under the calibration means, and the gain
-//         sum a w (w + e) / sum a w^2 - 1.
+// model   all layer matrices of the small dense model: the true error e^T C e under the held-out second
+// moments
+//         over that of ggml's encoder with the same importance matrix (needs the prebuilt library), the
+//         variance term, the share of the bias term in D under the calibration means, and the gain sum a w (w
+//         + e) / sum a w^2 - 1.
 // Needs the shared conformance data. --rows takes every N-th row only.
 
 #include <chrono>
@@ -73,11 +74,13 @@ std::span<const std::byte> bytes_of(const float* data, std::size_t count) {
   return std::as_bytes(std::span(data, count));
 }
 
-// ---- golden ---------------------------------------------------------------------------------------------------
+// ---- golden
+// ---------------------------------------------------------------------------------------------------
 
 // Sum of errors of the rows under the metric, each row's worst ratio to `reference` when given.
 double golden_error(const Options& options, const ColumnMetric& metric, const std::vector<float>& x,
-                    std::size_t columns, Format format, Effort effort, const double* reference, double& worst) {
+                    std::size_t columns, Format format, Effort effort, const double* reference,
+                    double& worst) {
   RowQuantizer quantizer(*options.kernels, columns);
   double total = 0;
   worst = 0;
@@ -85,7 +88,8 @@ double golden_error(const Options& options, const ColumnMetric& metric, const st
     if (!quantizer.load(Format::F32, bytes_of(&x[r * columns], columns), metric)) continue;
     const double error = quantizer.encode_and_measure(format, effort).variance;
     total += error;
-    if (error > 1e-12 * quantizer.row().energy * metric.scale()) worst = std::max(worst, error / reference[r]);
+    if (error > 1e-12 * quantizer.row().energy * metric.scale())
+      worst = std::max(worst, error / reference[r]);
   }
   return total;
 }
@@ -96,8 +100,10 @@ void run_golden(const Options& options, const std::filesystem::path& shared) {
   const auto index = nlohmann::json::parse(file);
   const auto& encode = index["encode"];
   std::vector<std::string> types = encode["types"];
-  std::printf("golden: diagonal error over ggml's, kappa 1, no means (edge: worst row)\n%-8s %-7s", "format", "effort");
-  for (const char* set : {"attn_like", "ffn_like", "moe_like", "gaussian", "edge"}) std::printf("  %9s w/unit ", set);
+  std::printf("golden: diagonal error over ggml's, kappa 1, no means (edge: worst row)\n%-8s %-7s", "format",
+              "effort");
+  for (const char* set : {"attn_like", "ffn_like", "moe_like", "gaussian", "edge"})
+    std::printf("  %9s w/unit ", set);
   std::printf("\n");
   for (const Format format : options.formats) {
     const auto type = std::find(types.begin(), types.end(), std::string(name_of(format)));
@@ -121,10 +127,10 @@ void run_golden(const Options& options, const std::filesystem::path& shared) {
         for (std::size_t r = 0; r < rows; ++r) unit[r] = weighted[best_mode * rows + r];
         double worst_weighted = 0;
         double worst_unit = 0;
-        const double a = golden_error(options, ColumnMetric(columns, w, {}, 1.0F), x, columns, format, effort, weighted,
-                                      worst_weighted);
-        const double b = golden_error(options, ColumnMetric(columns, {}, {}, 1.0F), x, columns, format, effort,
-                                      unit.data(), worst_unit);
+        const double a = golden_error(options, ColumnMetric(columns, w, {}, 1.0F), x, columns, format, effort,
+                                      weighted, worst_weighted);
+        const double b = golden_error(options, ColumnMetric(columns, {}, {}, 1.0F), x, columns, format,
+                                      effort, unit.data(), worst_unit);
         if (std::string(set) == "edge") {
           std::printf("  %8.4f %8.4f", worst_weighted, worst_unit);
         } else {
@@ -136,7 +142,8 @@ void run_golden(const Options& options, const std::filesystem::path& shared) {
   }
 }
 
-// ---- model ----------------------------------------------------------------------------------------------------
+// ---- model
+// ----------------------------------------------------------------------------------------------------
 
 struct Matrix {
   std::string name;
@@ -144,15 +151,17 @@ struct Matrix {
   std::size_t columns = 0;
   std::size_t rows = 0;
   std::vector<float> x;
-  std::vector<float> second_moment, mean;  // of the importance matrix
+  std::vector<float> second_moment, mean;          // of the importance matrix
   const std::vector<float>* covariance = nullptr;  // held-out, full
 };
 
-std::vector<float> tensor_values(const Model& model, const std::string& name, const kernels::RowKernels& table) {
+std::vector<float> tensor_values(const Model& model, const std::string& name,
+                                 const kernels::RowKernels& table) {
   const TensorInfo* info = model.find(name);
   if (info == nullptr) return {};
   std::vector<float> values(info->elements());
-  table.decode[static_cast<std::size_t>(info->format)](model.data(*info).data(), values.size(), values.data());
+  table.decode[static_cast<std::size_t>(info->format)](model.data(*info).data(), values.size(),
+                                                       values.data());
   return values;
 }
 
@@ -250,8 +259,8 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
   if (!reference) std::printf("no ratios: %s\n", reference.error().message.c_str());
   std::printf("model: %zu matrices, kappa %.2f, %s; every matrix weighs as 1 / its energy\n", matrices.size(),
               double{options.kappa}, options.means ? "means" : "no means");
-  std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s | %8s\n", "format", "effort", "true", "variance", "NMSE",
-              "ggml", "bias %", "ggml", "gain", "ggml", "Mw/s");
+  std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s | %8s\n", "format", "effort", "true",
+              "variance", "NMSE", "ggml", "bias %", "ggml", "gain", "ggml", "Mw/s");
   std::map<Effort, std::pair<double, int>> mean_log;
   for (const Format format : options.formats) {
     TrueError theirs;
@@ -277,16 +286,17 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       TrueError ours;
       std::map<std::string, std::pair<double, double>> roles;
       for (const Matrix& matrix : matrices) {
-        const ColumnMetric metric(matrix.columns, matrix.second_moment,
-                                  options.means ? std::span<const float>(matrix.mean) : std::span<const float>(),
-                                  options.kappa);
+        const ColumnMetric metric(
+            matrix.columns, matrix.second_moment,
+            options.means ? std::span<const float>(matrix.mean) : std::span<const float>(), options.kappa);
         RowQuantizer quantizer(*options.kernels, matrix.columns);
         if (!quantizer.can_encode(format)) continue;
         std::vector<float> decoded(matrix.x.size());
         std::vector<std::byte> encoded(row_bytes(format, matrix.columns).value());
         double time = 0;
         for (std::size_t r = 0; r < matrix.rows; ++r) {
-          if (!quantizer.load(Format::F32, bytes_of(&matrix.x[r * matrix.columns], matrix.columns), metric)) continue;
+          if (!quantizer.load(Format::F32, bytes_of(&matrix.x[r * matrix.columns], matrix.columns), metric))
+            continue;
           const double start = seconds();
           quantizer.encode(format, effort, encoded.data());
           time += seconds() - start;
@@ -306,9 +316,10 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       }
       const auto share = [](const TrueError& e) { return 100 * e.bias / (e.bias + e.variance); };
       std::printf("%-8s %-7s %9.4f %9.4f | %8.5f %8.5f | %8.3f %8.3f | %8.4f %8.4f | %8.1f\n",
-                  std::string(name_of(format)).c_str(), name_of_effort(effort), ratio, ours.variance / theirs.variance,
-                  ours.exact / ours.energy, theirs.exact / theirs.energy, share(ours), share(theirs),
-                  ours.gain / ours.energy, theirs.gain / theirs.energy, 1e-6 * ours.weights / ours.seconds);
+                  std::string(name_of(format)).c_str(), name_of_effort(effort), ratio,
+                  ours.variance / theirs.variance, ours.exact / ours.energy, theirs.exact / theirs.energy,
+                  share(ours), share(theirs), ours.gain / ours.energy, theirs.gain / theirs.energy,
+                  1e-6 * ours.weights / ours.seconds);
       std::fflush(stdout);
     }
   }
@@ -347,7 +358,9 @@ int run(const std::vector<std::string>& arguments) {
     } else if (argument == "--efforts") {
       options.efforts.clear();
       for (const std::string& name : split(value))
-        options.efforts.push_back(name == "fast" ? Effort::Fast : name == "max" ? Effort::Max : Effort::Default);
+        options.efforts.push_back(name == "fast"  ? Effort::Fast
+                                  : name == "max" ? Effort::Max
+                                                  : Effort::Default);
       ++i;
     } else if (argument == "--kappa") {
       options.kappa = std::stof(value);
@@ -367,14 +380,16 @@ int run(const std::vector<std::string>& arguments) {
       options.kernels = table.value();
       ++i;
     } else {
-      std::fprintf(stderr, "unknown argument '%s'; see the top of benchmarks/quality.cpp\n", argument.c_str());
+      std::fprintf(stderr, "unknown argument '%s'; see the top of benchmarks/quality.cpp\n",
+                   argument.c_str());
       return 1;
     }
   }
   if (!options.golden && !options.model) options.golden = options.model = true;
   if (options.formats.empty()) {
     for (const FormatTraits& format : all_formats())
-      if (is_quantized(format.format) && options.kernels->encode[static_cast<std::size_t>(format.format)] != nullptr)
+      if (is_quantized(format.format) &&
+          options.kernels->encode[static_cast<std::size_t>(format.format)] != nullptr)
         options.formats.push_back(format.format);
   }
   const auto shared = test::shared_dir();
@@ -391,4 +406,6 @@ int run(const std::vector<std::string>& arguments) {
 }  // namespace
 }  // namespace quantfit
 
-int main(int argc, char** argv) { return quantfit::run(std::vector<std::string>(argv + 1, argv + argc)); }
+int main(int argc, char** argv) {
+  return quantfit::run(std::vector<std::string>(argv + 1, argv + argc));
+}

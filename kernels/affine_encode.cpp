@@ -1,9 +1,9 @@
 // Encoders of the formats with a half-precision scale per 32 weights: Q4_0, Q5_0, Q8_0 (w = d c) and
 // Q4_1, Q5_1 (w = d c + m).
 //
-// A block is a pair of lanes of a tile. Several scales are tried for all blocks of a tile at once; the codes of
-// each are scored by what least squares would make of them, the best goes through rounds of rounding and least
-// squares. The scale is rounded to half before the codes are chosen.
+// A block is a pair of lanes of a tile. Several scales are tried for all blocks of a tile at once; the codes
+// of each are scored by what least squares would make of them, the best goes through rounds of rounding and
+// least squares. The scale is rounded to half before the codes are chosen.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/affine_encode.cpp"
@@ -27,7 +27,8 @@ constexpr std::size_t id(Format format) {
 template <int kLow>
 HWY_INLINE void code_bytes(const Tile& tile, std::uint8_t* bytes) {
   I codes[16];
-  for (int k = 0; k < 16; ++k) codes[k] = (to_int(load(tile.code + 16 * k)) - set(kLow)) & set(std::int32_t{255});
+  for (int k = 0; k < 16; ++k)
+    codes[k] = (to_int(load(tile.code + 16 * k)) - set(kLow)) & set(std::int32_t{255});
   store_transposed_u8(codes, bytes);
 }
 
@@ -109,7 +110,10 @@ struct AffineCodec {
     F codes = zero();
     for (int k = 0; k < 16; ++k) {
       const F scaled = fma(load(tile.target + 16 * k), inverse, base);
-      codes = fma(load(tile.v + 16 * k), ::quantfit::kernels::HWY_NAMESPACE::round(clamp(scaled, zero(), set(static_cast<float>(kHigh)))), codes);
+      codes = fma(
+          load(tile.v + 16 * k),
+          ::quantfit::kernels::HWY_NAMESPACE::round(clamp(scaled, zero(), set(static_cast<float>(kHigh)))),
+          codes);
     }
     m = round_to_half(fnma(d, group_sum<2>(codes), sums.x) * inverse_or_zero(sums.v));
   }

@@ -1,6 +1,6 @@
-// Scales (and offsets) of groups of 16 to 256 weights by weighted least squares, sixteen lanes of a tile at once.
-// A group is kLanes neighbouring lanes; all of them hold its results.
-// Included once per target, as lanes-inl.h.
+// Scales (and offsets) of groups of 16 to 256 weights by weighted least squares, sixteen lanes of a tile at
+// once. A group is kLanes neighbouring lanes; all of them hold its results. Included once per target, as
+// lanes-inl.h.
 
 #if defined(QUANTFIT_GROUP_FIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTFIT_GROUP_FIT_INL_H_
@@ -67,7 +67,8 @@ struct ScaleGrid {
   int count;
 };
 
-// The scale of best explained energy over the grid, for both signs of the scale unless the levels are symmetric.
+// The scale of best explained energy over the grid, for both signs of the scale unless the levels are
+// symmetric.
 template <int kLanes, class LevelSet>
 HWY_INLINE F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid) {
   F most = zero();
@@ -115,7 +116,8 @@ HWY_INLINE F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale
   return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
 }
 
-// ---- x ~ scale * code + offset, codes 0..high -------------------------------------------------------------------
+// ---- x ~ scale * code + offset, codes 0..high
+// -------------------------------------------------------------------
 
 struct AffineFit {
   F scale;
@@ -123,7 +125,8 @@ struct AffineFit {
   F explained;  // sum v x^2 minus the error of the fit, at the codes it came from
 };
 
-// Codes round((x - anchor) * inverse); least squares for them. With kOffsetAtMostZero the offset is the best <= 0.
+// Codes round((x - anchor) * inverse); least squares for them. With kOffsetAtMostZero the offset is the best
+// <= 0.
 template <int kLanes, bool kOffsetAtMostZero>
 HWY_INLINE AffineFit affine_fit(const Tile& tile, float high, F inverse, F anchor, F sum_v, F sum_x) {
   F c1 = zero();
@@ -191,10 +194,11 @@ HWY_INLINE AffineSums affine_sums(const Tile& tile) {
   return sums;
 }
 
-// The best of the grid: inverse scales as multiples of high / range; whatever is cut off is cut off at both ends,
-// at the upper, or at the lower end only.
+// The best of the grid: inverse scales as multiples of high / range; whatever is cut off is cut off at both
+// ends, at the upper, or at the lower end only.
 template <int kLanes, bool kOffsetAtMostZero>
-HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid, int anchors) {
+HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid,
+                                   int anchors) {
   const F least = kOffsetAtMostZero ? min(sums.least, zero()) : sums.least;
   const F most = kOffsetAtMostZero ? max(sums.most, zero()) : sums.most;
   const F range = most - least;
@@ -211,7 +215,8 @@ HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSum
       // Part of the range that the codes do not cover, and how much of it lies below the anchor.
       const float below = a == 0 ? 0.0F : a == 1 ? 0.5F : 1.0F;
       const F anchor = fma(range, set((1.0F - 1.0F / factor) * below), least);
-      const AffineFit fit = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse, anchor, sums.v, sums.x);
+      const AffineFit fit =
+          affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse, anchor, sums.v, sums.x);
       const M better = best.explained < fit.explained;
       best.explained = select(better, fit.explained, best.explained);
       best.scale = select(better, fit.scale, best.scale);
@@ -222,10 +227,11 @@ HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSum
 }
 
 template <int kLanes, bool kOffsetAtMostZero>
-HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit, int rounds) {
+HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit,
+                                   int rounds) {
   for (int i = 0; i < rounds; ++i) {
-    const AffineFit next = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse_or_zero(fit.scale), fit.offset,
-                                                                 sums.v, sums.x);
+    const AffineFit next = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse_or_zero(fit.scale),
+                                                                 fit.offset, sums.v, sums.x);
     // A scale of zero has no codes to refine.
     const M usable = !(fit.scale == zero()) & !(next.scale == zero());
     fit.scale = select(usable, next.scale, fit.scale);
@@ -235,7 +241,8 @@ HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSum
   return fit;
 }
 
-// ---- Codes for given scales --------------------------------------------------------------------------------------
+// ---- Codes for given scales
+// --------------------------------------------------------------------------------------
 
 HWY_INLINE void round_uniform(Tile& tile, const UniformLevels& levels) {
   const F inverse = inverse_or_zero(levels.step);

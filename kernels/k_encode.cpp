@@ -1,9 +1,11 @@
-// Encoders of the K formats: super-blocks of 256 weights whose group scales (and minimums) are small integers.
+// Encoders of the K formats: super-blocks of 256 weights whose group scales (and minimums) are small
+// integers.
 //
-// A super-block is a tile, its groups are lanes (Q2_K, Q3_K, Q6_K) or pairs of lanes (Q4_K, Q5_K). First every
-// group gets its own best scale and offset, as if they were stored freely. Then the super-block scales are chosen:
-// for a given d (and dmin) each group tries the integers next to its own, with new codes for each, and d (and dmin)
-// are fitted again to the codes by least squares, over all groups; a few starts, a few rounds, the best is kept.
+// A super-block is a tile, its groups are lanes (Q2_K, Q3_K, Q6_K) or pairs of lanes (Q4_K, Q5_K). First
+// every group gets its own best scale and offset, as if they were stored freely. Then the super-block scales
+// are chosen: for a given d (and dmin) each group tries the integers next to its own, with new codes for
+// each, and d (and dmin) are fitted again to the codes by least squares, over all groups; a few starts, a few
+// rounds, the best is kept.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/k_encode.cpp"
@@ -24,13 +26,17 @@ constexpr std::size_t id(Format format) {
   return static_cast<std::size_t>(format);
 }
 
-// ---- One scale per group of 16: Q3_K, Q6_K ----------------------------------------------------------------------
+// ---- One scale per group of 16: Q3_K, Q6_K
+// ----------------------------------------------------------------------
 
 // w = d * scale * code, kLow <= code < -kLow, kScaleLow <= scale < -kScaleLow.
 template <class Block, int kLow, int kScaleLow>
 struct SignedSuperCodec {
   static constexpr float kFlush = 1e-12F;
-  SignedSuperFit<IntegerLevels, 1, kScaleLow> super{{kLow, -kLow - 1}, 0.0F, zero()};
+  SignedSuperFit<IntegerLevels, 1, kScaleLow> super;
+
+  // Written out: an implicit constructor would not inherit the target's instruction set.
+  HWY_INLINE SignedSuperCodec() : super(IntegerLevels{kLow, -kLow - 1}) {}
 
   static HWY_INLINE ScaleGrid grid(Effort effort) {
     if (kLow == -4) {
@@ -70,9 +76,11 @@ struct SignedSuperCodec {
   }
 };
 
-// ---- Scale and minimum per group: Q2_K, Q4_K, Q5_K -------------------------------------------------------------
+// ---- Scale and minimum per group: Q2_K, Q4_K, Q5_K
+// -------------------------------------------------------------
 
-// w = d * scale * code - dmin * minimum, 0 <= code <= kHigh, 0 <= scale, minimum <= kScaleHigh, groups of kLanes.
+// w = d * scale * code - dmin * minimum, 0 <= code <= kHigh, 0 <= scale, minimum <= kScaleHigh, groups of
+// kLanes.
 template <class Block, int kHigh, int kScaleHigh, int kLanes>
 struct MinimumSuperCodec {
   static constexpr float kFlush = 1e-12F;
@@ -114,13 +122,15 @@ struct MinimumSuperCodec {
     return group_sum<kLanes>(error);
   }
 
-  // For d, dmin: the best integers near the wanted scale and offset of each group. Returns the tile's error (kLanes
-  // times, as every lane of a group counts).
-  static HWY_INLINE float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset, int reach) {
+  // For d, dmin: the best integers near the wanted scale and offset of each group. Returns the tile's error
+  // (kLanes times, as every lane of a group counts).
+  static HWY_INLINE float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset,
+                                          int reach) {
     const float inverse_d = choice.d != 0.0F ? 1.0F / choice.d : 0.0F;
     const float inverse_dmin = choice.dmin != 0.0F ? 1.0F / choice.dmin : 0.0F;
     const F top = set(static_cast<float>(kScaleHigh));
-    const F middle_scale = clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted_scale * set(inverse_d)), zero(), top);
+    const F middle_scale =
+        clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted_scale * set(inverse_d)), zero(), top);
     const F middle_minimum =
         clamp(::quantfit::kernels::HWY_NAMESPACE::round(-wanted_offset * set(inverse_dmin)), zero(), top);
     F best = set(3e38F);
@@ -181,8 +191,10 @@ struct MinimumSuperCodec {
   // Everything for one orientation: targets as they are. Returns the error.
   static HWY_INLINE float fit_orientation(const Tile& tile, Effort effort, Choice& best_choice) {
     const AffineSums sums = affine_sums<kLanes>(tile);
-    AffineFit free = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, grid(effort), effort == Effort::Fast ? 1 : 3);
-    free = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, free, effort == Effort::Fast ? 1 : 2);
+    AffineFit free = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, grid(effort),
+                                                 effort == Effort::Fast ? 1 : 3);
+    free = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, free,
+                                       effort == Effort::Fast ? 1 : 2);
     const float most_scale = absolute_max(free.scale);
     const float most_minimum = absolute_max(free.offset);
     float best = 3e38F;
@@ -223,10 +235,12 @@ struct MinimumSuperCodec {
     take(upright);
     if (effort == Effort::Fast) return;
     // The mirrored super-block: both d and dmin negative, so that the offset is the top of a group.
-    for (int k = 0; k < 16; ++k) ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
+    for (int k = 0; k < 16; ++k)
+      ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
     Choice mirrored = upright;
     const float mirrored_error = fit_orientation(tile, effort, mirrored);
-    for (int k = 0; k < 16; ++k) ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
+    for (int k = 0; k < 16; ++k)
+      ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
     if (mirrored_error < error) {
       mirrored.d = -mirrored.d;
       mirrored.dmin = -mirrored.dmin;

@@ -1,14 +1,15 @@
 // The two sums that couple the weights of a row, carried from block to block by every encoder.
 //
-// With e = decoded - x the objective is D(e) = sum v e^2 + s_p^2 + s_q^2, s_p = sum p e, s_q = sum q e. After some
-// columns are coded, the columns still to come can take up part of the sums: for a continuous e the best total
-// price is s^T (I + M)^-1 s with M = sum over the columns to come of (p, q)(p, q)^T / v (PreparedRow::suffix),
-// reached by e_j = -(alpha p_j + beta q_j) / v_j with (alpha, beta) = (I + M)^-1 s. So a block is coded against
-// shifted targets by an encoder that knows nothing of the sums, and candidates for a block are compared by their
-// variance term plus the price of the sums they leave behind.
+// With e = decoded - x the objective is D(e) = sum v e^2 + s_p^2 + s_q^2, s_p = sum p e, s_q = sum q e. After
+// some columns are coded, the columns still to come can take up part of the sums: for a continuous e the best
+// total price is s^T (I + M)^-1 s with M = sum over the columns to come of (p, q)(p, q)^T / v
+// (PreparedRow::suffix), reached by e_j = -(alpha p_j + beta q_j) / v_j with (alpha, beta) = (I + M)^-1 s. So
+// a block is coded against shifted targets by an encoder that knows nothing of the sums, and candidates for a
+// block are compared by their variance term plus the price of the sums they leave behind.
 //
-// A column that hardly varies but has a large mean (v much below p^2) would promise a capacity that its few levels
-// cannot keep; so v + p^2 / 4 stands for v here and in `suffix`, which bounds what one column contributes.
+// A column that hardly varies but has a large mean (v much below p^2) would promise a capacity that its few
+// levels cannot keep; so v + p^2 / 4 stands for v here and in `suffix`, which bounds what one column
+// contributes.
 //
 // Plain scalar arithmetic, the same on every instruction set. Included once per target, as lanes-inl.h.
 
@@ -54,8 +55,8 @@ HWY_INLINE F shift_capacity(F v, F p) {
   return select(regular > zero(), regular, set(1.0F));
 }
 
-// Shifted targets of sixteen columns. `inverse_v` = 1 / shift_capacity(v, p). `limit` >= 0 bounds the shift of each
-// column: a good choice is the distance of neighbouring levels.
+// Shifted targets of sixteen columns. `inverse_v` = 1 / shift_capacity(v, p). `limit` >= 0 bounds the shift
+// of each column: a good choice is the distance of neighbouring levels.
 HWY_INLINE F shifted_targets(F x, F inverse_v, F p, F q, TargetShift shift, F limit) {
   const F wanted = fma(p, set(shift.alpha), q * set(shift.beta)) * inverse_v;
   return x - clamp(wanted, -limit, limit);
@@ -64,7 +65,8 @@ HWY_INLINE F shifted_targets(F x, F inverse_v, F p, F q, TargetShift shift, F li
 // Columns are counted in groups of sixteen, as in PreparedRow::suffix.
 class RowSums {
  public:
-  HWY_INLINE explicit RowSums(const PreparedRow& row) : suffix_(row.suffix), active_(row.has_p || row.has_q) {}
+  HWY_INLINE explicit RowSums(const PreparedRow& row)
+      : suffix_(row.suffix), active_(row.has_p || row.has_q) {}
 
   // False when the objective is the variance term alone: shifts and prices are then zero.
   HWY_INLINE bool active() const { return active_; }

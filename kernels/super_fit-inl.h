@@ -1,6 +1,5 @@
-// Super-blocks of 256 weights whose groups share a half d and have a small signed integer as scale: Q3_K, Q6_K,
-// IQ4_XS. A super-block is a tile.
-// Included once per target, as lanes-inl.h.
+// Super-blocks of 256 weights whose groups share a half d and have a small signed integer as scale: Q3_K,
+// Q6_K, IQ4_XS. A super-block is a tile. Included once per target, as lanes-inl.h.
 
 #if defined(QUANTFIT_SUPER_FIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTFIT_SUPER_FIT_INL_H_
@@ -34,6 +33,8 @@ struct SignedSuperFit {
   float d;
   F scale;  // integers, one per lane
 
+  HWY_INLINE explicit SignedSuperFit(const LevelSet& level_set) : levels(level_set), d(0.0F), scale(zero()) {}
+
   // Error of the lane's group when it is coded with the step.
   HWY_INLINE F error_at(const Tile& tile, F step) const {
     const F inverse = inverse_or_zero(step);
@@ -48,8 +49,8 @@ struct SignedSuperFit {
 
   // The best integer scales near `wanted` / super, and the error of the tile with them.
   HWY_INLINE float choose_scales(const Tile& tile, float super, F wanted, int reach, F& chosen) const {
-    const F middle = clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted * set(1.0F / super)), set(static_cast<float>(kScaleLow)),
-                           set(static_cast<float>(-kScaleLow - 1)));
+    const F middle = clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted * set(1.0F / super)),
+                           set(static_cast<float>(kScaleLow)), set(static_cast<float>(-kScaleLow - 1)));
     F best = set(3e38F);
     chosen = middle;
     for (int offset = -reach; offset <= reach; ++offset) {
@@ -73,7 +74,7 @@ struct SignedSuperFit {
 
   HWY_INLINE void fit(const Tile& tile, Effort effort, ScaleGrid grid) {
     const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid),
-                                   effort == Effort::Max ? 2 : 1);
+                                        effort == Effort::Max ? 2 : 1);
     const float most = absolute_max(free);
     d = 0.0F;
     scale = zero();

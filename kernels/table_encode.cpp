@@ -20,10 +20,11 @@ constexpr std::size_t id(Format format) {
   return static_cast<std::size_t>(format);
 }
 
-// ---- The levels of IQ4_NL and IQ4_XS -----------------------------------------------------------------------------
+// ---- The levels of IQ4_NL and IQ4_XS
+// -----------------------------------------------------------------------------
 
-// The nearest of the sixteen levels. A cubic maps the middle between levels j and j + 1 into [j + 0.37, j + 0.63],
-// so its floor is the index or one less, and one comparison decides.
+// The nearest of the sixteen levels. A cubic maps the middle between levels j and j + 1 into [j + 0.37, j +
+// 0.63], so its floor is the index or one less, and one comparison decides.
 struct Iq4nlLevels {
   static constexpr float low = -127.0F;
   static constexpr float high = 113.0F;
@@ -84,9 +85,15 @@ struct Iq4nlCodec {
   Iq4nlLevels levels;
   F d;
 
+  // Written out: an implicit constructor would not inherit the target's instruction set.
+  HWY_INLINE Iq4nlCodec() : levels(), d(zero()) {}
+
   HWY_INLINE void fit(const Tile& tile, Effort effort) {
     const F best = search_scale<2>(tile, levels, scale_grid(effort));
-    d = refine_half_scale<2>(tile, levels, best, effort == Effort::Max ? 4 : effort == Effort::Default ? 2 : 1);
+    d = refine_half_scale<2>(tile, levels, best,
+                             effort == Effort::Max       ? 4
+                             : effort == Effort::Default ? 2
+                                                         : 1);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {
@@ -109,7 +116,9 @@ struct Iq4nlCodec {
 
 struct Iq4xsCodec {
   static constexpr float kFlush = 1e-12F;
-  SignedSuperFit<Iq4nlLevels, 2, -32> super{Iq4nlLevels(), 0.0F, zero()};
+  SignedSuperFit<Iq4nlLevels, 2, -32> super;
+
+  HWY_INLINE Iq4xsCodec() : super(Iq4nlLevels()) {}
 
   HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort)); }
   HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }

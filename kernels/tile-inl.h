@@ -1,9 +1,10 @@
 // Tiles: 256 columns of a row as a transposed matrix of 16 x 16, so that lane l of register k holds column
-// 16 l + k of the tile. Every lane is a group of sixteen weights and whatever is done per group (scales, sums,
-// least squares) is done for all groups at once, without sums across lanes; groups of 32 are pairs of lanes.
+// 16 l + k of the tile. Every lane is a group of sixteen weights and whatever is done per group (scales,
+// sums, least squares) is done for all groups at once, without sums across lanes; groups of 32 are pairs of
+// lanes.
 //
-// A codec (see encode_tiles) fits scales and codes of one tile; this file carries the row sums from tile to tile,
-// shifts the targets, and at the end changes single codes where that lowers the whole objective.
+// A codec (see encode_tiles) fits scales and codes of one tile; this file carries the row sums from tile to
+// tile, shifts the targets, and at the end changes single codes where that lowers the whole objective.
 // Included once per target, as lanes-inl.h.
 
 #if defined(QUANTFIT_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -29,9 +30,9 @@ inline constexpr std::size_t kTileColumns = 256;
 inline constexpr float kLargestTarget = 0x1p30F;
 
 struct Tile {
-  HWY_ALIGN float x[256];        // the weights
-  HWY_ALIGN float target[256];   // what the codec rounds: x, or x shifted
-  HWY_ALIGN float v[256];        // variances; zero beyond the end of the row
+  HWY_ALIGN float x[256];       // the weights
+  HWY_ALIGN float target[256];  // what the codec rounds: x, or x shifted
+  HWY_ALIGN float v[256];       // variances; zero beyond the end of the row
   HWY_ALIGN float p[256];
   HWY_ALIGN float q[256];
   HWY_ALIGN float code[256];     // integers: the codes that were chosen
@@ -112,12 +113,13 @@ struct UniformLevels {
   HWY_INLINE F typical_step() const { return abs(step); }
 };
 
-// Moves single codes to a neighbouring level where that lowers sum v e^2 + price(sums), greedily: in each pass the
-// best move of every lane is found for the present sums, then the moves are made one after another, best first, as
-// long as they still help. Returns the sums of the tile afterwards. (carry_p, carry_q) are the sums before it.
+// Moves single codes to a neighbouring level where that lowers sum v e^2 + price(sums), greedily: in each
+// pass the best move of every lane is found for the present sums, then the moves are made one after another,
+// best first, as long as they still help. Returns the sums of the tile afterwards. (carry_p, carry_q) are the
+// sums before it.
 template <class Levels>
 TileSums flip_codes(Tile& tile, const Levels& levels, const SumPrice& price, float carry_p, float carry_q,
-                               TileSums sums, int passes) {
+                    TileSums sums, int passes) {
   for (int pass = 0; pass < passes; ++pass) {
     const float all_p = carry_p + sums.p;
     const float all_q = carry_q + sums.q;
@@ -180,7 +182,8 @@ TileSums flip_codes(Tile& tile, const Levels& levels, const SumPrice& price, flo
       const F next = levels.neighbour(code, set(moves[lane] > 0.0F ? 1.0F : -1.0F));
       const F chosen = select(mask_of_bits(1U << lane), next, code);
       store(chosen, tile.code + at);
-      store(select(mask_of_bits(1U << lane), levels.value(chosen), load(tile.decoded + at)), tile.decoded + at);
+      store(select(mask_of_bits(1U << lane), levels.value(chosen), load(tile.decoded + at)),
+            tile.decoded + at);
     }
   }
   return sums;

@@ -1,5 +1,5 @@
-// Encoders of the formats with linear or table levels: equal bytes on every instruction set, errors against ggml's
-// encoder on golden rows, hostile rows, and what is left of the bias term.
+// Encoders of the formats with linear or table levels: equal bytes on every instruction set, errors against
+// ggml's encoder on golden rows, hostile rows, and what is left of the bias term.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,12 +18,15 @@
 namespace quantfit::kernels {
 namespace {
 
-constexpr Format kFormats[] = {Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1,   Format::Q8_0,  Format::Q2_K,
-                               Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K, Format::IQ4_NL, Format::IQ4_XS};
+constexpr Format kFormats[] = {Format::Q4_0, Format::Q4_1, Format::Q5_0,   Format::Q5_1,
+                               Format::Q8_0, Format::Q2_K, Format::Q3_K,   Format::Q4_K,
+                               Format::Q5_K, Format::Q6_K, Format::IQ4_NL, Format::IQ4_XS};
 constexpr Effort kEfforts[] = {Effort::Fast, Effort::Default, Effort::Max};
 
 // Formats of blocks of 256 only take rows of whole blocks.
-bool fits(Format format, std::size_t columns) { return columns % traits(format).block_len == 0; }
+bool fits(Format format, std::size_t columns) {
+  return columns % traits(format).block_len == 0;
+}
 
 std::vector<float> random_row(std::size_t columns, std::uint32_t seed, double scale = 0.02) {
   std::mt19937 random(seed);
@@ -47,10 +50,12 @@ struct Inputs {
   }
 };
 
-std::span<const std::byte> bytes_of(std::span<const float> row) { return std::as_bytes(row); }
+std::span<const std::byte> bytes_of(std::span<const float> row) {
+  return std::as_bytes(row);
+}
 
-std::vector<std::byte> encode(const RowKernels& kernels, const ColumnMetric& metric, std::span<const float> row,
-                              Format format, Effort effort) {
+std::vector<std::byte> encode(const RowKernels& kernels, const ColumnMetric& metric,
+                              std::span<const float> row, Format format, Effort effort) {
   RowQuantizer quantizer(kernels, row.size());
   EXPECT_TRUE(quantizer.load(Format::F32, bytes_of(row), metric));
   std::vector<std::byte> out(row_bytes(format, row.size()).value());
