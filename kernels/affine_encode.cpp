@@ -115,7 +115,7 @@ struct AffineCodec {
           ::quantfit::kernels::HWY_NAMESPACE::round(clamp(scaled, zero(), set(static_cast<float>(kHigh)))),
           codes);
     }
-    m = round_to_half(fnma(d, group_sum<2>(codes), sums.x) * inverse_or_zero(sums.v));
+    m = rounded_to_half(fnma(d, group_sum<2>(codes), sums.x) * inverse_or_zero(sums.v));
   }
   HWY_INLINE UniformLevels round(Tile& tile) {
     const UniformLevels levels{d, m, 0.0F, static_cast<float>(kHigh)};

@@ -30,7 +30,7 @@ HWY_INLINE F inverse_or_zero(F a) {
 
 // A scale as a half that is not zero unless the scale is.
 HWY_INLINE F half_step(F scale) {
-  const F rounded = round_to_half(scale);
+  const F rounded = rounded_to_half(scale);
   const F least = select(scale < zero(), set(-0x1p-24F), set(0x1p-24F));
   return select((rounded == zero()) & !(scale == zero()), least, rounded);
 }

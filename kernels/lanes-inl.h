@@ -581,7 +581,7 @@ HWY_INLINE F group_max(F a) {
   return a;
 }
 // The values that fields of half precision would hold: round to nearest even, saturated at +-65504.
-HWY_INLINE F round_to_half(F a) {
+HWY_INLINE F rounded_to_half(F a) {
   const I pattern = bits_of(a);
   const I sign = pattern & set(static_cast<std::int32_t>(0x80000000U));
   const F magnitude = min(abs(a), set(65504.0F));
