@@ -127,10 +127,12 @@ void add_target_options(CLI::App& command, JobOptions& o) {
                      "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
                      "make several files from one measurement")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("BPW");
   target->add_option("--target-size", o.target_size,
                      "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->type_name("SIZE");
   target->add_option("--target-vram", o.target_vram,
                      "memory of the GPU that model, cache and buffers must fit into together")
@@ -155,7 +157,7 @@ void add_target_options(CLI::App& command, JobOptions& o) {
   memory->add_flag("--cpu-moe", o.cpu_moe, "routed experts stay in RAM");
   memory->add_option("--n-cpu-moe", o.n_cpu_moe, "routed experts of the first N layers stay in RAM");
   memory->add_option("--override-tensor", o.override_tensor, "REGEX=CPU: tensors that stay in RAM")
-      ->type_name("REGEX=CPU");
+      ->allow_extra_args(false)->type_name("REGEX=CPU");
   memory->add_option("--gpu-layers", o.gpu_layers, "only the last N layers are on the GPU");
   memory->add_flag("--swa-full", o.swa_full, "layers with a sliding window cache the whole context");
 }
@@ -168,19 +170,19 @@ void add_search_options(CLI::App& command, JobOptions& o) {
   formats->add_option("--runtime", o.runtime, "leave out formats that are slow on cpu, cuda, metal or vulkan")
       ->type_name("NAME");
   formats->add_option("--tensor-type", o.tensor_type, "pin tensors whose name the pattern is found in")
-      ->type_name("REGEX=TYPE");
+      ->allow_extra_args(false)->type_name("REGEX=TYPE");
   formats->add_option("--tensor-type-file", o.tensor_type_file, "such pins from a file")->type_name("FILE");
   formats->add_option("--output-tensor-type", o.output_tensor_type, "pin the output head")->type_name("TYPE");
   formats->add_option("--token-embedding-type", o.token_embedding_type, "pin the token embedding")->type_name("TYPE");
   formats->add_flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
-  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")->type_name("REGEX=TYPE");
-  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")->type_name("REGEX=TYPE");
+  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")->allow_extra_args(false)->type_name("REGEX=TYPE");
+  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")->allow_extra_args(false)->type_name("REGEX=TYPE");
   formats->add_option("--tie", o.tie, "tensors of a layer that the pattern is found in get one format, for example "
                                       "'ffn_(gate|up)'")
-      ->type_name("REGEX");
+      ->allow_extra_args(false)->type_name("REGEX");
   formats->add_option("--role-weight", o.role_weight,
                       "how much the relative error of matching tensors counts (a layer's matrix: about 1)")
-      ->type_name("REGEX=X");
+      ->allow_extra_args(false)->type_name("REGEX=X");
   formats->add_option("--max-error", o.max_error,
                       "leave out formats with a larger relative error unless the budget forces them; 0: never")
       ->capture_default_str();

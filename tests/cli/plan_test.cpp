@@ -1,0 +1,199 @@
+// Budgets, constraints, recipes and the frontier through the real program, from one shared state file.
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/format.h"
+#include "tests/support/process.h"
+#include "tests/support/test_paths.h"
+
+namespace quantfit {
+namespace {
+
+using test::ProcessResult;
+using test::TemporaryFolder;
+
+const std::string kBinary = QUANTFIT_BINARY;
+
+class Planning : public testing::Test {
+ protected:
+  // Sampled once for all tests of the suite.
+  static void SetUpTestSuite() {
+    folder_ = new TemporaryFolder();
+    const auto result = run_plan({"--target-bpw", "4"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    folder_ = nullptr;
+  }
+
+  static std::vector<std::string> command(const std::string& name, std::vector<std::string> options) {
+    std::vector<std::string> all = {kBinary,    name,
+                                    test::data_dir() / "tale-dense-F16.gguf",
+                                    "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf",
+                                    "--effort", "fast",
+                                    "--state",  *folder_ / "s.qfstate"};
+    all.insert(all.end(), options.begin(), options.end());
+    return all;
+  }
+  static ProcessResult run_plan(std::vector<std::string> options) { return test::run(command("plan", std::move(options))); }
+  static nlohmann::json plan(std::vector<std::string> options) {
+    options.push_back("--json");
+    const auto result = run_plan(std::move(options));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    auto json = nlohmann::json::parse(result.out, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << result.out;
+    return json;
+  }
+  static std::string format_of(const nlohmann::json& answer, const std::string& tensor) {
+    for (const auto& row : answer["tensors"])
+      if (row["name"] == tensor) return row["format"];
+    ADD_FAILURE() << "no tensor " << tensor;
+    return "";
+  }
+
+  static TemporaryFolder* folder_;
+};
+TemporaryFolder* Planning::folder_ = nullptr;
+
+TEST_F(Planning, SeveralTargetsFromOneMeasurementFallInError) {
+  const auto answers = plan({"--target-bpw", "2.6,3,3.5,4,4.5,5,6,8"});
+  ASSERT_EQ(answers.size(), 8U);
+  double previous = 1e300;
+  for (const auto& answer : answers) {
+    EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), answer["budget_bytes"].get<std::uint64_t>());
+    EXPECT_LT(answer["predicted_error"].get<double>(), previous);
+    EXPECT_EQ(answer["allocation"]["termination"], "optimal");
+    EXPECT_EQ(answer["allocation"]["gap"].get<double>(), 0.0);
+    previous = answer["predicted_error"];
+  }
+}
+
+TEST_F(Planning, FileSizeCountsEverythingExactly) {
+  const TemporaryFolder out;
+  const auto result =
+      test::run(command("quantize", {"--target-size", "4MB", "-o", out / "model.gguf", "--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto answer = nlohmann::json::parse(result.out);
+  EXPECT_EQ(std::filesystem::file_size(out / "model.gguf"), answer["used_bytes"].get<std::uint64_t>());
+  EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), 4'000'000U);
+  EXPECT_GT(answer["used_bytes"].get<std::uint64_t>(), 3'990'000U);
+}
+
+TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
+  const auto answer = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch", "16"});
+  EXPECT_TRUE(answer["feasible"].get<bool>());
+  EXPECT_FALSE(answer["memory"]["items"].empty());
+  std::uint64_t others = 0;
+  for (const auto& item : answer["memory"]["items"])
+    if (item["device"] == "GPU") others += item["bytes"].get<std::uint64_t>();
+  EXPECT_EQ(others + answer["memory"]["gpu_weight_budget_bytes"].get<std::uint64_t>(), 8U << 20);
+  EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), answer["budget_bytes"].get<std::uint64_t>());
+  EXPECT_EQ(run_plan({"--target-vram", "1MiB"}).exit_code, 3);
+}
+
+TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
+  const auto pinned = plan({"--target-bpw", "4", "--tensor-type", "attn_v=q6_K", "--min-type", "ffn_down=Q4_K",
+                            "--max-type", "ffn_up=Q4_K", "--output-tensor-type", "Q8_0"});
+  EXPECT_EQ(format_of(pinned, "blk.2.attn_v.weight"), "Q6_K");
+  EXPECT_EQ(format_of(pinned, "output.weight"), "Q8_0");
+  const auto tied = plan({"--target-bpw", "3.3", "--tie", "ffn_(gate|up)"});
+  for (int layer = 0; layer < 6; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer);
+    EXPECT_EQ(format_of(tied, prefix + ".ffn_gate.weight"), format_of(tied, prefix + ".ffn_up.weight"));
+  }
+  const auto untied = plan({"--target-bpw", "3.3"});
+  EXPECT_GE(tied["predicted_error"].get<double>(), untied["predicted_error"].get<double>());
+  // A contradiction is refused up front, naming the constraint.
+  const auto conflict = run_plan({"--target-bpw", "4", "--tensor-type", "attn_v=Q2_K", "--min-type", "attn_v=Q6_K"});
+  EXPECT_EQ(conflict.exit_code, 3);
+  EXPECT_NE(conflict.err.find("attn_v"), std::string::npos) << conflict.err;
+}
+
+TEST_F(Planning, PoolsAndRuntimesLeaveFormatsOut) {
+  const auto answer = plan({"--target-bpw", "4.6", "--formats", "Q4_K,q6_k,Q8_0"});
+  for (const auto& row : answer["tensors"])
+    if (row.contains("nmse")) {
+      const std::string format = row["format"];
+      EXPECT_TRUE(format == "Q4_K" || format == "Q6_K" || format == "Q8_0") << format;
+    }
+  EXPECT_EQ(run_plan({"--target-bpw", "4", "--formats", "Q4_K,nonsense"}).exit_code, 2);
+  EXPECT_EQ(run_plan({"--target-bpw", "4", "--runtime", "cpu"}).exit_code, 0);
+}
+
+TEST_F(Planning, RoleWeightsAndSpeedMoveBits) {
+  const auto base = plan({"--target-bpw", "3.5"});
+  const auto heavier = plan({"--target-bpw", "3.5", "--role-weight", "blk\\.0\\.attn_q=1000"});
+  const auto bits = [&](const nlohmann::json& answer) {
+    return bits_per_weight(*parse_format(format_of(answer, "blk.0.attn_q.weight")));
+  };
+  EXPECT_GT(bits(heavier), bits(base));
+  EXPECT_EQ(run_plan({"--target-bpw", "3.5", "--role-weight", "attn_q=minus"}).exit_code, 2);
+  const auto fast = plan({"--target-bpw", "3.5", "--speed-weight", "100"});
+  EXPECT_GE(fast["predicted_error"].get<double>(), base["predicted_error"].get<double>());
+}
+
+TEST_F(Planning, StaticRecipesStandBesideAndNeverWin) {
+  const auto answer = plan({"--target-bpw", "4.5"});
+  ASSERT_GE(answer["static_recipes"].size(), 15U);
+  for (const auto& recipe : answer["static_recipes"])
+    EXPECT_LE(recipe["optimized_error"].get<double>(), recipe["predicted_error"].get<double>() * (1 + 1e-12))
+        << recipe["name"];
+  const auto preset = plan({"--preset", "q4_k_m"});
+  EXPECT_EQ(format_of(preset, "output.weight"), "Q6_K");
+  EXPECT_EQ(run_plan({"--preset", "Q9_X"}).exit_code, 2);
+}
+
+TEST_F(Planning, RecipesRoundTrip) {
+  const TemporaryFolder out;
+  const auto first = plan({"--target-bpw", "3.7", "--export-recipe", out / "r.txt", "--export-tensor-types", out / "t.txt"});
+  const auto second = plan({"--recipe", out / "r.txt"});
+  ASSERT_EQ(first["tensors"].size(), second["tensors"].size());
+  for (std::size_t i = 0; i < first["tensors"].size(); ++i)
+    EXPECT_EQ(first["tensors"][i]["format"], second["tensors"][i]["format"]);
+  const auto third = plan({"--target-bpw", "3.7", "--tensor-type-file", out / "t.txt"});
+  for (std::size_t i = 0; i < first["tensors"].size(); ++i)
+    EXPECT_EQ(first["tensors"][i]["format"], third["tensors"][i]["format"]);
+  const auto same = test::run({kBinary, "diff", out / "r.txt", out / "t.txt", "--json"});
+  ASSERT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_TRUE(nlohmann::json::parse(same.out)["changes"].empty());
+  std::ofstream(out / "broken.txt") << "attn_q=\n";
+  EXPECT_EQ(run_plan({"--recipe", out / "broken.txt"}).exit_code, 2);
+}
+
+TEST_F(Planning, DiffOfTwoModels) {
+  const TemporaryFolder out;
+  ASSERT_EQ(test::run(command("quantize", {"--preset", "Q4_0", "-o", out / "a.gguf"})).exit_code, 0);
+  const auto diff = test::run({kBinary, "diff", test::data_dir() / "tale-dense-F16.gguf", out / "a.gguf", "--json"});
+  ASSERT_EQ(diff.exit_code, 0) << diff.err;
+  EXPECT_EQ(nlohmann::json::parse(diff.out)["changes"].size(), 44U);
+  EXPECT_EQ(nlohmann::json::parse(diff.out)["same"], 25);
+}
+
+TEST_F(Planning, FrontierFallsAndNamesEveryStep) {
+  auto options = command("frontier", {"--json"});
+  const auto result = test::run(options);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  ASSERT_GT(json["curve"].size(), 100U);
+  for (std::size_t i = 1; i < json["curve"].size(); ++i) {
+    EXPECT_GT(json["curve"][i]["bytes"], json["curve"][i - 1]["bytes"]);
+    EXPECT_LE(json["curve"][i]["predicted_error"], json["curve"][i - 1]["predicted_error"]);
+    EXPECT_TRUE(json["curve"][i].contains("changed"));
+  }
+  const auto csv = test::run(command("frontier", {"--csv"}));
+  EXPECT_NE(csv.out.find("static,Q4_K_M,"), std::string::npos);
+}
+
+TEST_F(Planning, OneKindOfTargetAtATime) {
+  EXPECT_EQ(run_plan({"--target-bpw", "4", "--target-size", "4MB"}).exit_code, 2);
+  EXPECT_EQ(run_plan({}).exit_code, 2);
+  EXPECT_EQ(run_plan({"--target-size", "4XB"}).exit_code, 2);
+  EXPECT_EQ(run_plan({"--target-bpw", "-4"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace quantfit
