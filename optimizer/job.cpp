@@ -36,18 +36,25 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
     warnings.push_back(fmt::format("{} of {} importance entries have no tensor in the model ('{}', ...)", unmatched,
                                    importance.entries().size(), first_unmatched));
   std::size_t imputed = 0;
+  std::size_t quantizable = 0;
   std::size_t without_entry = 0;
   std::string first_without;
   for (const TensorInfo& tensor : model.tensors()) {
     auto statistics = importance.statistics(tensor);
     if (!statistics) return std::move(statistics).error();
+    const bool wanted = quantizability(tensor).quantizable && tensor.name.starts_with("blk.");
+    quantizable += wanted ? 1 : 0;
     if (!statistics.value()) {
-      if (quantizability(tensor).quantizable && tensor.name.starts_with("blk.") && without_entry++ == 0)
-        first_without = tensor.name;
+      if (wanted && without_entry++ == 0) first_without = tensor.name;
       continue;
     }
     for (const ColumnStatistics& matrix : *statistics.value()) imputed += matrix.imputed ? 1 : 0;
   }
+  if (2 * without_entry > quantizable)
+    return fail(ErrorCode::IdentityMismatch,
+                "{}: {} of the model's {} quantizable matrices have no entry ('{}', ...); this importance matrix "
+                "belongs to another model",
+                importance.path().string(), without_entry, quantizable, first_without);
   if (without_entry != 0)
     warnings.push_back(fmt::format("{} quantizable tensors have no importance data ('{}', ...): all their columns "
                                    "count the same",
