@@ -1,0 +1,73 @@
+// The files that the real program makes, in the hands of the real llama.cpp: each one loads, and the smaller it is
+// the further its predictions are from the source's.
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+
+#include "tests/client/evaluation.h"
+#include "tests/support/process.h"
+#include "tests/support/reference_library.h"
+#include "tests/support/test_paths.h"
+
+namespace quantfit::test {
+namespace {
+
+const std::vector<std::string> kTargets = {"2.6", "3", "3.5", "4", "4.5", "5", "6", "8"};
+
+// Quantizes to all targets from one measurement and scores every file against the source; prints the table.
+void check_all_targets(const std::filesystem::path& model, const std::filesystem::path& imatrix,
+                       const std::string& text) {
+  const TemporaryFolder folder;
+  std::string targets;
+  for (const std::string& target : kTargets) targets += (targets.empty() ? "" : ",") + target;
+  const ProcessResult made = run({QUANTFIT_BINARY, "quantize", model, "--imatrix", imatrix, "--target-bpw", targets,
+                                  "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+
+  std::vector<std::filesystem::path> files;
+  for (const std::string& target : kTargets) files.push_back(folder / ("out-" + target + "bpw.gguf"));
+  EvaluationOptions options;
+  options.chunks = 24;
+  const auto scored = evaluate(model, files, text, options);
+  ASSERT_TRUE(scored) << scored.error().message;
+  const Evaluation& scores = scored.value();
+  std::printf("%s: PPL %.3f\n%8s %12s %10s %12s %8s\n", model.filename().c_str(), scores.base.perplexity, "bpw",
+              "bytes", "PPL", "mean KLD", "top-1");
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const ModelScore& score = scores.candidates[i];
+    std::printf("%8s %12llu %10.3f %12.6f %7.2f%%\n", kTargets[i].c_str(),
+                static_cast<unsigned long long>(score.file_bytes), score.perplexity, score.kld,
+                100 * score.top1_agreement);
+    EXPECT_GT(score.kld, 0);
+    if (i > 0) {
+      EXPECT_LT(score.kld, scores.candidates[i - 1].kld) << kTargets[i] << " bpw";
+    }
+  }
+  EXPECT_LT(scores.candidates.back().kld, 0.002);
+  EXPECT_NEAR(scores.candidates.back().perplexity / scores.base.perplexity, 1, 0.01);
+}
+
+std::string text_of(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+TEST(ProducedFiles, DenseModelAtEveryTarget) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  check_all_targets(data_dir() / "tale-dense-F16.gguf", data_dir() / "tale-dense.imatrix.gguf",
+                    text_of(data_dir() / "eval-books.txt"));
+}
+
+TEST(ProducedFiles, MixtureOfExpertsAtEveryTarget) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  const auto shared = shared_dir();
+  if (!shared) GTEST_SKIP() << "the larger data are not there; no mixture-of-experts model was made or loaded";
+  check_all_targets(*shared / "models" / "tale-moe-F16.gguf", *shared / "models" / "tale-moe.imatrix.gguf",
+                    text_of(data_dir() / "eval-books.txt"));
+}
+
+}  // namespace
+}  // namespace quantfit::test
