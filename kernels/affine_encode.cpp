@@ -25,17 +25,40 @@ constexpr std::size_t id(Format format) {
 
 // Codes of a tile, minus `kLow`, as bytes (negative ones in twos complement) in the order of the row.
 template <int kLow>
-HWY_INLINE void code_bytes(const Tile& tile, std::uint8_t* bytes) {
+void code_bytes(const Tile& tile, std::uint8_t* bytes) {
   I codes[16];
   for (int k = 0; k < 16; ++k)
     codes[k] = (to_int(load(tile.code + 16 * k)) - set(kLow)) & set(std::int32_t{255});
   store_transposed_u8(codes, bytes);
 }
 
+// The grids were chosen on rows of several kinds: with many levels each trial is a draw in a lottery whose prizes
+// are spread wide, with few levels the cut of unimportant large weights counts.
+template <int kLevels>
 HWY_INLINE ScaleGrid scale_grid(Effort effort) {
-  if (effort == Effort::Fast) return {0.92F, 0.06F, 5};
-  if (effort == Effort::Default) return {0.85F, 0.05F, 10};
-  return {0.8F, 0.02F, 36};
+  if (kLevels == 8) {
+    if (effort == Effort::Fast) return {-0.6F, 0.4F, 3, 1.1F, 0.15F, 2};
+    if (effort == Effort::Default) return {-0.9F, 0.3F, 7, 1.12F, 0.1F, 4};
+    return {-0.9F, 0.1F, 19, 1.1F, 0.04F, 14};
+  }
+  if (kLevels == 16) {
+    if (effort == Effort::Fast) return {-1.4F, 0.7F, 3, 1.1F, 0.15F, 2};
+    if (effort == Effort::Default) return {-2.0F, 0.35F, 8, 1.1F, 0.12F, 4};
+    return {-3.0F, 0.2F, 20, 1.06F, 0.04F, 14};
+  }
+  if (effort == Effort::Fast) return {-8.0F, 2.0F, 4, 1.1F, 0.1F, 0};
+  if (effort == Effort::Default) return {-12.0F, 1.2F, 11, 1.1F, 0.1F, 0};
+  return {-24.0F, 0.6F, 42, 1.04F, 0.04F, 6};
+}
+template <int kLevels>
+HWY_INLINE ScaleGrid affine_grid(Effort effort) {
+  if (effort == Effort::Fast) return {-0.6F, 0.6F, 3, 1.15F, 0.3F, 2};
+  if (kLevels == 15) {
+    if (effort == Effort::Default) return {-0.8F, 0.4F, 5, 1.1F, 0.12F, 5};
+    return {-1.6F, 0.1F, 25, 1.06F, 0.05F, 14};
+  }
+  if (effort == Effort::Default) return {-2.4F, 0.4F, 8, 1.1F, 0.2F, 3};
+  return {-3.2F, 0.2F, 21, 1.06F, 0.05F, 14};
 }
 HWY_INLINE int rounds_of(Effort effort) {
   return effort == Effort::Max ? 4 : effort == Effort::Default ? 2 : 1;
@@ -45,12 +68,13 @@ HWY_INLINE int rounds_of(Effort effort) {
 template <class Block, int kLow, int kHigh>
 struct ScaledCodec {
   static constexpr float kFlush = 1e-12F;
-  static constexpr IntegerLevels kLevels = {kLow, kHigh};
+  static constexpr IntegerLevels kLevels = {kLow, kHigh, -kLow};
   F d;
 
-  HWY_INLINE void fit(const Tile& tile, Effort effort) {
-    const F best = search_scale<2>(tile, kLevels, scale_grid(effort));
-    d = refine_half_scale<2>(tile, kLevels, best, rounds_of(effort));
+  void fit(const Tile& tile, Effort effort) {
+    const F best = search_scale<2>(tile, kLevels, scale_grid<-kLow>(effort));
+    d = better_scale<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds_of(effort)),
+                        half_step(covering_scale<2>(tile, kLevels)));
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, kLevels, d, 1); }
   HWY_INLINE UniformLevels round(Tile& tile) {
@@ -59,7 +83,7 @@ struct ScaledCodec {
     return levels;
   }
   static std::size_t bytes(std::size_t columns) { return columns / 32 * sizeof(Block); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
     HWY_ALIGN float scales[16];
     HWY_ALIGN std::uint8_t codes[256];
     ::quantfit::kernels::HWY_NAMESPACE::store(d, scales);
@@ -88,13 +112,32 @@ struct AffineCodec {
   F d;
   F m;
 
-  HWY_INLINE void fit(const Tile& tile, Effort effort) {
+  void fit(const Tile& tile, Effort effort) {
     const AffineSums sums = affine_sums<2>(tile);
     const AffineFit best =
-        search_affine<2, false>(tile, kHigh, sums, scale_grid(effort), effort == Effort::Fast ? 1 : 3);
+        search_affine<2, false>(tile, kHigh, sums, affine_grid<kHigh>(effort), 3);
     take(tile, sums, best, rounds_of(effort));
+    // Plain rounding: the codes span the range. No result is worse.
+    const F plain_d = half_step((sums.most - sums.least) * set(1.0F / static_cast<float>(kHigh)));
+    const F plain_m = rounded_to_half(sums.least);
+    const M worse = error_with(tile, plain_d, plain_m) < error_with(tile, d, m);
+    d = select(worse, plain_d, d);
+    m = select(worse, plain_m, m);
   }
-  HWY_INLINE void refit(const Tile& tile, Effort) {
+  static F error_with(const Tile& tile, F step, F offset) {
+    const F inverse = inverse_or_zero(step);
+    const F base = -offset * inverse;
+    F error = zero();
+    for (int k = 0; k < 16; ++k) {
+      const F x = load(tile.target + 16 * k);
+      const F code = ::quantfit::kernels::HWY_NAMESPACE::round(
+          clamp(fma(x, inverse, base), zero(), set(static_cast<float>(kHigh))));
+      const F e = fma(step, code, offset) - x;
+      error = fma(load(tile.v + 16 * k) * e, e, error);
+    }
+    return group_sum<2>(error);
+  }
+  void refit(const Tile& tile, Effort) {
     AffineFit present;
     present.scale = d;
     present.offset = m;
@@ -102,7 +145,7 @@ struct AffineCodec {
     take(tile, affine_sums<2>(tile), present, 1);
   }
   // Scale to half first, then the offset that suits the rounded scale.
-  HWY_INLINE void take(const Tile& tile, const AffineSums& sums, AffineFit start, int rounds) {
+  void take(const Tile& tile, const AffineSums& sums, AffineFit start, int rounds) {
     const AffineFit fitted = refine_affine<2, false>(tile, kHigh, sums, start, rounds);
     d = half_step(fitted.scale);
     const F inverse = inverse_or_zero(d);
@@ -123,7 +166,7 @@ struct AffineCodec {
     return levels;
   }
   static std::size_t bytes(std::size_t columns) { return columns / 32 * sizeof(Block); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
     HWY_ALIGN float scales[16];
     HWY_ALIGN float offsets[16];
     HWY_ALIGN std::uint8_t codes[256];

@@ -19,6 +19,7 @@ namespace quantfit::kernels::HWY_NAMESPACE {
 struct IntegerLevels {
   float low;   // < 0
   float high;  // > 0
+  float resolution;  // steps from zero to the further end
   HWY_INLINE F nearest(F scaled) const { return round(clamp(scaled, set(low), set(high))); }
 };
 
@@ -44,7 +45,7 @@ struct ScaleSums {
   HWY_INLINE F explained() const { return xl * scale(); }
 };
 template <int kLanes, class LevelSet>
-HWY_INLINE ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inverse) {
+ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inverse) {
   F xl = zero();
   F ll = zero();
   for (int k = 0; k < 16; ++k) {
@@ -60,17 +61,26 @@ HWY_INLINE ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inve
   return sums;
 }
 
-// Inverse scales to try, as multiples of the one that just covers the largest weight.
+// Inverse scales to try, as multiples of the one that just covers the largest weight. The near ones move the ends
+// by parts of a step, which decides where the levels fall; the far ones cut unimportant large weights off.
 struct ScaleGrid {
-  float first;
-  float step;
-  int count;
+  float near_first;  // in steps: multiple 1 + near / levels
+  float near_step;
+  int near_count;
+  float far_first;
+  float far_step;
+  int far_count;
+  HWY_INLINE int count() const { return near_count + far_count; }
+  HWY_INLINE float factor(int i, float levels) const {
+    if (i < near_count) return 1.0F + (near_first + near_step * static_cast<float>(i)) / levels;
+    return far_first + far_step * static_cast<float>(i - near_count);
+  }
 };
 
 // The scale of best explained energy over the grid, for both signs of the scale unless the levels are
 // symmetric.
 template <int kLanes, class LevelSet>
-HWY_INLINE F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid) {
+F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid) {
   F most = zero();
   F least = zero();
   for (int k = 0; k < 16; ++k) {
@@ -89,8 +99,8 @@ HWY_INLINE F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid gr
     const F up = orientation == 0 ? most : -least;
     const F down = orientation == 0 ? least : -most;
     const F cover = inverse_or_zero(max(up / set(levels.high), down / set(levels.low))) * set(sign);
-    for (int i = 0; i < grid.count; ++i) {
-      const F inverse = cover * set(grid.first + grid.step * static_cast<float>(i));
+    for (int i = 0; i < grid.count(); ++i) {
+      const F inverse = cover * set(grid.factor(i, levels.resolution));
       const ScaleSums sums = scale_sums<kLanes>(tile, levels, inverse);
       const F scale = sums.scale();
       const F explained = sums.xl * scale;
@@ -102,18 +112,56 @@ HWY_INLINE F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid gr
   return best_scale;
 }
 
+// Error of the group when coded with the scale.
+template <int kLanes, class LevelSet>
+F scale_error(const Tile& tile, const LevelSet& levels, F scale) {
+  const F inverse = inverse_or_zero(scale);
+  F error = zero();
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    const F e = fnma(scale, levels.nearest(x * inverse), x);
+    error = fma(load(tile.v + 16 * k) * e, e, error);
+  }
+  return group_sum<kLanes>(error);
+}
+
+// The scale that just covers the largest weight of each group: plain rounding. No fit may end up worse.
+template <int kLanes, class LevelSet>
+F covering_scale(const Tile& tile, const LevelSet& levels) {
+  F most = zero();
+  F least = zero();
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    most = max(most, x);
+    least = min(least, x);
+  }
+  most = group_max<kLanes>(most);
+  least = group_max<kLanes>(-least);
+  // The end of the levels that reaches further takes the larger side.
+  const bool low_end = -levels.low > levels.high;
+  const float reach = low_end ? levels.low : levels.high;
+  return select(least < most, most / set(reach), least / set(-reach));
+}
+
 // Rounding and least squares in turn.
 template <int kLanes, class LevelSet>
-HWY_INLINE F refine_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
+F refine_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const F next = scale_sums<kLanes>(tile, levels, inverse_or_zero(scale)).scale();
     scale = select(next == zero(), scale, next);
   }
   return scale;
 }
+// Rounding and least squares in turn, the result as a half.
 template <int kLanes, class LevelSet>
-HWY_INLINE F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
+F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
+}
+// The better of the two halves.
+template <int kLanes, class LevelSet>
+F better_scale(const Tile& tile, const LevelSet& levels, F first, F second) {
+  const M worse = scale_error<kLanes>(tile, levels, second) < scale_error<kLanes>(tile, levels, first);
+  return select(worse, second, first);
 }
 
 // ---- x ~ scale * code + offset, codes 0..high
@@ -128,7 +176,7 @@ struct AffineFit {
 // Codes round((x - anchor) * inverse); least squares for them. With kOffsetAtMostZero the offset is the best
 // <= 0.
 template <int kLanes, bool kOffsetAtMostZero>
-HWY_INLINE AffineFit affine_fit(const Tile& tile, float high, F inverse, F anchor, F sum_v, F sum_x) {
+AffineFit affine_fit(const Tile& tile, float high, F inverse, F anchor, F sum_v, F sum_x) {
   F c1 = zero();
   F c2 = zero();
   F xc = zero();
@@ -173,7 +221,7 @@ struct AffineSums {
   F least;
 };
 template <int kLanes>
-HWY_INLINE AffineSums affine_sums(const Tile& tile) {
+AffineSums affine_sums(const Tile& tile) {
   AffineSums sums;
   sums.v = zero();
   sums.x = zero();
@@ -197,7 +245,7 @@ HWY_INLINE AffineSums affine_sums(const Tile& tile) {
 // The best of the grid: inverse scales as multiples of high / range; whatever is cut off is cut off at both
 // ends, at the upper, or at the lower end only.
 template <int kLanes, bool kOffsetAtMostZero>
-HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid,
+AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid,
                                    int anchors) {
   const F least = kOffsetAtMostZero ? min(sums.least, zero()) : sums.least;
   const F most = kOffsetAtMostZero ? max(sums.most, zero()) : sums.most;
@@ -208,8 +256,8 @@ HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSum
   best.offset = sums.x * inverse_or_zero(sums.v);
   if constexpr (kOffsetAtMostZero) best.offset = min(best.offset, zero());
   best.explained = best.offset * sums.x;
-  for (int i = 0; i < grid.count; ++i) {
-    const float factor = grid.first + grid.step * static_cast<float>(i);
+  for (int i = 0; i < grid.count(); ++i) {
+    const float factor = grid.factor(i, high);
     const F inverse = cover * set(factor);
     for (int a = 0; a < anchors; ++a) {
       // Part of the range that the codes do not cover, and how much of it lies below the anchor.
@@ -227,7 +275,7 @@ HWY_INLINE AffineFit search_affine(const Tile& tile, float high, const AffineSum
 }
 
 template <int kLanes, bool kOffsetAtMostZero>
-HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit,
+AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit,
                                    int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const AffineFit next = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse_or_zero(fit.scale),
@@ -244,7 +292,7 @@ HWY_INLINE AffineFit refine_affine(const Tile& tile, float high, const AffineSum
 // ---- Codes for given scales
 // --------------------------------------------------------------------------------------
 
-HWY_INLINE void round_uniform(Tile& tile, const UniformLevels& levels) {
+inline HWY_NOINLINE void round_uniform(Tile& tile, const UniformLevels& levels) {
   const F inverse = inverse_or_zero(levels.step);
   const F base = -levels.offset * inverse;
   for (int k = 0; k < 16; ++k) {

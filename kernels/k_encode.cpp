@@ -36,17 +36,17 @@ struct SignedSuperCodec {
   SignedSuperFit<IntegerLevels, 1, kScaleLow> super;
 
   // Written out: an implicit constructor would not inherit the target's instruction set.
-  HWY_INLINE SignedSuperCodec() : super(IntegerLevels{kLow, -kLow - 1}) {}
+  HWY_INLINE SignedSuperCodec() : super(IntegerLevels{kLow, -kLow - 1, -kLow}) {}
 
   static HWY_INLINE ScaleGrid grid(Effort effort) {
     if (kLow == -4) {
-      if (effort == Effort::Fast) return {0.8F, 0.1F, 6};
-      if (effort == Effort::Default) return {0.7F, 0.06F, 14};
-      return {0.6F, 0.03F, 36};
+      if (effort == Effort::Fast) return {-0.8F, 0.8F, 3, 1.5F, 0.3F, 1};
+      if (effort == Effort::Default) return {-0.8F, 0.4F, 7, 1.5F, 0.3F, 3};
+      return {-1.4F, 0.1F, 24, 1.2F, 0.1F, 14};
     }
-    if (effort == Effort::Fast) return {0.97F, 0.03F, 3};
-    if (effort == Effort::Default) return {0.94F, 0.02F, 8};
-    return {0.9F, 0.01F, 24};
+    if (effort == Effort::Fast) return {-6.0F, 1.5F, 4, 1.1F, 0.2F, 0};
+    if (effort == Effort::Default) return {-9.0F, 0.9F, 11, 1.1F, 0.15F, 1};
+    return {-14.0F, 0.5F, 32, 1.04F, 0.05F, 14};
   }
   HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, grid(effort)); }
   HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
@@ -56,7 +56,7 @@ struct SignedSuperCodec {
     return levels;
   }
   static std::size_t bytes(std::size_t) { return sizeof(Block); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
     I integers[16];
     for (int k = 0; k < 16; ++k) integers[k] = to_int(load(tile.code + 16 * k)) - set(kLow);
     HWY_ALIGN std::uint8_t codes[256];
@@ -91,13 +91,17 @@ struct MinimumSuperCodec {
 
   static HWY_INLINE ScaleGrid grid(Effort effort) {
     if (kHigh == 3) {
-      if (effort == Effort::Fast) return {0.9F, 0.25F, 5};
-      if (effort == Effort::Default) return {0.75F, 0.12F, 12};
-      return {0.7F, 0.05F, 30};
+      if (effort == Effort::Fast) return {-0.4F, 0.5F, 5, 1.1F, 0.2F, 0};
+      if (effort == Effort::Default) return {-0.8F, 0.3F, 8, 1.7F, 0.25F, 3};
+      return {-0.9F, 0.1F, 26, 1.7F, 0.1F, 10};
     }
-    if (effort == Effort::Fast) return {0.95F, 0.07F, 4};
-    if (effort == Effort::Default) return {0.9F, 0.04F, 10};
-    return {0.85F, 0.02F, 24};
+    if (effort == Effort::Fast) return {-0.6F, 0.6F, 3, 1.15F, 0.3F, 1};
+    if (kHigh == 15) {
+      if (effort == Effort::Default) return {-2.0F, 0.4F, 8, 1.1F, 0.2F, 3};
+      return {-2.4F, 0.15F, 22, 1.06F, 0.05F, 14};
+    }
+    if (effort == Effort::Default) return {-3.0F, 0.5F, 8, 1.1F, 0.2F, 3};
+    return {-4.0F, 0.25F, 22, 1.06F, 0.05F, 14};
   }
 
   // The state of a super-block: integers and halves.
@@ -108,7 +112,7 @@ struct MinimumSuperCodec {
     F minimum;
   };
 
-  static HWY_INLINE F error_at(const Tile& tile, F step, F offset) {
+  static F error_at(const Tile& tile, F step, F offset) {
     const F inverse = inverse_or_zero(step);
     const F base = -offset * inverse;
     F error = zero();
@@ -124,7 +128,7 @@ struct MinimumSuperCodec {
 
   // For d, dmin: the best integers near the wanted scale and offset of each group. Returns the tile's error
   // (kLanes times, as every lane of a group counts).
-  static HWY_INLINE float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset,
+  static float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset,
                                           int reach) {
     const float inverse_d = choice.d != 0.0F ? 1.0F / choice.d : 0.0F;
     const float inverse_dmin = choice.dmin != 0.0F ? 1.0F / choice.dmin : 0.0F;
@@ -149,7 +153,7 @@ struct MinimumSuperCodec {
   }
 
   // d and dmin by least squares over all groups for the codes of the present ones.
-  static HWY_INLINE void fit_super(const Tile& tile, Choice& choice) {
+  static void fit_super(const Tile& tile, Choice& choice) {
     const F step = choice.scale * set(choice.d);
     const F offset = choice.minimum * set(-choice.dmin);
     const F inverse = inverse_or_zero(step);
@@ -189,7 +193,7 @@ struct MinimumSuperCodec {
   }
 
   // Everything for one orientation: targets as they are. Returns the error.
-  static HWY_INLINE float fit_orientation(const Tile& tile, Effort effort, Choice& best_choice) {
+  static float fit_orientation(const Tile& tile, Effort effort, Choice& best_choice) {
     const AffineSums sums = affine_sums<kLanes>(tile);
     AffineFit free = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, grid(effort),
                                                  effort == Effort::Fast ? 1 : 3);
@@ -198,6 +202,15 @@ struct MinimumSuperCodec {
     const float most_scale = absolute_max(free.scale);
     const float most_minimum = absolute_max(free.offset);
     float best = 3e38F;
+    // Plain rounding: every group's codes span its range. No result is worse.
+    const F bottom = min(sums.least, zero());
+    const F span = max(sums.most, zero()) - bottom;
+    Choice plain;
+    plain.scale = plain.minimum = zero();
+    plain.d = half_scale(absolute_max(span) / static_cast<float>(kHigh * kScaleHigh));
+    plain.dmin = half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh));
+    best = choose_integers(tile, plain, span * set(1.0F / static_cast<float>(kHigh)), bottom, 0);
+    best_choice = plain;
     const int starts = effort == Effort::Max ? 4 : 1;
     const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
     const int reach = effort == Effort::Fast ? 0 : 1;
@@ -229,7 +242,7 @@ struct MinimumSuperCodec {
     scale = choice.scale;
     minimum = choice.minimum;
   }
-  HWY_INLINE void fit(Tile& tile, Effort effort) {
+  void fit(Tile& tile, Effort effort) {
     Choice upright{0.0F, 0.0F, zero(), zero()};
     const float error = fit_orientation(tile, effort, upright);
     take(upright);
@@ -259,7 +272,7 @@ struct MinimumSuperCodec {
     return levels;
   }
   static std::size_t bytes(std::size_t) { return sizeof(Block); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
     I integers[16];
     for (int k = 0; k < 16; ++k) integers[k] = to_int(load(tile.code + 16 * k));
     HWY_ALIGN std::uint8_t codes[256];

@@ -19,6 +19,12 @@ namespace quantfit::kernels::HWY_NAMESPACE {
 HWY_INLINE float absolute_max(F a) {
   return max_lane(abs(a));
 }
+// The value of largest magnitude.
+HWY_INLINE float signed_most(F a) {
+  const float most = max_lane(a);
+  const float least = min_lane(a);
+  return -least > most ? least : most;
+}
 // A super-block scale as its half, not zero unless it is.
 HWY_INLINE float half_scale(float scale) {
   if (scale == 0.0F) return 0.0F;
@@ -35,20 +41,8 @@ struct SignedSuperFit {
 
   HWY_INLINE explicit SignedSuperFit(const LevelSet& level_set) : levels(level_set), d(0.0F), scale(zero()) {}
 
-  // Error of the lane's group when it is coded with the step.
-  HWY_INLINE F error_at(const Tile& tile, F step) const {
-    const F inverse = inverse_or_zero(step);
-    F error = zero();
-    for (int k = 0; k < 16; ++k) {
-      const F x = load(tile.target + 16 * k);
-      const F e = fnma(step, levels.nearest(x * inverse), x);
-      error = fma(load(tile.v + 16 * k) * e, e, error);
-    }
-    return group_sum<kLanes>(error);
-  }
-
   // The best integer scales near `wanted` / super, and the error of the tile with them.
-  HWY_INLINE float choose_scales(const Tile& tile, float super, F wanted, int reach, F& chosen) const {
+  float choose_scales(const Tile& tile, float super, F wanted, int reach, F& chosen) const {
     const F middle = clamp(::quantfit::kernels::HWY_NAMESPACE::round(wanted * set(1.0F / super)),
                            set(static_cast<float>(kScaleLow)), set(static_cast<float>(-kScaleLow - 1)));
     F best = set(3e38F);
@@ -56,7 +50,7 @@ struct SignedSuperFit {
     for (int offset = -reach; offset <= reach; ++offset) {
       const F candidate = clamp(middle + set(static_cast<float>(offset)), set(static_cast<float>(kScaleLow)),
                                 set(static_cast<float>(-kScaleLow - 1)));
-      const F error = error_at(tile, candidate * set(super));
+      const F error = scale_error<kLanes>(tile, levels, candidate * set(super));
       const M better = error < best;
       best = select(better, error, best);
       chosen = select(better, candidate, chosen);
@@ -65,50 +59,53 @@ struct SignedSuperFit {
   }
 
   // d by least squares over all groups, codes as rounded for the present d.
-  HWY_INLINE float fit_super(const Tile& tile, float super, F chosen) const {
+  float fit_super(const Tile& tile, float super, F chosen) const {
     const ScaleSums sums = scale_sums<kLanes>(tile, levels, inverse_or_zero(chosen * set(super)));
     const float numerator = sum(chosen * sums.xl);
     const float denominator = sum(chosen * chosen * sums.ll);
     return denominator > 0.0F ? numerator / denominator : super;
   }
 
-  HWY_INLINE void fit(const Tile& tile, Effort effort, ScaleGrid grid) {
-    const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid),
-                                        effort == Effort::Max ? 2 : 1);
-    const float most = absolute_max(free);
-    d = 0.0F;
-    scale = zero();
-    if (most == 0.0F) return;
-    // The largest scale may sit at either end of the integers, or a little inside.
-    const float largest = max_lane(free) == most ? most : -most;
-    float best = 3e38F;
-    const int starts = effort == Effort::Fast ? 1 : effort == Effort::Default ? 2 : 6;
-    const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
-    const int reach = effort == Effort::Fast ? 0 : 1;
-    for (int start = 0; start < starts; ++start) {
-      const float end = start % 2 == 0 ? static_cast<float>(kScaleLow) : static_cast<float>(-kScaleLow - 1);
-      const float inside = static_cast<float>(start / 2) * (kScaleLow == -32 ? 1.0F : 3.0F);
-      float super = half_scale(largest / (end + (end < 0.0F ? inside : -inside)));
-      for (int round = 0; round < rounds; ++round) {
-        F chosen;
-        const float error = choose_scales(tile, super, free, reach, chosen);
-        if (error < best) {
-          best = error;
-          d = super;
-          scale = chosen;
-        }
-        super = half_scale(fit_super(tile, super, chosen));
-      }
+  // One super-block scale and rounds of choosing and fitting from there; keeps the best of all calls.
+  void try_super(const Tile& tile, float super, F wanted, int reach, int rounds, float& best) {
+    for (int round = 0;; ++round) {
       F chosen;
-      const float error = choose_scales(tile, super, free, 0, chosen);
+      const float error = choose_scales(tile, super, wanted, round < rounds ? reach : 0, chosen);
       if (error < best) {
         best = error;
         d = super;
         scale = chosen;
       }
+      if (round >= rounds) return;
+      super = half_scale(fit_super(tile, super, chosen));
     }
   }
-  HWY_INLINE void refit(const Tile& tile) {
+
+  void fit(const Tile& tile, Effort effort, ScaleGrid grid) {
+    d = 0.0F;
+    scale = zero();
+    float best = 3e38F;
+    // Plain rounding: every group's scale covers its largest weight. No result is worse.
+    const F covering = covering_scale<kLanes>(tile, levels);
+    const float widest = absolute_max(covering);
+    if (widest == 0.0F) return;
+    try_super(tile, half_scale(signed_most(covering) / static_cast<float>(kScaleLow)), covering, 0, 0, best);
+
+    const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid),
+                                        effort == Effort::Max ? 2 : 1);
+    // The largest scale may sit at either end of the integers, or a little inside.
+    const float largest = signed_most(free);
+    if (largest == 0.0F) return;
+    const int starts = effort == Effort::Fast ? 1 : effort == Effort::Default ? 2 : 6;
+    const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
+    const int reach = effort == Effort::Fast ? 0 : 1;
+    for (int start = 0; start < starts; ++start) {
+      const float end = static_cast<float>(start % 2 == 0 ? kScaleLow : -kScaleLow - 1);
+      const float inside = static_cast<float>(start / 2) * (kScaleLow == -32 ? 1.0F : 3.0F);
+      try_super(tile, half_scale(largest / (end < 0.0F ? end + inside : end - inside)), free, reach, rounds, best);
+    }
+  }
+  void refit(const Tile& tile) {
     if (d == 0.0F) return;
     const F free = refine_scale<kLanes>(tile, levels, scale * set(d), 1);
     F chosen;

@@ -28,6 +28,7 @@ constexpr std::size_t id(Format format) {
 struct Iq4nlLevels {
   static constexpr float low = -127.0F;
   static constexpr float high = 113.0F;
+  static constexpr float resolution = 8.0F;
   F values;
   F middles;  // between entries j and j + 1
 
@@ -69,11 +70,14 @@ HWY_INLINE void round_iq4nl(Tile& tile, const Iq4nlLevels& levels, F step) {
 }
 
 HWY_INLINE ScaleGrid scale_grid(Effort effort) {
-  if (effort == Effort::Fast) return {0.9F, 0.1F, 4};
-  if (effort == Effort::Default) return {0.8F, 0.04F, 16};
-  return {0.75F, 0.02F, 40};
+  if (effort == Effort::Fast) return {-0.6F, 0.5F, 3, 1.2F, 0.2F, 1};
+  if (effort == Effort::Default) return {-1.8F, 0.3F, 10, 1.2F, 0.12F, 3};
+  return {-2.4F, 0.1F, 36, 1.2F, 0.05F, 12};
 }
 
+int rounds_of(Effort effort) {
+  return effort == Effort::Max ? 4 : effort == Effort::Default ? 2 : 1;
+}
 HWY_INLINE void nibble_codes(const Tile& tile, std::uint8_t* bytes) {
   I codes[16];
   for (int k = 0; k < 16; ++k) codes[k] = to_int(load(tile.code + 16 * k));
@@ -88,12 +92,10 @@ struct Iq4nlCodec {
   // Written out: an implicit constructor would not inherit the target's instruction set.
   HWY_INLINE Iq4nlCodec() : levels(), d(zero()) {}
 
-  HWY_INLINE void fit(const Tile& tile, Effort effort) {
+  void fit(const Tile& tile, Effort effort) {
     const F best = search_scale<2>(tile, levels, scale_grid(effort));
-    d = refine_half_scale<2>(tile, levels, best,
-                             effort == Effort::Max       ? 4
-                             : effort == Effort::Default ? 2
-                                                         : 1);
+    d = better_scale<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)),
+                        half_step(covering_scale<2>(tile, levels)));
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {
@@ -101,7 +103,7 @@ struct Iq4nlCodec {
     return {d, levels.values, 15.0F};
   }
   static std::size_t bytes(std::size_t columns) { return columns / 32 * sizeof(BlockIQ4_NL); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
     HWY_ALIGN float scales[16];
     HWY_ALIGN std::uint8_t codes[256];
     store(d, scales);
@@ -120,7 +122,7 @@ struct Iq4xsCodec {
 
   HWY_INLINE Iq4xsCodec() : super(Iq4nlLevels()) {}
 
-  HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort)); }
+  void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort)); }
   HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
   HWY_INLINE TableLevels round(Tile& tile) const {
     const F step = super.scale * set(super.d);
@@ -128,7 +130,7 @@ struct Iq4xsCodec {
     return {step, super.levels.values, 15.0F};
   }
   static std::size_t bytes(std::size_t) { return sizeof(BlockIQ4_XS); }
-  HWY_INLINE void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
+  void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {
     HWY_ALIGN std::uint8_t codes[256];
     HWY_ALIGN std::uint8_t lane_scales[16];
     nibble_codes(tile, codes);

@@ -40,7 +40,7 @@ struct Tile {
 };
 
 // Weights of magnitude below `flush` become zero, so that no reciprocal overflows.
-HWY_INLINE void load_tile(const PreparedRow& row, std::size_t tile, float flush, Tile& out) {
+inline HWY_NOINLINE void load_tile(const PreparedRow& row, std::size_t tile, float flush, Tile& out) {
   const std::size_t first = tile * kTileColumns;
   const std::size_t count = std::min(row.columns - first, kTileColumns);
   const float* sources[4] = {row.x + first, row.v + first, row.p + first, row.q + first};
@@ -75,7 +75,7 @@ struct TileSums {
   float p = 0;
   float q = 0;
 };
-HWY_INLINE TileSums sums_of(const Tile& tile) {
+inline HWY_NOINLINE TileSums sums_of(const Tile& tile) {
   F p = zero();
   F q = zero();
   for (int k = 0; k < 16; ++k) {
@@ -90,7 +90,7 @@ HWY_INLINE TileSums sums_of(const Tile& tile) {
 }
 
 // Writes the shifted targets; `limit` per lane.
-HWY_INLINE void shift_targets(Tile& tile, TargetShift shift, F limit) {
+inline HWY_NOINLINE void shift_targets(Tile& tile, TargetShift shift, F limit) {
   for (int k = 0; k < 16; ++k) {
     const F p = load(tile.p + 16 * k);
     const F inverse = set(1.0F) / shift_capacity(load(tile.v + 16 * k), p);
@@ -190,7 +190,7 @@ TileSums flip_codes(Tile& tile, const Levels& levels, const SumPrice& price, flo
 }
 
 template <class Levels>
-HWY_INLINE void decode_tile(Tile& tile, const Levels& levels) {
+void decode_tile(Tile& tile, const Levels& levels) {
   for (int k = 0; k < 16; ++k) store(levels.value(load(tile.code + 16 * k)), tile.decoded + 16 * k);
 }
 
