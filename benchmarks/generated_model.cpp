@@ -241,8 +241,8 @@ Result<void> write_importance_file(const fs::path& path, std::span<const TensorI
     std::vector<float> squares(columns);
     std::vector<float> sums(columns);
     for (std::uint64_t j = 0; j < columns; ++j) {
-      // One column in 500 is an outlier thirty times as strong.
-      const float deviation = std::exp(0.75F * normal(random)) * (random() % 500 == 0 ? 30.0F : 1.0F);
+      // One column in 500 is an outlier ten times as strong.
+      const float deviation = std::exp(0.75F * normal(random)) * (random() % 500 == 0 ? 10.0F : 1.0F);
       const float mean = 0.3F * deviation * normal(random);
       squares[j] = kCount * (deviation * deviation + mean * mean);
       sums[j] = kCount * mean;
