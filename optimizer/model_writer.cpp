@@ -178,7 +178,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
     if (output.format == model.tensors()[i].format) continue;
     longest_row = std::max<std::size_t>(longest_row, output.row_length());
     if (kernels.encode[static_cast<std::size_t>(output.format)] == nullptr)
-      return fail(ErrorCode::InvalidArgument, "tensor '{}': {} is not a format that can be encoded", output.name,
+      return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
                   name_of(output.format));
   }
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors));
