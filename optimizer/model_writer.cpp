@@ -1,6 +1,7 @@
 #include "optimizer/model_writer.h"
 
 #include <tbb/enumerable_thread_specific.h>
+#include <tbb/global_control.h>
 #include <tbb/parallel_pipeline.h>
 #include <tbb/task_arena.h>
 
@@ -184,6 +185,9 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors));
 
   progress.begin("writing", model.total_elements());
+  // More threads than cores are what was asked for, too.
+  std::optional<tbb::global_control> workers;
+  if (options.threads != 0) workers.emplace(tbb::global_control::max_allowed_parallelism, options.threads);
   tbb::task_arena arena(options.threads == 0 ? tbb::task_arena::automatic : static_cast<int>(options.threads));
   tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
       [&] { return kernels::RowQuantizer(kernels, longest_row); });

@@ -2,6 +2,7 @@
 
 #include <tbb/blocked_range.h>
 #include <tbb/enumerable_thread_specific.h>
+#include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
@@ -101,8 +102,8 @@ struct Totals {
   std::uint64_t rows = 0;  // that were encoded: the first ones of the sample
   Auxiliaries x{}, xx{};   // sums over them, and of squares
   std::vector<FormatSums> formats;
-  std::uint64_t scanned = 0;  // rows whose auxiliaries are known; at least `rows`
-  Auxiliaries scanned_x{};
+  std::uint64_t scanned = 0;                            // rows whose auxiliaries are known; at least `rows`
+  Auxiliaries scanned_x{}, scanned_xx{}, scanned_xe{};  // over them, of squares, of products with the energy
 };
 
 // NMSE by two-phase sampling (Cochran, Sampling Techniques, chapter 12): the rows encoded give the ratio of D
@@ -133,7 +134,7 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   std::size_t best = 0;
   for (std::size_t k = 1; k < kAuxiliaries; ++k) {
     // Huge weights overflow squares; they fall back to the plain ratio.
-    if (!(totals.x[k] > 0) || !std::isfinite(totals.xx[k]) || !std::isfinite(totals.scanned_x[k])) continue;
+    if (!(totals.x[k] > 0) || !std::isfinite(totals.xx[k]) || !std::isfinite(totals.scanned_xx[k])) continue;
     if (const double with = residual(k); with < least) {
       least = with;
       best = k;
@@ -145,8 +146,16 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   if (!(error.nmse > 0) || totals.rows < 2) return estimate;
   const auto scanned = static_cast<double>(totals.scanned);
   const double mean_d = sums.d / n;
-  estimate.scan_variance =
-      std::max(1 / scanned - 1 / static_cast<double>(population), 0.0) * plain / (mean_d * mean_d);
+  // D - N E varies as the sum of r x - N E, known for all rows scanned, and of D - r x. The few rows encoded
+  // often miss the rare large ones among the former; where they do not, they are believed.
+  const double r = sums.d / totals.x[best];
+  const double nmse = r * totals.scanned_x[best] / totals.scanned_x[0];
+  const double between = std::max(r * r * totals.scanned_xx[best] - 2 * r * nmse * totals.scanned_xe[best] +
+                                      nmse * nmse * totals.scanned_xx[0],
+                                  0.0) /
+                         std::max(scanned - 1, 1.0);
+  estimate.scan_variance = std::max(1 / scanned - 1 / static_cast<double>(population), 0.0) *
+                           std::max(plain, between + least) / (mean_d * mean_d);
   estimate.encode_variance = std::max(1 / n - 1 / scanned, 0.0) * least / (mean_d * mean_d);
   error.standard_error = error.nmse * std::sqrt(estimate.scan_variance + estimate.encode_variance);
   return estimate;
@@ -203,8 +212,13 @@ class TensorSampler {
     }
     SampledTensor result;
     result.rows_sampled = totals_.rows;
-    for (std::size_t f = 0; f < task_.formats.size(); ++f)
-      result.errors.push_back(estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error);
+    for (std::size_t f = 0; f < task_.formats.size(); ++f) {
+      const FormatError error = estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error;
+      if (!std::isfinite(totals_.x[0]) || !std::isfinite(error.nmse) || !std::isfinite(error.standard_error))
+        return fail(ErrorCode::Unsupported, "tensor '{}': its weights are too large to measure errors of",
+                    task_.tensor->name);
+      result.errors.push_back(error);
+    }
     return result;
   }
 
@@ -255,7 +269,11 @@ class TensorSampler {
             return outcome::success();
           }));
       for (const Auxiliaries& x : auxiliaries_)
-        for (std::size_t k = 0; k < kAuxiliaries; ++k) totals_.scanned_x[k] += x[k];
+        for (std::size_t k = 0; k < kAuxiliaries; ++k) {
+          totals_.scanned_x[k] += x[k];
+          totals_.scanned_xx[k] += x[k] * x[k];
+          totals_.scanned_xe[k] += x[k] * x[0];
+        }
       totals_.scanned += count;
     }
     return outcome::success();
@@ -388,6 +406,9 @@ Result<void> sample_tensors(
   }
   progress.begin("sampling", total);
 
+  // More threads than cores are what was asked for, too.
+  std::optional<tbb::global_control> workers;
+  if (options.threads != 0) workers.emplace(tbb::global_control::max_allowed_parallelism, options.threads);
   tbb::task_arena arena(options.threads == 0 ? tbb::task_arena::automatic
                                              : static_cast<int>(options.threads));
   tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(

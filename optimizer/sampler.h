@@ -21,20 +21,21 @@ namespace quantfit::optimizer {
 struct SamplingPlan {
   // Rows are added until the standard error of every format's NMSE is below this share of it.
   double precision = 0.02;
-  std::uint64_t min_rows = 32;         // at least this many (or the whole tensor)
-  std::uint64_t max_rows = 1U << 20;   // never more
+  std::uint64_t min_rows = 32;        // at least this many (or the whole tensor)
+  std::uint64_t max_rows = 1U << 20;  // never more
   std::uint64_t seed = 1;
 
   // Canonical text, for the state file.
   [[nodiscard]] std::string to_text() const;
 };
 
-// The `index`-th sampled row of a tensor with `matrices` stacked matrices of `rows_per_matrix` rows: walks the
-// matrices in turn and, inside each, the rows in a fixed order that is spread evenly whatever its length. A
-// bijection of 0 .. rows-1: the first n indices are the sample of size n, the same for every format.
+// The `index`-th sampled row of a tensor with `matrices` stacked matrices of `rows_per_matrix` rows: walks
+// the matrices in turn and, inside each, the rows in a fixed order that is spread evenly whatever its length.
+// A bijection of 0 .. rows-1: the first n indices are the sample of size n, the same for every format.
 class RowSample {
  public:
-  RowSample(std::string_view tensor_name, std::uint64_t rows_per_matrix, std::uint64_t matrices, std::uint64_t seed);
+  RowSample(std::string_view tensor_name, std::uint64_t rows_per_matrix, std::uint64_t matrices,
+            std::uint64_t seed);
 
   struct Row {
     std::uint64_t matrix;
@@ -51,7 +52,7 @@ class RowSample {
 };
 
 struct SampledTensor {
-  std::uint64_t rows_sampled = 0;
+  std::uint64_t rows_sampled = 0;   // that were encoded
   std::vector<FormatError> errors;  // in the order of the formats asked for
 };
 
@@ -70,9 +71,11 @@ struct SamplerOptions {
 // Weights that measuring `task` will touch at least: the unit of progress.
 [[nodiscard]] std::uint64_t expected_weights(const SamplingTask& task, const SamplingPlan& plan);
 
-// Measures all tasks. `finished` is called once per tensor, never concurrently, in any order; an error that it
-// returns stops the sampler. Returns Interrupted when `cancel` was set: tensors finished by then were reported,
-// others left no trace. The numbers do not depend on threads, instruction set, or the order of the tasks.
+// Measures all tasks, by two-phase sampling (README.md, "Sampling"). `finished` is called once per tensor,
+// never concurrently, in any order; an error that it returns stops the sampler. Returns Interrupted when
+// `cancel` was set: tensors finished by then were reported, others left no trace. Malformed, naming tensor
+// and row, for a weight that is not a finite number; Unsupported for weights so large (about 1e18) that their
+// squares are not. The numbers do not depend on threads, instruction set, or the order of the tasks.
 [[nodiscard]] Result<void> sample_tensors(
     const Model& model, const ImportanceMatrix* importance, std::span<const SamplingTask> tasks,
     const SamplerOptions& options, const kernels::RowKernels& kernels, ProgressSink& progress,

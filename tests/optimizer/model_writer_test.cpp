@@ -47,7 +47,7 @@ Result<WriteSummary> write(const test::SmallModel& small, const Recipe& recipe, 
                            const kernels::RowKernels& kernels = best_kernels()) {
   NoProgress progress;
   const CancellationToken cancel;
-  return write_model(small.model(), &small.importance(), recipe, path, options, kernels, progress, cancel);
+  return write_model(small.model(), small.importance(), recipe, path, options, kernels, progress, cancel);
 }
 
 std::set<std::string> files_in(const fs::path& folder) {
@@ -105,7 +105,7 @@ TEST(ModelWriter, DataAreCopiedOrEncodedRowByRow) {
       EXPECT_TRUE(std::ranges::equal(before, after)) << source.name;
       continue;
     }
-    const auto metric = make_tensor_metric(source, &small.importance(), options.error_model);
+    const auto metric = make_tensor_metric(source, small.importance(), options.error_model);
     ASSERT_TRUE(metric);
     std::vector<std::byte> expected(row_bytes(output.format, source.row_length()).value());
     for (std::uint64_t row = 0; row < source.rows(); ++row) {
@@ -140,7 +140,7 @@ TEST(ModelWriter, MetadataAreCarriedOverByteForByte) {
   EXPECT_EQ(metadata.string("quantize.imatrix.file"), "imatrix.gguf");
   EXPECT_EQ(metadata.string("quantize.imatrix.dataset"), "calibration.txt");
   EXPECT_EQ(metadata.uint("quantize.imatrix.chunks_count"), 10U);
-  EXPECT_EQ(metadata.uint("quantize.imatrix.entries_count"), small.importance().entries().size());
+  EXPECT_EQ(metadata.uint("quantize.imatrix.entries_count"), small.importance()->entries().size());
   EXPECT_EQ(metadata.all().size(), small.model().metadata().all().size() + 5);
 }
 
@@ -204,7 +204,7 @@ TEST(ModelWriter, CancellationLeavesEverythingAsItWas) {
     const auto before = files_in(small.folder());
     CancellationToken cancel;
     CancelAtFirst progress(cancel);
-    const auto summary = write_model(small.model(), &small.importance(), recipe_for(small.model()), path, {},
+    const auto summary = write_model(small.model(), small.importance(), recipe_for(small.model()), path, {},
                                      best_kernels(), progress, cancel);
     ASSERT_FALSE(summary);
     EXPECT_EQ(summary.error().code, ErrorCode::Interrupted);

@@ -26,13 +26,13 @@ struct SmallTensor {
 // Random weights of a trained layer's kind: Student's t with 5 degrees of freedom, rows of different size.
 [[nodiscard]] std::vector<float> heavy_tailed(std::uint64_t rows, std::uint64_t columns, std::uint64_t seed);
 
-// Writes model.gguf and imatrix.gguf into a folder of its own and opens both.
+// Writes model.gguf and, when a tensor has tokens, imatrix.gguf into a folder of its own and opens them.
 class SmallModel {
  public:
   explicit SmallModel(const std::vector<SmallTensor>& tensors);
 
   [[nodiscard]] const Model& model() const { return *model_; }
-  [[nodiscard]] const ImportanceMatrix& importance() const { return *importance_; }
+  [[nodiscard]] const ImportanceMatrix* importance() const { return importance_ ? &*importance_ : nullptr; }
   [[nodiscard]] const std::filesystem::path& folder() const { return folder_.path(); }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
