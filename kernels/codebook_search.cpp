@@ -2,47 +2,92 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "kernels/codebooks.h"
 
 namespace quantfit::kernels {
 namespace {
 
+using Lists = std::vector<std::vector<std::uint8_t>>;  // sorted node ids
+
+// Joins the pair of nodes that occurs in most lists, again and again, while it pays: a join costs two loads
+// and a store and saves a load per list.
+void join_pairs(Lists& lists, std::size_t patterns, SplitCodebook& book) {
+  constexpr int kWorthwhile = 4;
+  for (std::size_t node = patterns; node < SplitCodebook::kMaxNodes; ++node) {
+    std::vector<std::uint16_t> count(SplitCodebook::kMaxNodes * SplitCodebook::kMaxNodes, 0);
+    for (const auto& list : lists)
+      for (std::size_t i = 0; i < list.size(); ++i)
+        for (std::size_t k = i + 1; k < list.size(); ++k)
+          ++count[list[i] * SplitCodebook::kMaxNodes + list[k]];
+    const auto most = std::max_element(count.begin(), count.end());
+    if (*most < kWorthwhile) break;
+    const auto pair = static_cast<std::size_t>(most - count.begin());
+    const auto a = static_cast<std::uint8_t>(pair / SplitCodebook::kMaxNodes);
+    const auto b = static_cast<std::uint8_t>(pair % SplitCodebook::kMaxNodes);
+    for (auto& list : lists) {
+      if (!std::binary_search(list.begin(), list.end(), a) ||
+          !std::binary_search(list.begin(), list.end(), b))
+        continue;
+      std::erase(list, a);
+      std::erase(list, b);
+      list.push_back(static_cast<std::uint8_t>(node));  // larger than all
+    }
+    constexpr std::size_t kStride = SplitCodebook::kStride;
+    book.joins[book.join_count++] = {static_cast<std::uint16_t>(node * kStride),
+                                     static_cast<std::uint16_t>(a * kStride),
+                                     static_cast<std::uint16_t>(b * kStride)};
+  }
+}
+
 // `levels`: the values of the grid upwards; `grid` entries hold one value per byte.
 template <class Entry, std::size_t kEntries, std::size_t kLevels>
 SplitCodebook split(const std::array<Entry, kEntries>& grid, const std::array<std::int8_t, kLevels>& levels) {
-  constexpr int kHalf = sizeof(Entry) / 2;
+  constexpr std::size_t kHalf = sizeof(Entry) / 2;
   SplitCodebook book;
   book.entry.fill(0xFFFF);
-  const auto pattern = [&](Entry entry, int begin) {
-    int id = 0;
-    for (int k = begin; k < begin + kHalf; ++k) {
+  const auto pattern = [&](Entry entry, std::size_t begin) {
+    std::size_t id = 0;
+    for (std::size_t k = begin; k < begin + kHalf; ++k) {
       const auto value = static_cast<std::int8_t>(entry >> (8 * k));
-      id = id * static_cast<int>(kLevels) +
-           static_cast<int>(std::find(levels.begin(), levels.end(), value) - levels.begin());
+      id = id * kLevels +
+           static_cast<std::size_t>(std::find(levels.begin(), levels.end(), value) - levels.begin());
     }
     return id;
   };
-  for (std::size_t index = 0; index < kEntries; ++index)
-    book.entry[static_cast<std::size_t>((pattern(grid[index], 0) << SplitCodebook::kIdBits) |
-                                        pattern(grid[index], kHalf))] = static_cast<std::uint16_t>(index);
-  int patterns = 1;
-  for (int k = 0; k < kHalf; ++k) patterns *= static_cast<int>(kLevels);
-  std::uint16_t count = 0;
-  for (int first = 0; first < patterns; ++first) {
-    int rest = first;
+  std::size_t patterns = 1;
+  for (std::size_t k = 0; k < kHalf; ++k) patterns *= kLevels;
+  Lists lists(patterns);
+  for (std::size_t index = 0; index < kEntries; ++index) {
+    const std::size_t first = pattern(grid[index], 0);
+    const std::size_t second = pattern(grid[index], kHalf);
+    book.entry[(first << SplitCodebook::kIdBits) | second] = static_cast<std::uint16_t>(index);
+    lists[first].push_back(static_cast<std::uint8_t>(second));
+  }
+  for (auto& list : lists) std::sort(list.begin(), list.end());
+  join_pairs(lists, patterns, book);
+
+  std::vector<std::size_t> order;
+  for (std::size_t id = 0; id < patterns; ++id) {
+    std::size_t rest = id;
     std::uint32_t digits = 0;
-    for (int k = kHalf; k-- > 0; rest /= static_cast<int>(kLevels))
-      digits |= static_cast<std::uint32_t>(rest % static_cast<int>(kLevels)) << (8 * k);
-    book.digits[static_cast<std::size_t>(first)] = static_cast<std::int32_t>(digits);
-    const std::uint16_t begin = count;
-    for (int second = 0; second < patterns; ++second)
-      if (book.entry[static_cast<std::size_t>((first << SplitCodebook::kIdBits) | second)] != 0xFFFF)
-        book.second[count++] = static_cast<std::uint8_t>(second);
-    if (count == begin) continue;
-    book.first[static_cast<std::size_t>(book.first_count)] = static_cast<std::uint8_t>(first);
-    book.start[static_cast<std::size_t>(book.first_count)] = begin;
-    book.start[static_cast<std::size_t>(++book.first_count)] = count;
+    for (std::size_t k = kHalf; k-- > 0; rest /= kLevels)
+      digits |= static_cast<std::uint32_t>(rest % kLevels) << (8 * k);
+    book.digits[id] = static_cast<std::int32_t>(digits);
+    if (!lists[id].empty()) order.push_back(id);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return lists[a].size() > lists[b].size(); });
+  std::size_t count = 0;
+  for (const std::size_t id : order) {
+    auto& list = lists[id];
+    if (list.size() % 2 != 0) list.push_back(list.back());
+    book.first[book.list_count] = static_cast<std::int32_t>(id);
+    book.first_offset[book.list_count] = static_cast<std::uint16_t>(id * SplitCodebook::kStride);
+    book.length[book.list_count++] = static_cast<std::uint16_t>(list.size());
+    for (const std::uint8_t node : list)
+      book.nodes[count++] = static_cast<std::uint16_t>(node * SplitCodebook::kStride);
   }
   return book;
 }
