@@ -66,4 +66,8 @@ void MappedFile::done_with(std::span<const std::byte> part) const noexcept {
   advise(part, MADV_DONTNEED, true);
 }
 
+void MappedFile::expect_random_access(bool random) const noexcept {
+  advise(bytes(), random ? MADV_RANDOM : MADV_NORMAL, false);
+}
+
 }  // namespace quantfit

@@ -29,6 +29,8 @@ class MappedFile {
   // Hints for pages of the mapping.
   void will_need(std::span<const std::byte> part) const noexcept;
   void done_with(std::span<const std::byte> part) const noexcept;
+  // Reads will jump about: no page is read that nobody asked for. Otherwise the system reads ahead.
+  void expect_random_access(bool random) const noexcept;
 
  private:
   MappedFile(const std::byte* data, std::size_t size) : data_(data), size_(size) {}

@@ -182,6 +182,10 @@ void Model::done_with(std::span<const std::byte> bytes) const noexcept {
     if (file->contains(bytes)) return file->done_with(bytes);
 }
 
+void Model::expect_random_access(bool random) const noexcept {
+  for (const auto& file : files_) file->expect_random_access(random);
+}
+
 std::uint64_t Model::total_elements() const {
   std::uint64_t sum = 0;
   for (const TensorInfo& tensor : tensors_) sum += tensor.elements();

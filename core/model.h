@@ -63,6 +63,8 @@ class Model {
   // Hints to the operating system about pages of the mapping: soon needed, or no longer needed.
   void will_need(std::span<const std::byte> bytes) const noexcept;
   void done_with(std::span<const std::byte> bytes) const noexcept;
+  // A hint for all tensor data: rows far apart will be read (true), or runs of rows (false, as after opening).
+  void expect_random_access(bool random) const noexcept;
 
   [[nodiscard]] std::uint64_t total_elements() const;      // of all tensors
   [[nodiscard]] std::uint64_t total_tensor_bytes() const;  // data without padding

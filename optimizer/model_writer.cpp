@@ -35,8 +35,8 @@ struct Chunk {
   std::uint64_t first_row = 0;
   std::uint64_t rows = 0;
   std::shared_ptr<const TensorMetric> metric;  // of the tensor; shared by its chunks
-  std::span<const std::byte> copied;           // when the format stays: the bytes in the mapping
-  std::vector<std::byte> encoded;
+  std::span<const std::byte> bytes;            // in the mapping
+  std::vector<std::byte> encoded;              // unused when the format stays
 };
 
 // Hands out the chunks of all tensors in file order.
@@ -49,7 +49,6 @@ class ChunkSource {
   // Null at the end.
   Result<std::unique_ptr<Chunk>> next() {
     while (tensor_ < outputs_.size() && row_ == model_.tensors()[tensor_].rows()) {
-      model_.done_with(model_.data(model_.tensors()[tensor_]));
       ++tensor_;
       row_ = 0;
       metric_.reset();
@@ -64,9 +63,8 @@ class ChunkSource {
     chunk->rows = std::clamp<std::uint64_t>(kChunkBytes / std::max<std::uint64_t>(row_size, 1), 1, source.rows() - row_);
     const auto bytes = model_.data(source).subspan(row_ * row_size, chunk->rows * row_size);
     model_.will_need(bytes);
-    if (chunk->format == source.format) {
-      chunk->copied = bytes;
-    } else {
+    chunk->bytes = bytes;
+    if (chunk->format != source.format) {
       if (!metric_) {
         auto made = make_tensor_metric(source, importance_, error_model_);
         if (!made) return std::move(made).error();
@@ -223,8 +221,11 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
     };
     const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
       if (stopped || cancel.cancelled()) return;
-      const std::span<const std::byte> bytes = chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->copied;
+      const std::span<const std::byte> bytes = chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
       if (auto appended = writer.append(bytes); !appended) return give_up(std::move(appended).error());
+      // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
+      const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
+      model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
       progress.advance(chunk->rows * chunk->source->row_length(), chunk->source->name);
     };
     tbb::parallel_pipeline(

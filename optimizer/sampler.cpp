@@ -422,6 +422,7 @@ Result<void> sample_tensors(
     if (!failure) failure = std::move(error);
   };
 
+  model.expect_random_access(true);
   arena.execute([&] {
     // Tensors in parallel too, so that the end of one batch of rows leaves no core idle.
     tbb::parallel_for(std::size_t{0}, tasks.size(), [&](std::size_t i) {
@@ -441,6 +442,7 @@ Result<void> sample_tensors(
       }
     });
   });
+  model.expect_random_access(false);
   progress.end();
   if (failure) return *std::move(failure);
   if (cancel.cancelled()) return fail(ErrorCode::Interrupted, "interrupted while sampling");
