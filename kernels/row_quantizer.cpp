@@ -9,9 +9,10 @@ namespace {
 
 // Infinities and NaN have all exponent bits set.
 bool all_finite(const float* x, std::size_t columns) {
-  std::uint32_t largest = 0;
-  for (std::size_t j = 0; j < columns; ++j) largest = std::max(largest, std::bit_cast<std::uint32_t>(x[j]) & 0x7FFFFFFFU);
-  return largest < 0x7F800000U;
+  std::uint32_t bad = 0;
+  for (std::size_t j = 0; j < columns; ++j)
+    bad |= (std::bit_cast<std::uint32_t>(x[j]) & 0x7F800000U) == 0x7F800000U ? 1U : 0U;
+  return bad == 0;
 }
 
 }  // namespace

@@ -94,13 +94,14 @@ struct RowCost {
 
 // Sums over the rows of one format.
 struct FormatSums {
+  std::uint64_t rows = 0;  // the first ones of the sample
   double d = 0, dd = 0, bias = 0, seconds = 0;
-  Auxiliaries dx{};  // of products of D and each auxiliary
+  Auxiliaries x{}, xx{}, dx{};  // of auxiliaries, their squares, and their products with D
+  bool stopped = false;         // not encoded into any more
 };
 
 struct Totals {
   std::uint64_t rows = 0;  // that were encoded: the first ones of the sample
-  Auxiliaries x{}, xx{};   // sums over them, and of squares
   std::vector<FormatSums> formats;
   std::uint64_t scanned = 0;                            // rows whose auxiliaries are known; at least `rows`
   Auxiliaries scanned_x{}, scanned_xx{}, scanned_xe{};  // over them, of squares, of products with the energy
@@ -122,11 +123,11 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   FormatError& error = estimate.error;
   error.format = format;
   error.seconds = sums.seconds;
-  if (!(totals.x[0] > 0)) return estimate;  // a tensor of zeros: every format is exact
-  const auto n = static_cast<double>(totals.rows);
+  if (!(sums.x[0] > 0)) return estimate;  // a tensor of zeros: every format is exact
+  const auto n = static_cast<double>(sums.rows);
   const auto residual = [&](std::size_t k) {
-    const double ratio = sums.d / totals.x[k];
-    return std::max(sums.dd - 2 * ratio * sums.dx[k] + ratio * ratio * totals.xx[k], 0.0) /
+    const double ratio = sums.d / sums.x[k];
+    return std::max(sums.dd - 2 * ratio * sums.dx[k] + ratio * ratio * sums.xx[k], 0.0) /
            std::max(n - 1, 1.0);
   };
   const double plain = residual(0);
@@ -134,21 +135,21 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   std::size_t best = 0;
   for (std::size_t k = 1; k < kAuxiliaries; ++k) {
     // Huge weights overflow squares; they fall back to the plain ratio.
-    if (!(totals.x[k] > 0) || !std::isfinite(totals.xx[k]) || !std::isfinite(totals.scanned_xx[k])) continue;
+    if (!(sums.x[k] > 0) || !std::isfinite(sums.xx[k]) || !std::isfinite(totals.scanned_xx[k])) continue;
     if (const double with = residual(k); with < least) {
       least = with;
       best = k;
     }
   }
-  error.nmse = best == 0 ? sums.d / totals.x[0]
-                         : sums.d / totals.x[best] * (totals.scanned_x[best] / totals.scanned_x[0]);
+  error.nmse =
+      best == 0 ? sums.d / sums.x[0] : sums.d / sums.x[best] * (totals.scanned_x[best] / totals.scanned_x[0]);
   error.bias_share = sums.d > 0 ? sums.bias / sums.d : 0;
-  if (!(error.nmse > 0) || totals.rows < 2) return estimate;
+  if (!(error.nmse > 0) || sums.rows < 2) return estimate;
   const auto scanned = static_cast<double>(totals.scanned);
   const double mean_d = sums.d / n;
   // D - N E varies as the sum of r x - N E, known for all rows scanned, and of D - r x. The few rows encoded
   // often miss the rare large ones among the former; where they do not, they are believed.
-  const double r = sums.d / totals.x[best];
+  const double r = sums.d / sums.x[best];
   const double nmse = r * totals.scanned_x[best] / totals.scanned_x[0];
   const double between = std::max(r * r * totals.scanned_xx[best] - 2 * r * nmse * totals.scanned_xe[best] +
                                       nmse * nmse * totals.scanned_xx[0],
@@ -188,25 +189,26 @@ class TensorSampler {
       scan = std::min(population, std::max(scan, kScanFactor * encode));
       QF_TRY(scan_rows(scan));
       QF_TRY(encode_rows(encode));
-      // Each of the two variances may use up half of what the precision allows.
       const double allowed = options_.plan.precision * options_.plan.precision;
       Estimate worst;
       bool enough = true;
-      for (std::size_t f = 0; f < task_.formats.size(); ++f) {
-        const Estimate estimate = estimate_of(task_.formats[f], totals_, totals_.formats[f], population);
+      for (const Estimate& estimate : stop_dominated()) {
         enough = enough && estimate.scan_variance + estimate.encode_variance <= allowed;
         worst.scan_variance = std::max(worst.scan_variance, estimate.scan_variance);
         worst.encode_variance = std::max(worst.encode_variance, estimate.encode_variance);
       }
       if (enough) break;
-      const bool scan_more = worst.scan_variance > allowed / 2 && scan < population;
-      const bool encode_more = worst.encode_variance > allowed / 2 || !scan_more;
+      // Scanning is cheap, so most of what the precision allows is left to the rows encoded.
+      const double scan_allowed = kScanShare * allowed;
+      const double encode_allowed = allowed - scan_allowed;
+      const bool scan_more = worst.scan_variance > scan_allowed && scan < population;
+      const bool encode_more = worst.encode_variance > encode_allowed || !scan_more;
       if (encode_more && encode == limit && !scan_more) break;
       if (scan_more) scan = std::min(population, 4 * scan);
       if (encode_more) {
         // What the variance seen so far asks for, but at most twice as many: it is an estimate itself.
         const double wanted =
-            static_cast<double>(encode) * std::clamp(worst.encode_variance * 2 / allowed, 1.25, 2.0);
+            static_cast<double>(encode) * std::clamp(worst.encode_variance / encode_allowed, 1.25, 2.0);
         encode = std::min(limit, std::max(static_cast<std::uint64_t>(wanted), encode + 8));
       }
     }
@@ -214,7 +216,8 @@ class TensorSampler {
     result.rows_sampled = totals_.rows;
     for (std::size_t f = 0; f < task_.formats.size(); ++f) {
       const FormatError error = estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error;
-      if (!std::isfinite(totals_.x[0]) || !std::isfinite(error.nmse) || !std::isfinite(error.standard_error))
+      if (!std::isfinite(totals_.scanned_x[0]) || !std::isfinite(error.nmse) ||
+          !std::isfinite(error.standard_error))
         return fail(ErrorCode::Unsupported, "tensor '{}': its weights are too large to measure errors of",
                     task_.tensor->name);
       result.errors.push_back(error);
@@ -226,7 +229,36 @@ class TensorSampler {
   // Rows scanned per row encoded at least: a scan takes about 1 ns per weight, the default formats some
   // hundred.
   static constexpr std::uint64_t kScanFactor = 16;
+  static constexpr double kScanShare = 0.2;  // of the variance allowed
   static constexpr std::uint64_t kRowsInFlight = 1024;
+
+  // Estimates of the formats that go on. A format stops when another one of no more bits is surely better (by
+  // three standard errors of either): no recipe without further demands takes it, and its number, with a
+  // larger standard error, is still there for those that have them. What it was measured on is the beginning
+  // of the others' sample.
+  std::vector<Estimate> stop_dominated() {
+    std::vector<Estimate> going_on;
+    for (std::size_t f = 0; f < task_.formats.size(); ++f)
+      if (!totals_.formats[f].stopped)
+        going_on.push_back(estimate_of(task_.formats[f], totals_, totals_.formats[f], sample_.size()));
+    const auto dominated = [&](const FormatError& error) {
+      return std::ranges::any_of(going_on, [&](const Estimate& other) {
+        return bits_per_weight(other.error.format) <= bits_per_weight(error.format) &&
+               other.error.nmse + 3 * other.error.standard_error < error.nmse - 3 * error.standard_error;
+      });
+    };
+    // Precision 0 asks for every row, of all formats.
+    if (options_.plan.precision <= 0) return going_on;
+    std::vector<Format> stopping;
+    for (const Estimate& estimate : going_on)
+      if (dominated(estimate.error)) stopping.push_back(estimate.error.format);
+    for (std::size_t f = 0; f < task_.formats.size(); ++f)
+      if (std::ranges::find(stopping, task_.formats[f]) != stopping.end()) totals_.formats[f].stopped = true;
+    std::erase_if(going_on, [&](const Estimate& estimate) {
+      return std::ranges::find(stopping, estimate.error.format) != stopping.end();
+    });
+    return going_on;
+  }
 
   // Calls measure(index, slot) for the rows [begin, begin + count) of the sample, slots 0 .. count - 1, each
   // on whichever thread is free.
@@ -321,6 +353,7 @@ class TensorSampler {
     auxiliaries_[slot] = auxiliaries_of(quantizer.row(), weight);
     auto started = std::chrono::steady_clock::now();
     for (std::size_t f = 0; f < task_.formats.size(); ++f) {
+      if (totals_.formats[f].stopped) continue;
       const kernels::RowError error = quantizer.encode_and_measure(task_.formats[f], options_.effort);
       const auto finished = std::chrono::steady_clock::now();
       const std::chrono::duration<double> elapsed = finished - started;
@@ -335,16 +368,18 @@ class TensorSampler {
   void add_up(std::uint64_t count) {
     for (std::uint64_t i = 0; i < count; ++i) {
       const Auxiliaries& x = auxiliaries_[i];
-      for (std::size_t k = 0; k < kAuxiliaries; ++k) {
-        totals_.x[k] += x[k];
-        totals_.xx[k] += x[k] * x[k];
-      }
       for (std::size_t f = 0; f < task_.formats.size(); ++f) {
         const RowCost& cost = costs_[i * task_.formats.size() + f];
         FormatSums& sums = totals_.formats[f];
+        if (sums.stopped) continue;
+        ++sums.rows;
         sums.d += cost.error;
         sums.dd += cost.error * cost.error;
-        for (std::size_t k = 0; k < kAuxiliaries; ++k) sums.dx[k] += cost.error * x[k];
+        for (std::size_t k = 0; k < kAuxiliaries; ++k) {
+          sums.x[k] += x[k];
+          sums.xx[k] += x[k] * x[k];
+          sums.dx[k] += cost.error * x[k];
+        }
         sums.bias += cost.bias;
         sums.seconds += cost.seconds;
       }

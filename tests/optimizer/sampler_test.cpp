@@ -176,6 +176,24 @@ TEST(Sampler, ReachesThePrecisionOrMeasuresAllRows) {
   }
 }
 
+TEST(Sampler, FormatsThatAreWorseAtTheSameSizeStopEarly) {
+  const test::SmallModel small({{"blk.0.attn_q.weight", {256, 2000, 1}, Format::F16, {}, {1000}}});
+  const std::vector<Format> formats = {Format::Q4_0, Format::Q4_K, Format::Q8_0};
+  SamplerOptions options;
+  options.threads = 2;
+  options.plan.precision = 0;
+  const SampledTensor exact = sample(small, formats, options).begin()->second;
+  ASSERT_GT(exact.errors[0].nmse, 1.3 * exact.errors[1].nmse);  // Q4_0 and Q4_K both take 4.5 bits per weight
+  options.plan.precision = 0.02;
+  const SampledTensor sampled = sample(small, formats, options).begin()->second;
+  EXPECT_GT(sampled.errors[0].standard_error, 0.02 * sampled.errors[0].nmse);
+  EXPECT_LE(sampled.errors[1].standard_error, 0.02 * sampled.errors[1].nmse);
+  EXPECT_LE(sampled.errors[2].standard_error, 0.02 * sampled.errors[2].nmse);
+  for (std::size_t f = 0; f < formats.size(); ++f)
+    EXPECT_NEAR(sampled.errors[f].nmse, exact.errors[f].nmse, 4 * sampled.errors[f].standard_error)
+        << name_of(formats[f]);
+}
+
 TEST(Sampler, StandardErrorIsWhatRepetitionShows) {
   // The same rows in another order each time: another sample of the same population.
   constexpr std::uint64_t kColumns = 256;
