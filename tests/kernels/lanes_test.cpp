@@ -146,6 +146,18 @@ void run_lane_operations(const LaneInput& input, std::vector<LaneResult>& out) {
   add(out, "set_half", set_half(input.halves[0]));
   add(out, "half_value", half_value(input.halves[1]));
   add(out, "load_bfloat16", load_bfloat16(input.halves.data()));
+  add(out, "min_nonnegative", min_nonnegative(positive, abs(a)));
+  add(out, "swap_halves", swap_halves(a));
+  add(out, "insert_bits", insert_bits(a, i, j));
+  // Sixteen runs of sixteen floats out of one array, at any offsets.
+  float runs[64];
+  for (int k = 0; k < 64; ++k)
+    runs[k] = input.positive[static_cast<std::size_t>(k % 16)] + static_cast<float>(k);
+  std::int32_t offsets[16];
+  for (int k = 0; k < 16; ++k) offsets[k] = (5 * input.index[static_cast<std::size_t>(k)]) % 49;
+  F columns[16];
+  load_transposed(runs, offsets, columns);
+  for (const F& column : columns) add(out, "load_transposed", column);
   add(out, "gather", gather(input.positive.data(), index));
   add(out, "int gather", gather(input.i.data(), index));
   add(out, "lookup16", lookup16(a, index));
