@@ -32,6 +32,7 @@ void install(void (*handler)(int)) {
 
 InterruptHandler::InterruptHandler() {
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error like a full disk
   install(on_signal);
 }
 

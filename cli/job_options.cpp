@@ -144,7 +144,7 @@ void add_target_options(CLI::App& command, JobOptions& o) {
   target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")->type_name("FILE");
 
   auto* memory = command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
-  memory->add_option("-c,--ctx-size", o.ctx_size, "context in tokens (default: what the model was trained with)");
+  memory->add_option("-c,--ctx-size", o.ctx_size, "context in tokens, of all sequences together (default: what the model was trained with)");
   memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys")->capture_default_str();
   memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values")->capture_default_str();
   memory->add_option("--parallel", o.parallel, "sequences at a time")->check(CLI::Range(1, 4096))->capture_default_str();

@@ -343,8 +343,9 @@ std::string describe_infeasible(const optimizer::Solution& solution) {
         to_text(solution.target), double(solution.smallest_bytes) * scale, double(solution.largest_bytes) * scale,
         format_bytes(solution.smallest_bytes), format_bytes(solution.largest_bytes));
   if (solution.memory)
-    return fmt::format("{} cannot be met: {} are left for weights on the GPU, which take {} to {}{}{}",
+    return fmt::format("{} cannot be met: {} are left for weights {}, which take {} to {}{}{}",
                        to_text(solution.target), format_bytes(solution.budget_bytes),
+                       solution.memory->gpu_weight_budget_bytes ? "on the GPU" : "in RAM",
                        format_bytes(solution.smallest_bytes), format_bytes(solution.largest_bytes),
                        solution.limits.empty() ? "" : "; ", fmt::join(solution.limits, "; "));
   return fmt::format("{} cannot be reached: this model's file can be between {} and {} with the formats and "

@@ -262,7 +262,15 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
     }
     solution.host_used_bytes = knapsack.fixed_bytes + allocation.bytes + copied;
     apply(knapsack, allocation, solution.recipe);
-    solution.host_allocation = std::move(allocation);
+    if (!memory.gpu_weight_budget_bytes) {  // RAM is the only memory: the answer is about it
+      solution.budget_bytes = budget;
+      solution.used_bytes = solution.host_used_bytes;
+      solution.smallest_bytes = knapsack.smallest_bytes;
+      solution.largest_bytes = knapsack.largest_bytes;
+      solution.allocation = allocation;
+    } else {
+      solution.host_allocation = std::move(allocation);
+    }
   }
   return outcome::success();
 }

@@ -93,6 +93,13 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
   EXPECT_EQ(others + answer["memory"]["gpu_weight_budget_bytes"].get<std::uint64_t>(), 8U << 20);
   EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), answer["budget_bytes"].get<std::uint64_t>());
   EXPECT_EQ(run_plan({"--target-vram", "1MiB"}).exit_code, 3);
+  const auto ram = plan({"--target-ram", "520MiB", "--ctx-size", "256", "--ubatch", "16"});
+  EXPECT_GT(ram["used_bytes"].get<std::uint64_t>(), 0U);
+  EXPECT_LE(ram["used_bytes"].get<std::uint64_t>(), ram["budget_bytes"].get<std::uint64_t>());
+  const auto both = plan({"--target-vram", "6MiB", "--vram-margin", "0", "--target-ram", "600MiB", "--ctx-size", "256",
+                          "--ubatch", "16", "--override-tensor", "ffn_down=CPU"});
+  EXPECT_TRUE(both["feasible"].get<bool>());
+  EXPECT_TRUE(both.contains("host_allocation"));
 }
 
 TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
