@@ -51,7 +51,8 @@ struct Plan {
   float start_ratio;  // between them
   float unit_ratio;   // between candidates for the super-block scale
   int rounds;         // exact searches at chosen scales
-  int sweeps;         // searches at the row's true multipliers
+  int sweeps;         // searches at the row's true multipliers, at most
+  float least_gain;   // what a sweep must promise, relative to the variance term of the block
   bool all_codes;  // every code of a sub-block against every candidate, not only the two next to its optimum
   int shift_searches;  // IQ1: 0 takes the shifts from plain rounding, 1 chooses them in the first searches, 2
                        // in all
@@ -838,19 +839,17 @@ template <class Spec>
 Plan plan_for(Effort effort) {
   switch (effort) {
     case Effort::Fast:
-      if constexpr (Spec::kFormat == Format::IQ1_S) return {1.16F, 0, 1, 1.06F, 0, 1, false, 0};
-      if constexpr (Spec::kSigned) return {1.12F, 1, 1, 1.06F, 0, 1, false, 2};
-      return {1.12F, 2, 1.15F, 1.06F, 0, 1, false, 1};
+      if constexpr (Spec::kSigned) return {1.16F, 0, 1, 1.06F, 0, 1, 0.003F, false, 0};
+      return {1.12F, 2, 1.15F, 1.06F, 0, 1, 0.003F, false, 1};
     case Effort::Default:
-      if constexpr (Spec::kFormat == Format::IQ1_S) return {1.12F, 1, 1, 1.05F, 0, 1, false, 0};
-      if constexpr (Spec::kFormat == Format::IQ2_S) return {1.12F, 3, 1.16F, 1.05F, 1, 1, false, 2};
-      if constexpr (Spec::kFormat == Format::IQ3_S || Spec::kFormat == Format::IQ3_XXS)
-        return {1.12F, 4, 1.15F, 1.05F, 1, 1, false, 2};
-      return {1.12F, 4, 1.15F, 1.05F, 1, 2, false, 2};
+      if constexpr (Spec::kSigned) return {1.12F, 0, 1, 1.05F, 0, 2, 0.002F, false, 1};
+      if constexpr (Spec::kFormat == Format::IQ2_XXS || Spec::kFormat == Format::IQ2_XS)
+        return {1.12F, 4, 1.15F, 1.05F, 1, 2, 0.002F, false, 2};
+      return {1.12F, 3, 1.16F, 1.05F, 1, 2, 0.002F, false, 2};
     case Effort::Max:
       break;
   }
-  return {1.08F, 20, 1.06F, 1.016F, 8, 4, true, 2};
+  return {1.08F, 20, 1.06F, 1.016F, 8, 4, 0, true, 2};
 }
 
 // A first guess of the scales: the best of some candidates when every weight is rounded to the nearest level,
@@ -1096,11 +1095,13 @@ HWY_NOINLINE void encode_row(const PreparedRow& row, Effort effort, std::byte* o
     }
     if (block.coupled) {
       Pair sum_here;
+      double variance = 0;
       const F s = set(unit) * multiple;
       measure_runs<Spec>(block, s, assignment, costs);
       for (int i = 0; i < kRuns * 16; ++i) {
         sum_here.p += costs.p[i];
         sum_here.q += costs.q[i];
+        variance += double{costs.variance[i]};
       }
       Costs changed;
       for (int sweep = 0; sweep < plan.sweeps; ++sweep) {
@@ -1108,7 +1109,14 @@ HWY_NOINLINE void encode_row(const PreparedRow& row, Effort effort, std::byte* o
         // A change of the multipliers by dl changes the block's sums by about -M dl, M the block's part of
         // the suffix: the fixed point l = (I + M_rest)^-1 (total - M (l - l_0)).
         const Pair taken = own.times(multipliers);
-        multipliers = now.times({total.p + taken.p, total.q + taken.q});
+        const Pair better = now.times({total.p + taken.p, total.q + taken.q});
+        // What the change is worth at the continuous optimum. Blocks in the middle of a row rarely have to
+        // search again: those after them make up for the noise of their sums.
+        const Pair step{better.p - multipliers.p, better.q - multipliers.q};
+        const Pair moved = own.times(step);
+        const double gain = step.p * moved.p + step.q * moved.q + rest.form(moved);
+        if (gain <= double{plan.least_gain} * variance) break;
+        multipliers = better;
         aim<Spec>(block, multipliers);
         other.choice = assignment.choice;
         assign<Spec>(block, s, plan.shift_searches > 1, other);
