@@ -137,7 +137,8 @@ struct Run {
   std::vector<Phase> phases;
   double first_seconds = 0, second_seconds = 0;
   std::optional<double> reference_seconds;
-  std::uint64_t rows_sampled = 0, weights_sampled = 0, pairs = 0;  // pairs: weights times formats measured
+  std::uint64_t rows_sampled = 0, weights_sampled = 0,
+                pairs = 0;  // pairs: weights times formats, all of them
   double bpw = 0, predicted_error = 0;
 };
 
@@ -291,11 +292,9 @@ void print(const Settings& settings, const Run& run) {
   for (const Phase& phase : run.phases)
     if (phase.name == "sample" && run.pairs != 0)
       fmt::print(
-          "sampled {} rows, {:.1f} million weights, {:.2f} formats each: {:.4f} us of CPU per weight and "
-          "format, {:.3f} us per weight\n",
+          "sampled {} rows, {:.1f} million weights, in up to {:.0f} formats: {:.3f} us of CPU per weight\n",
           run.rows_sampled, 1e-6 * static_cast<double>(run.weights_sampled),
           static_cast<double>(run.pairs) / static_cast<double>(run.weights_sampled),
-          1e6 * (phase.user + phase.system) / static_cast<double>(run.pairs),
           1e6 * (phase.user + phase.system) / static_cast<double>(run.weights_sampled));
   fmt::print("first run {:.2f} s, second run {:.2f} s; {:.4f} bpw, predicted error {:.6g}\n",
              run.first_seconds, run.second_seconds, run.bpw, run.predicted_error);
