@@ -8,12 +8,14 @@
 // with as many threads.
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -67,11 +69,28 @@ Memory memory_now() {
   return memory;
 }
 
-// Looks at the process's memory until it ends.
-class MemoryWatch {
+// Nanoseconds that every thread of the process ran or was ready to run and waited for a core, by thread id.
+std::map<std::string, std::uint64_t> ready_times() {
+  std::map<std::string, std::uint64_t> times;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator("/proc/self/task", ignored)) {
+    std::ifstream file(entry.path() / "schedstat");
+    std::uint64_t ran = 0;
+    std::uint64_t waited = 0;
+    if (file >> ran >> waited) times[entry.path().filename().string()] = ran + waited;
+  }
+  return times;
+}
+
+// Looks at the process's memory and threads until it ends.
+class Watch {
  public:
-  MemoryWatch()
-      : watcher_([this](const std::stop_token& stop) {
+  Watch()
+      : before_(ready_times()), watcher_([this](const std::stop_token& stop) {
+          {
+            const std::scoped_lock guard(lock_);
+            own_ = std::to_string(gettid());
+          }
           while (!stop.stop_requested()) {
             look();
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -82,16 +101,33 @@ class MemoryWatch {
     const std::scoped_lock guard(lock_);
     return peak_;
   }
+  // Seconds that all threads together were ready to run: what they could have computed had every one its own
+  // core.
+  [[nodiscard]] double ready_seconds() {
+    look();
+    const std::scoped_lock guard(lock_);
+    std::uint64_t sum = 0;
+    for (const auto& [thread, time] : last_) {
+      if (thread == own_) continue;
+      const auto before = before_.find(thread);
+      sum += time - (before == before_.end() ? 0 : before->second);
+    }
+    return 1e-9 * static_cast<double>(sum);
+  }
 
  private:
   void look() {
     const Memory now = memory_now();
+    const auto times = ready_times();
     const std::scoped_lock guard(lock_);
+    for (const auto& [thread, time] : times) last_[thread] = time;  // threads that ended keep their last
     peak_.anonymous = std::max(peak_.anonymous, now.anonymous);
     peak_.file = std::max(peak_.file, now.file);
   }
   std::mutex lock_;
   Memory peak_;
+  std::map<std::string, std::uint64_t> before_, last_;
+  std::string own_;  // the watching thread
   std::jthread watcher_;
 };
 
@@ -104,6 +140,7 @@ struct Phase {
   double wall = 0, user = 0, system = 0;  // seconds
   Memory peak;
   double weights = 0;  // that the phase accounts for
+  double ready = 0;    // seconds that its threads ran or waited for a core
 };
 
 void to_json(nlohmann::json& json, const Phase& phase) {
@@ -111,6 +148,7 @@ void to_json(nlohmann::json& json, const Phase& phase) {
           {"wall_seconds", phase.wall},
           {"user_seconds", phase.user},
           {"system_seconds", phase.system},
+          {"ready_seconds", phase.ready},
           {"weights_per_second", phase.weights / phase.wall},
           {"peak_anonymous_bytes", phase.peak.anonymous},
           {"peak_file_bytes", phase.peak.file}};
@@ -119,7 +157,7 @@ void to_json(nlohmann::json& json, const Phase& phase) {
 // Runs `work`, a function that returns a Result, as a phase.
 template <class Work>
 auto timed(std::vector<Phase>& phases, std::string name, double weights, const Work& work) {
-  MemoryWatch watch;
+  Watch watch;
   rusage before{};
   rusage after{};
   getrusage(RUSAGE_SELF, &before);
@@ -128,7 +166,8 @@ auto timed(std::vector<Phase>& phases, std::string name, double weights, const W
   const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - started;
   getrusage(RUSAGE_SELF, &after);
   phases.push_back({std::move(name), wall.count(), seconds_of(after.ru_utime) - seconds_of(before.ru_utime),
-                    seconds_of(after.ru_stime) - seconds_of(before.ru_stime), watch.peak(), weights});
+                    seconds_of(after.ru_stime) - seconds_of(before.ru_stime), watch.peak(), weights,
+                    watch.ready_seconds()});
   return result;
 }
 
@@ -274,12 +313,13 @@ Result<Run> measure(const Settings& settings, const bench::GeneratedModel& gener
 }
 
 void print(const Settings& settings, const Run& run) {
-  fmt::print("\n{} thread{}\n{:<16} {:>9} {:>9} {:>9} {:>12} {:>12} {:>12}\n", run.threads,
-             run.threads == 1 ? "" : "s", "phase", "wall s", "user s", "system s", "Mweights/s", "anon MiB",
-             "mapped MiB");
+  fmt::print("\n{} thread{}\n{:<16} {:>9} {:>9} {:>9} {:>12} {:>9} {:>12} {:>12}\n", run.threads,
+             run.threads == 1 ? "" : "s", "phase", "wall s", "user s", "system s", "Mweights/s", "ready",
+             "anon MiB", "mapped MiB");
   for (const Phase& phase : run.phases)
-    fmt::print("{:<16} {:>9.3f} {:>9.3f} {:>9.3f} {:>12.1f} {:>12.1f} {:>12.1f}\n", phase.name, phase.wall,
-               phase.user, phase.system, 1e-6 * phase.weights / phase.wall,
+    fmt::print("{:<16} {:>9.3f} {:>9.3f} {:>9.3f} {:>12.1f} {:>9.2f} {:>12.1f} {:>12.1f}\n", phase.name,
+               phase.wall, phase.user, phase.system, 1e-6 * phase.weights / phase.wall,
+               phase.wall < 0.1 ? 0.0 : phase.ready / phase.wall,
                static_cast<double>(phase.peak.anonymous) / (1 << 20),
                static_cast<double>(phase.peak.file) / (1 << 20));
   double first = 0;  // CPU seconds: what the machine's other work disturbs least
