@@ -304,6 +304,7 @@ Result<Run> measure(const Settings& settings, const bench::GeneratedModel& gener
       // Of a part of the tensors, scaled up to all.
       Phase& phase = run.phases.back();
       const double scale = *run.reference_seconds / phase.wall;
+      phase.ready *= scale;
       phase.wall *= scale;
       phase.user *= scale;
       phase.system *= scale;
