@@ -88,7 +88,7 @@ double golden_error(const Options& options, const ColumnMetric& metric, const st
     if (!quantizer.load(Format::F32, bytes_of(&x[r * columns], columns), metric)) continue;
     const double error = quantizer.encode_and_measure(format, effort).variance;
     total += error;
-    if (std::getenv("QF_EDGE") && x.size() / columns == 16) std::printf("\nrow %zu: %.6g of %.6g energy %.4g x %.4g %.4g ", r, error, reference[r], quantizer.row().energy * metric.scale(), x[r * columns],x[r*columns+1]);
+    
     if (error > 1e-12 * quantizer.row().energy * metric.scale())
       worst = std::max(worst, error / reference[r]);
   }

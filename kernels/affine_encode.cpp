@@ -67,7 +67,6 @@ HWY_INLINE int rounds_of(Effort effort) {
 // w = d c for kLow <= c <= kHigh.
 template <class Block, int kLow, int kHigh>
 struct ScaledCodec {
-  static constexpr float kFlush = 1e-12F;
   static constexpr IntegerLevels kLevels = {kLow, kHigh, -kLow};
   F d;
 
@@ -108,7 +107,6 @@ struct ScaledCodec {
 // w = d c + m for 0 <= c <= kHigh.
 template <class Block, std::int16_t kHigh>
 struct AffineCodec {
-  static constexpr float kFlush = 1e-12F;
   F d;
   F m;
 

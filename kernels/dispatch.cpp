@@ -37,6 +37,8 @@ std::vector<RowKernels> build_tables() {
     fill_affine_encoders(target.flag, table);
     fill_k_encoders(target.flag, table);
     fill_table_encoders(target.flag, table);
+    fill_fp4_encoders(target.flag, table);
+    fill_ternary_encoders(target.flag, table);
     fill_codebook_encoders(target.flag, table);
     tables.push_back(table);
   }

@@ -11,6 +11,17 @@ constexpr std::size_t kAlignment = 64;  // bytes: one cache line, one 512-bit re
 
 std::size_t padded(std::size_t columns) { return (columns + 15) / 16 * 16; }
 
+std::size_t padded_to_tiles(std::size_t columns) {
+  constexpr std::size_t kTile = ColumnMetric::kTileColumns;
+  return (columns + kTile - 1) / kTile * kTile;
+}
+
+std::vector<float> transposed_tiles(const std::vector<float>& natural, std::size_t columns) {
+  std::vector<float> tiles(padded_to_tiles(columns), 0.0F);
+  for (std::size_t j = 0; j < columns; ++j) tiles[j / 256 * 256 + 16 * (j % 16) + j % 256 / 16] = natural[j];
+  return tiles;
+}
+
 }  // namespace
 
 std::string_view to_string(Effort effort) {
@@ -53,18 +64,27 @@ ColumnMetric::ColumnMetric(std::size_t columns, std::span<const float> second_mo
     second_moment_[j] = static_cast<float>(uniform ? 1.0 : std::max(a(j) / scale_, double{kVarianceFloor}));
     mean_[j] = static_cast<float>(m(j) / root);
   }
+  std::vector<float> shift(columns);
+  for (std::size_t j = 0; j < columns; ++j) shift[j] = 1.0F / (variance_[j] + 0.25F * mean_[j] * mean_[j]);
+  second_moment_tiles_ = transposed_tiles(second_moment_, columns);
+  variance_tiles_ = transposed_tiles(variance_, columns);
+  mean_tiles_ = transposed_tiles(mean_, columns);
+  shift_tiles_ = transposed_tiles(shift, columns);
 }
 
 RowWorkspace::RowWorkspace(std::size_t max_columns) : max_columns_(max_columns) {
   const std::size_t row = padded(max_columns);
   const std::size_t suffix = padded(3 * (row / 16 + 1));
+  const std::size_t tiles = padded_to_tiles(max_columns);
   constexpr std::size_t kSlack = kAlignment / sizeof(float);
-  storage_.assign(3 * row + suffix + kSlack, 0.0F);
+  storage_.assign(3 * row + suffix + 2 * tiles + kSlack, 0.0F);
   const auto address = reinterpret_cast<std::uintptr_t>(storage_.data());
   x_ = storage_.data() + ((kAlignment - address % kAlignment) % kAlignment) / sizeof(float);
   q_ = x_ + row;
   decoded_ = q_ + row;
   suffix_ = decoded_ + row;
+  x_tiles_ = suffix_ + suffix;
+  q_tiles_ = x_tiles_ + tiles;
   bytes_.assign(row * 4 + 256, std::byte{0});  // F32 is the largest format
   encoded_ = bytes_.data();
 }

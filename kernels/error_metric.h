@@ -49,9 +49,18 @@ class ColumnMetric {
   [[nodiscard]] double scale() const { return scale_; }
   [[nodiscard]] const CovarianceFactor* covariance() const { return covariance_; }
 
+  // The same numbers as transposed tiles, the layout that many encoders work in: in each tile of 256 columns,
+  // element 16 k + l belongs to column 16 l + k; zeros beyond the last column.
+  [[nodiscard]] const float* second_moment_tiles() const { return second_moment_tiles_.data(); }
+  [[nodiscard]] const float* variance_tiles() const { return variance_tiles_.data(); }
+  [[nodiscard]] const float* mean_tiles() const { return mean_tiles_.data(); }
+  [[nodiscard]] const float* shift_tiles() const { return shift_tiles_.data(); }  // 1 / (v + p^2 / 4)
+  static constexpr std::size_t kTileColumns = 256;
+
  private:
   std::size_t columns_;
   std::vector<float> second_moment_, variance_, mean_;  // padded with zeros to a multiple of 16
+  std::vector<float> second_moment_tiles_, variance_tiles_, mean_tiles_, shift_tiles_;
   bool has_mean_ = false;
   float kappa_ = 1;
   double scale_ = 1;
@@ -76,6 +85,13 @@ struct PreparedRow {
   // With s = (sum p e, sum q e) over the columns done, the price that is left to pay at best is
   // s^T (I + M)^-1 s, M = [[pp, pq], [pq, qq]] of the suffix.
   const float* suffix = nullptr;
+  // Transposed tiles as in ColumnMetric. x_tiles is bounded: |x| <= 2^30 (no format reaches further), and zero
+  // below 1e-30, so that squares and reciprocals stay finite.
+  const float* x_tiles = nullptr;
+  const float* v_tiles = nullptr;
+  const float* p_tiles = nullptr;
+  const float* q_tiles = nullptr;
+  const float* shift_tiles = nullptr;  // 1 / (v + p^2 / 4)
   const ColumnMetric* metric = nullptr;
 };
 
@@ -99,6 +115,8 @@ class RowWorkspace {
   [[nodiscard]] float* q() { return q_; }
   [[nodiscard]] float* decoded() { return decoded_; }  // where a decoded row may go
   [[nodiscard]] float* suffix() { return suffix_; }
+  [[nodiscard]] float* x_tiles() { return x_tiles_; }
+  [[nodiscard]] float* q_tiles() { return q_tiles_; }
   [[nodiscard]] std::byte* encoded() { return encoded_; }  // room for one row in any format
 
  private:
@@ -109,6 +127,8 @@ class RowWorkspace {
   float* q_;
   float* decoded_;
   float* suffix_;
+  float* x_tiles_;
+  float* q_tiles_;
   std::byte* encoded_;
 };
 

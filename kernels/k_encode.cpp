@@ -32,7 +32,6 @@ constexpr std::size_t id(Format format) {
 // w = d * scale * code, kLow <= code < -kLow, kScaleLow <= scale < -kScaleLow.
 template <class Block, int kLow, int kScaleLow>
 struct SignedSuperCodec {
-  static constexpr float kFlush = 1e-12F;
   SignedSuperFit<IntegerLevels, 1, kScaleLow> super;
 
   // Written out: an implicit constructor would not inherit the target's instruction set.
@@ -83,7 +82,6 @@ struct SignedSuperCodec {
 // kLanes.
 template <class Block, int kHigh, int kScaleHigh, int kLanes>
 struct MinimumSuperCodec {
-  static constexpr float kFlush = 1e-12F;
   float d;
   float dmin;
   F scale;    // integers
@@ -192,24 +190,35 @@ struct MinimumSuperCodec {
     }
   }
 
-  // Everything for one orientation: targets as they are. Returns the error.
-  static float fit_orientation(const Tile& tile, Effort effort, Choice& best_choice) {
-    const AffineSums sums = affine_sums<kLanes>(tile);
-    AffineFit free = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, grid(effort),
-                                                 effort == Effort::Fast ? 1 : 3);
-    free = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), sums, free,
-                                       effort == Effort::Fast ? 1 : 2);
-    const float most_scale = absolute_max(free.scale);
-    const float most_minimum = absolute_max(free.offset);
-    float best = 3e38F;
+  // The groups' own scales and offsets, as if stored freely.
+  struct Free {
+    AffineSums sums;
+    AffineFit fit;
+    float explained;
+  };
+  static Free fit_groups(const Tile& tile, Effort effort) {
+    Free free;
+    free.sums = affine_sums<kLanes>(tile);
+    free.fit = search_affine<kLanes, true>(tile, static_cast<float>(kHigh), free.sums, grid(effort),
+                                           effort == Effort::Fast ? 2 : 3);
+    free.fit = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), free.sums, free.fit,
+                                           effort == Effort::Fast ? 1 : 2);
+    free.explained = sum(free.fit.explained);
+    return free;
+  }
+
+  // The super-block for groups fitted on the same targets. Returns the error.
+  static float fit_integers(const Tile& tile, Effort effort, const Free& free, Choice& best_choice) {
+    const float most_scale = absolute_max(free.fit.scale);
+    const float most_minimum = absolute_max(free.fit.offset);
     // Plain rounding: every group's codes span its range. No result is worse.
-    const F bottom = min(sums.least, zero());
-    const F span = max(sums.most, zero()) - bottom;
+    const F bottom = min(free.sums.least, zero());
+    const F span = max(free.sums.most, zero()) - bottom;
     Choice plain;
     plain.scale = plain.minimum = zero();
     plain.d = half_scale(absolute_max(span) / static_cast<float>(kHigh * kScaleHigh));
     plain.dmin = half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh));
-    best = choose_integers(tile, plain, span * set(1.0F / static_cast<float>(kHigh)), bottom, 0);
+    float best = choose_integers(tile, plain, span * set(1.0F / static_cast<float>(kHigh)), bottom, 0);
     best_choice = plain;
     const int starts = effort == Effort::Max ? 4 : 1;
     const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
@@ -219,18 +228,15 @@ struct MinimumSuperCodec {
       choice.scale = choice.minimum = zero();
       choice.d = half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1)));
       choice.dmin = half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1)));
-      for (int round = 0; round < rounds; ++round) {
-        const float error = choose_integers(tile, choice, free.scale, free.offset, reach);
+      for (int round = 0;; ++round) {
+        const float error =
+            choose_integers(tile, choice, free.fit.scale, free.fit.offset, round < rounds ? reach : 0);
         if (error < best) {
           best = error;
           best_choice = choice;
         }
+        if (round >= rounds) break;
         fit_super(tile, choice);
-      }
-      const float error = choose_integers(tile, choice, free.scale, free.offset, 0);
-      if (error < best) {
-        best = error;
-        best_choice = choice;
       }
     }
     return best;
@@ -243,22 +249,28 @@ struct MinimumSuperCodec {
     minimum = choice.minimum;
   }
   void fit(Tile& tile, Effort effort) {
-    Choice upright{0.0F, 0.0F, zero(), zero()};
-    const float error = fit_orientation(tile, effort, upright);
-    take(upright);
-    if (effort == Effort::Fast) return;
-    // The mirrored super-block: both d and dmin negative, so that the offset is the top of a group.
+    // The mirrored super-block has negative d and dmin, so that the offset is the top of a group. The side whose
+    // groups fit better on their own is taken; at the highest effort both are followed to the end.
+    const float* target = tile.target;
     for (int k = 0; k < 16; ++k)
-      ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
-    Choice mirrored = upright;
-    const float mirrored_error = fit_orientation(tile, effort, mirrored);
-    for (int k = 0; k < 16; ++k)
-      ::quantfit::kernels::HWY_NAMESPACE::store(-load(tile.target + 16 * k), tile.target + 16 * k);
-    if (mirrored_error < error) {
-      mirrored.d = -mirrored.d;
-      mirrored.dmin = -mirrored.dmin;
-      take(mirrored);
+      ::quantfit::kernels::HWY_NAMESPACE::store(-load(target + 16 * k), tile.mirrored + 16 * k);
+    const Free upright = fit_groups(tile, effort);
+    tile.target = tile.mirrored;
+    const Free mirrored = fit_groups(tile, effort);
+    Choice choice{0.0F, 0.0F, zero(), zero()};
+    Choice other = choice;
+    float error = 3e38F;
+    const bool both = effort == Effort::Max;
+    if (both || upright.explained < mirrored.explained) {
+      error = fit_integers(tile, effort, mirrored, choice);
+      choice.d = -choice.d;
+      choice.dmin = -choice.dmin;
     }
+    tile.target = target;
+    if (both || !(upright.explained < mirrored.explained)) {
+      if (fit_integers(tile, effort, upright, other) < error) choice = other;
+    }
+    take(choice);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) {
     Choice choice{d, dmin, scale, minimum};

@@ -4,8 +4,9 @@
 #define HWY_TARGET_INCLUDE "kernels/prepare_row.cpp"
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
+#include <algorithm>
+
 #include "kernels/lanes-inl.h"
-#include "kernels/row_sums-inl.h"
 #include "kernels/targets.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,28 +26,72 @@ PreparedRow prepare(const ColumnMetric& metric, RowWorkspace& workspace) {
   row.metric = &metric;
 
   const std::size_t groups = (row.columns + 15) / 16;
-  F total = zero();
-  for (std::size_t g = 0; g < groups; ++g) {
+  F even = zero();
+  F odd = zero();
+  std::size_t g = 0;
+  for (; g + 1 < groups; g += 2) {
     const F x = load(row.x + 16 * g);
-    total = fma(load(row.a + 16 * g) * x, x, total);
+    const F y = load(row.x + 16 * g + 16);
+    even = fma(load(row.a + 16 * g) * x, x, even);
+    odd = fma(load(row.a + 16 * g + 16) * y, y, odd);
   }
-  row.energy = sum(total);
+  if (g < groups) even = fma(load(row.a + 16 * g) * load(row.x + 16 * g), load(row.x + 16 * g), even);
+  row.energy = sum(even + odd);
   // Rows so small or so large that the functional would leave the range of a float have no gain term.
   row.has_q = metric.kappa() > 1.0F && row.energy > 1e-30F && row.energy < 1e30F;
-  const float gain = row.has_q ? std::sqrt((metric.kappa() - 1.0F) / row.energy) : 0.0F;
+  const F gain = set(row.has_q ? std::sqrt((metric.kappa() - 1.0F) / row.energy) : 0.0F);
 
-  float* suffix = workspace.suffix() + 3 * groups;
-  suffix[0] = suffix[1] = suffix[2] = 0.0F;
-  for (std::size_t g = groups; g-- > 0;) {
-    const F q = row.has_q ? load(row.a + 16 * g) * load(row.x + 16 * g) * set(gain) : zero();
+  row.x_tiles = workspace.x_tiles();
+  row.v_tiles = metric.variance_tiles();
+  row.p_tiles = metric.mean_tiles();
+  row.q_tiles = workspace.q_tiles();
+  row.shift_tiles = metric.shift_tiles();
+  for (g = 0; g < groups; ++g) {
+    const F q = row.has_q ? load(row.a + 16 * g) * load(row.x + 16 * g) * gain : zero();
     store(q, workspace.q() + 16 * g);
-    const F p = load(row.p + 16 * g);
-    const F inverse = set(1.0F) / shift_capacity(load(row.v + 16 * g), p);
-    suffix -= 3;
-    suffix[0] = suffix[3] + (row.has_p ? sum(p * p * inverse) : 0.0F);
-    suffix[1] = suffix[4] + (row.has_p && row.has_q ? sum(p * q * inverse) : 0.0F);
-    suffix[2] = suffix[5] + (row.has_q ? sum(q * q * inverse) : 0.0F);
   }
+  // Sums per group: lanes of a tile, so that none needs a sum across lanes. They go into `suffix` first.
+  float* suffix = workspace.suffix();
+  for (std::size_t first = 0; first < row.columns; first += ColumnMetric::kTileColumns) {
+    F columns[16];
+    const std::size_t count = std::min(16 * groups - first, ColumnMetric::kTileColumns);
+    if (count == ColumnMetric::kTileColumns) {
+      load_transposed(row.x + first, columns);
+    } else {
+      HWY_ALIGN float padded[256] = {};
+      std::memcpy(padded, row.x + first, count * sizeof(float));
+      load_transposed(padded, columns);
+    }
+    F pp = zero();
+    F pq = zero();
+    F qq = zero();
+    for (int k = 0; k < 16; ++k) {
+      const std::size_t at = first + 16 * static_cast<std::size_t>(k);
+      const F x = columns[k];
+      const F p = load(row.p_tiles + at);
+      const F q = row.has_q ? load(metric.second_moment_tiles() + at) * x * gain : zero();
+      const F shift = load(row.shift_tiles + at);
+      pp = fma(p * p, shift, pp);
+      pq = fma(p * q, shift, pq);
+      qq = fma(q * q, shift, qq);
+      const F bounded = clamp(x, set(-0x1p30F), set(0x1p30F));
+      store(select(abs(x) < set(1e-30F), zero(), bounded), workspace.x_tiles() + at);
+      store(q, workspace.q_tiles() + at);
+    }
+    HWY_ALIGN float sums[48];
+    store(pp, sums);
+    store(pq, sums + 16);
+    store(qq, sums + 32);
+    for (std::size_t l = 0; l < count / 16; ++l)
+      for (std::size_t i = 0; i < 3; ++i) suffix[3 * (first / 16 + l) + i] = sums[16 * i + l];
+  }
+  float total[3] = {0.0F, 0.0F, 0.0F};
+  for (std::size_t i = 0; i < 3; ++i) suffix[3 * groups + i] = 0.0F;
+  for (g = groups; g-- > 0;)
+    for (std::size_t i = 0; i < 3; ++i) {
+      total[i] += suffix[3 * g + i];
+      suffix[3 * g + i] = total[i];
+    }
   return row;
 }
 

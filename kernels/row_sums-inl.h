@@ -47,15 +47,8 @@ struct TargetShift {
   HWY_INLINE bool none() const { return alpha == 0.0F && beta == 0.0F; }
 };
 
-inline constexpr float kMeanCapacity = 0.25F;
-
-// What a column's shift is divided by; 1 in the padding, where v = p = 0.
-HWY_INLINE F shift_capacity(F v, F p) {
-  const F regular = fma(set(kMeanCapacity) * p, p, v);
-  return select(regular > zero(), regular, set(1.0F));
-}
-
-// Shifted targets of sixteen columns. `inverse_v` = 1 / shift_capacity(v, p). `limit` >= 0 bounds the shift
+// Shifted targets of sixteen columns. `inverse_v` = 1 / (v + p^2 / 4)
+// (PreparedRow::shift_tiles). `limit` >= 0 bounds the shift
 // of each column: a good choice is the distance of neighbouring levels.
 HWY_INLINE F shifted_targets(F x, F inverse_v, F p, F q, TargetShift shift, F limit) {
   const F wanted = fma(p, set(shift.alpha), q * set(shift.beta)) * inverse_v;

@@ -9,6 +9,7 @@
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/super_fit-inl.h"
+#include "kernels/table_levels-inl.h"
 #include "kernels/targets.h"
 #include "kernels/tile-inl.h"
 
@@ -51,19 +52,7 @@ struct Iq4nlLevels {
   HWY_INLINE F nearest(F scaled) const { return lookup16(values, index_of(scaled)); }
 };
 
-// Levels step * table[code] for the tile's final codes, code 0..15 as float.
-struct TableLevels {
-  F step;
-  F values;  // ascending
-  float last;
-  HWY_INLINE F value(F code) const { return lookup16(values, to_int(code)) * step; }
-  HWY_INLINE F neighbour(F code, F direction) const {
-    return clamp(code + select(step < zero(), -direction, direction), zero(), set(last));
-  }
-  HWY_INLINE F typical_step() const { return abs(step) * set(16.0F); }
-};
-
-HWY_INLINE void round_iq4nl(Tile& tile, const Iq4nlLevels& levels, F step) {
+HWY_NOINLINE void round_iq4nl(Tile& tile, const Iq4nlLevels& levels, F step) {
   const F inverse = inverse_or_zero(step);
   for (int k = 0; k < 16; ++k)
     store(to_float(levels.index_of(load(tile.target + 16 * k) * inverse)), tile.code + 16 * k);
@@ -85,7 +74,6 @@ HWY_INLINE void nibble_codes(const Tile& tile, std::uint8_t* bytes) {
 }
 
 struct Iq4nlCodec {
-  static constexpr float kFlush = 1e-12F;
   Iq4nlLevels levels;
   F d;
 
@@ -100,7 +88,7 @@ struct Iq4nlCodec {
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {
     round_iq4nl(tile, levels, d);
-    return {d, levels.values, 15.0F};
+    return {d, levels.values, 15.0F, 16.0F};
   }
   static std::size_t bytes(std::size_t columns) { return columns / 32 * sizeof(BlockIQ4_NL); }
   void store_blocks(const Tile& tile, std::byte* out, std::size_t columns) const {
@@ -117,7 +105,6 @@ struct Iq4nlCodec {
 };
 
 struct Iq4xsCodec {
-  static constexpr float kFlush = 1e-12F;
   SignedSuperFit<Iq4nlLevels, 2, -32> super;
 
   HWY_INLINE Iq4xsCodec() : super(Iq4nlLevels()) {}
@@ -127,7 +114,7 @@ struct Iq4xsCodec {
   HWY_INLINE TableLevels round(Tile& tile) const {
     const F step = super.scale * set(super.d);
     round_iq4nl(tile, super.levels, step);
-    return {step, super.levels.values, 15.0F};
+    return {step, super.levels.values, 15.0F, 16.0F};
   }
   static std::size_t bytes(std::size_t) { return sizeof(BlockIQ4_XS); }
   void store_blocks(const Tile& tile, std::byte* out, std::size_t) const {

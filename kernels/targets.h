@@ -29,6 +29,8 @@ void fill_float_encoders(std::int64_t target, RowKernels& table);
 void fill_affine_encoders(std::int64_t target, RowKernels& table);
 void fill_k_encoders(std::int64_t target, RowKernels& table);
 void fill_table_encoders(std::int64_t target, RowKernels& table);
+void fill_fp4_encoders(std::int64_t target, RowKernels& table);
+void fill_ternary_encoders(std::int64_t target, RowKernels& table);
 void fill_codebook_encoders(std::int64_t target, RowKernels& table);
 
 }  // namespace quantfit::kernels

@@ -23,52 +23,21 @@
 HWY_BEFORE_NAMESPACE();
 namespace quantfit::kernels::HWY_NAMESPACE {
 
-inline constexpr std::size_t kTileColumns = 256;
+inline constexpr std::size_t kTileColumns = ColumnMetric::kTileColumns;
 
-// Beyond what any format can represent (65504 times its largest level is below 2^30): larger weights saturate
-// anyway, and the squares of these still fit a float.
-inline constexpr float kLargestTarget = 0x1p30F;
-
+// One tile of a prepared row; zeros beyond the end of the row.
 struct Tile {
-  HWY_ALIGN float x[256];       // the weights
-  HWY_ALIGN float target[256];  // what the codec rounds: x, or x shifted
-  HWY_ALIGN float v[256];       // variances; zero beyond the end of the row
-  HWY_ALIGN float p[256];
-  HWY_ALIGN float q[256];
+  const float* x;                // the weights
+  const float* v;                // variances
+  const float* p;
+  const float* q;
+  const float* shift;            // 1 / (v + p^2 / 4)
+  const float* target;           // what the codec rounds: x, or one of the buffers
+  HWY_ALIGN float shifted[256];  // x, shifted
+  HWY_ALIGN float mirrored[256];  // minus the target
   HWY_ALIGN float code[256];     // integers: the codes that were chosen
   HWY_ALIGN float decoded[256];  // what they stand for
 };
-
-// Weights of magnitude below `flush` become zero, so that no reciprocal overflows.
-inline HWY_NOINLINE void load_tile(const PreparedRow& row, std::size_t tile, float flush, Tile& out) {
-  const std::size_t first = tile * kTileColumns;
-  const std::size_t count = std::min(row.columns - first, kTileColumns);
-  const float* sources[4] = {row.x + first, row.v + first, row.p + first, row.q + first};
-  float* targets[4] = {out.x, out.v, out.p, out.q};
-  const bool needed[4] = {true, true, row.has_p, row.has_q};
-  F columns[16];
-  for (int a = 0; a < 4; ++a) {
-    if (!needed[a]) {
-      for (int k = 0; k < 16; ++k) store(zero(), targets[a] + 16 * k);
-      continue;
-    }
-    if (count == kTileColumns) {
-      load_transposed(sources[a], columns);
-    } else {
-      HWY_ALIGN float padded[256] = {};
-      std::memcpy(padded, sources[a], count * sizeof(float));
-      load_transposed(padded, columns);
-    }
-    for (int k = 0; k < 16; ++k) store(columns[k], targets[a] + 16 * k);
-  }
-  for (int k = 0; k < 16; ++k) {
-    const F x = load(out.x + 16 * k);
-    const F bounded = clamp(x, set(-kLargestTarget), set(kLargestTarget));
-    const F flushed = select(abs(x) < set(flush), zero(), bounded);
-    store(flushed, out.x + 16 * k);
-    store(flushed, out.target + 16 * k);
-  }
-}
 
 // (sum p e, sum q e) of a tile.
 struct TileSums {
@@ -92,11 +61,11 @@ inline HWY_NOINLINE TileSums sums_of(const Tile& tile) {
 // Writes the shifted targets; `limit` per lane.
 inline HWY_NOINLINE void shift_targets(Tile& tile, TargetShift shift, F limit) {
   for (int k = 0; k < 16; ++k) {
-    const F p = load(tile.p + 16 * k);
-    const F inverse = set(1.0F) / shift_capacity(load(tile.v + 16 * k), p);
-    store(shifted_targets(load(tile.x + 16 * k), inverse, p, load(tile.q + 16 * k), shift, limit),
-          tile.target + 16 * k);
+    store(shifted_targets(load(tile.x + 16 * k), load(tile.shift + 16 * k), load(tile.p + 16 * k),
+                          load(tile.q + 16 * k), shift, limit),
+          tile.shifted + 16 * k);
   }
+  tile.target = tile.shifted;
 }
 
 // Codes whose levels are step * code + offset, low <= code <= high.
@@ -202,7 +171,6 @@ HWY_INLINE int flip_passes(Effort effort, bool last) {
 }
 
 // Encodes a row with a codec, which provides
-//   static constexpr float kFlush                                 smallest magnitude that is not zero
 //   void fit(const Tile&, Effort)                                 scales from scratch for tile.target
 //   void refit(const Tile&, Effort)                               scales again, targets have moved a little
 //   Levels round(Tile&)                                           codes of tile.target for the scales
@@ -216,7 +184,11 @@ void encode_tiles(const PreparedRow& row, Effort effort, std::byte* out) {
   Tile tile;
   for (std::size_t first = 0; first < row.columns; first += kTileColumns) {
     const std::size_t columns = std::min(row.columns - first, kTileColumns);
-    load_tile(row, first / kTileColumns, Codec::kFlush, tile);
+    tile.x = tile.target = row.x_tiles + first;
+    tile.v = row.v_tiles + first;
+    tile.p = row.p_tiles + first;
+    tile.q = row.q_tiles + first;
+    tile.shift = row.shift_tiles + first;
     codec.fit(tile, effort);
     auto levels = codec.round(tile);
     if (sums.active()) {
