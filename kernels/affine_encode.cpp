@@ -32,8 +32,8 @@ void code_bytes(const Tile& tile, std::uint8_t* bytes) {
   store_transposed_u8(codes, bytes);
 }
 
-// The grids were chosen on rows of several kinds: with many levels each trial is a draw in a lottery whose prizes
-// are spread wide, with few levels the cut of unimportant large weights counts.
+// The grids were chosen on rows of several kinds: with many levels each trial is a draw in a lottery whose
+// prizes are spread wide, with few levels the cut of unimportant large weights counts.
 template <int kLevels>
 HWY_INLINE ScaleGrid scale_grid(Effort effort) {
   if (kLevels == 8) {
@@ -112,8 +112,7 @@ struct AffineCodec {
 
   void fit(const Tile& tile, Effort effort) {
     const AffineSums sums = affine_sums<2>(tile);
-    const AffineFit best =
-        search_affine<2, false>(tile, kHigh, sums, affine_grid<kHigh>(effort), 3);
+    const AffineFit best = search_affine<2, false>(tile, kHigh, sums, affine_grid<kHigh>(effort), 3);
     take(tile, sums, best, rounds_of(effort));
     // Plain rounding: the codes span the range. No result is worse.
     const F plain_d = half_step((sums.most - sums.least) * set(1.0F / static_cast<float>(kHigh)));

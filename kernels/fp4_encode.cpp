@@ -1,5 +1,5 @@
-// Encoders of the four-bit floating-point formats: MXFP4 (a power of two per 32 weights) and NVFP4 (an eight-bit
-// float per 16 weights).
+// Encoders of the four-bit floating-point formats: MXFP4 (a power of two per 32 weights) and NVFP4 (an
+// eight-bit float per 16 weights).
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/fp4_encode.cpp"
@@ -30,7 +30,8 @@ struct Fp4Levels {
   HWY_INLINE F magnitude(F size) const {
     const F bounded = min(size, set(12.0F));
     const F step = select(bounded < set(4.0F), set(1.0F), select(bounded < set(8.0F), set(2.0F), set(4.0F)));
-    const F per_step = select(bounded < set(4.0F), set(1.0F), select(bounded < set(8.0F), set(0.5F), set(0.25F)));
+    const F per_step =
+        select(bounded < set(4.0F), set(1.0F), select(bounded < set(8.0F), set(0.5F), set(0.25F)));
     return round(bounded * per_step) * step;
   }
   HWY_INLINE F nearest(F scaled) const {
@@ -76,8 +77,8 @@ struct Mxfp4Codec {
     for (int k = 0; k < 16; ++k) most = max(most, abs(load(tile.target + 16 * k)));
     most = group_max<2>(most);
     // The power of two at or below most / 12, its double (nothing is cut off) and its fractions.
-    const F power = float_of_bits(bits_of(max(most, set(1e-30F)) * set(1.0F / 12.0F)) &
-                                  set(std::int32_t{0x7F800000}));
+    const F power =
+        float_of_bits(bits_of(max(most, set(1e-30F)) * set(1.0F / 12.0F)) & set(std::int32_t{0x7F800000}));
     const Fp4Levels levels;
     F best = set(3e38F);
     scale = power;
@@ -117,11 +118,12 @@ struct Nvfp4Codec {
   F scale;
 
   static HWY_INLINE F scale_of(I bytes) { return gather(kUe4m3HalfScale.data(), bytes); }
-  // The byte whose number is nearest to 2 `wanted` >= 0, saturated. Bytes 0..126 ascend with their numbers: E4M3
-  // with exponent bias 7, 120 less than that of a float.
+  // The byte whose number is nearest to 2 `wanted` >= 0, saturated. Bytes 0..126 ascend with their numbers:
+  // E4M3 with exponent bias 7, 120 less than that of a float.
   static HWY_INLINE I byte_of(F wanted) {
     const F number = wanted + wanted;
-    const I normal = shift_right<20>(bits_of(number) + set(std::int32_t{1 << 19})) - set(std::int32_t{120 * 8});
+    const I normal =
+        shift_right<20>(bits_of(number) + set(std::int32_t{1 << 19})) - set(std::int32_t{120 * 8});
     const I subnormal = to_int(min(number * set(512.0F), set(8.0F)));
     return min(select(number < set(0x1p-6F), subnormal, normal), set(std::int32_t{126}));
   }
@@ -148,7 +150,10 @@ struct Nvfp4Codec {
     const ScaleGrid grid = effort == Effort::Fast      ? ScaleGrid{-0.5F, 0.5F, 2, 1.2F, 0.25F, 2}
                            : effort == Effort::Default ? ScaleGrid{-0.8F, 0.4F, 5, 1.2F, 0.2F, 4}
                                                        : ScaleGrid{-2.0F, 0.2F, 16, 1.2F, 0.06F, 16};
-    choose(tile, search_scale<1>(tile, levels, grid), effort == Effort::Fast ? 0 : effort == Effort::Max ? 3 : 1);
+    choose(tile, search_scale<1>(tile, levels, grid),
+           effort == Effort::Fast  ? 0
+           : effort == Effort::Max ? 3
+                                   : 1);
     // Plain rounding; no result is worse.
     const I plain = byte_of(abs(covering_scale<1>(tile, levels)));
     const F value = scale_of(plain);
@@ -156,7 +161,9 @@ struct Nvfp4Codec {
     byte = select(better, plain, byte);
     scale = select(better, value, scale);
   }
-  HWY_INLINE void refit(const Tile& tile, Effort) { choose(tile, refine_scale<1>(tile, Fp4Levels(), scale, 1), 1); }
+  HWY_INLINE void refit(const Tile& tile, Effort) {
+    choose(tile, refine_scale<1>(tile, Fp4Levels(), scale, 1), 1);
+  }
   HWY_INLINE TableLevels round(Tile& tile) const {
     round_fp4(tile, scale);
     return fp4_table(scale);

@@ -17,8 +17,8 @@ namespace quantfit::kernels::HWY_NAMESPACE {
 
 // The integers low..high as levels of a symmetric fit.
 struct IntegerLevels {
-  float low;   // < 0
-  float high;  // > 0
+  float low;         // < 0
+  float high;        // > 0
   float resolution;  // steps from zero to the further end
   HWY_INLINE F nearest(F scaled) const { return round(clamp(scaled, set(low), set(high))); }
 };
@@ -61,8 +61,9 @@ ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inverse) {
   return sums;
 }
 
-// Inverse scales to try, as multiples of the one that just covers the largest weight. The near ones move the ends
-// by parts of a step, which decides where the levels fall; the far ones cut unimportant large weights off.
+// Inverse scales to try, as multiples of the one that just covers the largest weight. The near ones move the
+// ends by parts of a step, which decides where the levels fall; the far ones cut unimportant large weights
+// off.
 struct ScaleGrid {
   float near_first;  // in steps: multiple 1 + near / levels
   float near_step;
@@ -245,8 +246,7 @@ AffineSums affine_sums(const Tile& tile) {
 // The best of the grid: inverse scales as multiples of high / range; whatever is cut off is cut off at both
 // ends, at the upper, or at the lower end only.
 template <int kLanes, bool kOffsetAtMostZero>
-AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid,
-                                   int anchors) {
+AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, ScaleGrid grid, int anchors) {
   const F least = kOffsetAtMostZero ? min(sums.least, zero()) : sums.least;
   const F most = kOffsetAtMostZero ? max(sums.most, zero()) : sums.most;
   const F range = most - least;
@@ -275,8 +275,7 @@ AffineFit search_affine(const Tile& tile, float high, const AffineSums& sums, Sc
 }
 
 template <int kLanes, bool kOffsetAtMostZero>
-AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit,
-                                   int rounds) {
+AffineFit refine_affine(const Tile& tile, float high, const AffineSums& sums, AffineFit fit, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const AffineFit next = affine_fit<kLanes, kOffsetAtMostZero>(tile, high, inverse_or_zero(fit.scale),
                                                                  fit.offset, sums.v, sums.x);

@@ -126,8 +126,7 @@ struct MinimumSuperCodec {
 
   // For d, dmin: the best integers near the wanted scale and offset of each group. Returns the tile's error
   // (kLanes times, as every lane of a group counts).
-  static float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset,
-                                          int reach) {
+  static float choose_integers(const Tile& tile, Choice& choice, F wanted_scale, F wanted_offset, int reach) {
     const float inverse_d = choice.d != 0.0F ? 1.0F / choice.d : 0.0F;
     const float inverse_dmin = choice.dmin != 0.0F ? 1.0F / choice.dmin : 0.0F;
     const F top = set(static_cast<float>(kScaleHigh));
@@ -249,8 +248,8 @@ struct MinimumSuperCodec {
     minimum = choice.minimum;
   }
   void fit(Tile& tile, Effort effort) {
-    // The mirrored super-block has negative d and dmin, so that the offset is the top of a group. The side whose
-    // groups fit better on their own is taken; at the highest effort both are followed to the end.
+    // The mirrored super-block has negative d and dmin, so that the offset is the top of a group. The side
+    // whose groups fit better on their own is taken; at the highest effort both are followed to the end.
     const float* target = tile.target;
     for (int k = 0; k < 16; ++k)
       ::quantfit::kernels::HWY_NAMESPACE::store(-load(target + 16 * k), tile.mirrored + 16 * k);

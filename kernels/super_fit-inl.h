@@ -102,7 +102,8 @@ struct SignedSuperFit {
     for (int start = 0; start < starts; ++start) {
       const float end = static_cast<float>(start % 2 == 0 ? kScaleLow : -kScaleLow - 1);
       const float inside = static_cast<float>(start / 2) * (kScaleLow == -32 ? 1.0F : 3.0F);
-      try_super(tile, half_scale(largest / (end < 0.0F ? end + inside : end - inside)), free, reach, rounds, best);
+      try_super(tile, half_scale(largest / (end < 0.0F ? end + inside : end - inside)), free, reach, rounds,
+                best);
     }
   }
   void refit(const Tile& tile) {

@@ -16,7 +16,7 @@ namespace quantfit::kernels::HWY_NAMESPACE {
 // Levels step * table[code] for codes 0 .. last, kept as floats.
 struct TableLevels {
   F step;
-  F values;  // ascending
+  F values;       // ascending
   float last;     // the largest code
   float spacing;  // usual distance of neighbouring entries
   HWY_INLINE F value(F code) const { return lookup16(values, to_int(code)) * step; }

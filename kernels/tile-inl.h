@@ -27,16 +27,16 @@ inline constexpr std::size_t kTileColumns = ColumnMetric::kTileColumns;
 
 // One tile of a prepared row; zeros beyond the end of the row.
 struct Tile {
-  const float* x;                // the weights
-  const float* v;                // variances
+  const float* x;  // the weights
+  const float* v;  // variances
   const float* p;
   const float* q;
-  const float* shift;            // 1 / (v + p^2 / 4)
-  const float* target;           // what the codec rounds: x, or one of the buffers
-  HWY_ALIGN float shifted[256];  // x, shifted
+  const float* shift;             // 1 / (v + p^2 / 4)
+  const float* target;            // what the codec rounds: x, or one of the buffers
+  HWY_ALIGN float shifted[256];   // x, shifted
   HWY_ALIGN float mirrored[256];  // minus the target
-  HWY_ALIGN float code[256];     // integers: the codes that were chosen
-  HWY_ALIGN float decoded[256];  // what they stand for
+  HWY_ALIGN float code[256];      // integers: the codes that were chosen
+  HWY_ALIGN float decoded[256];   // what they stand for
 };
 
 // (sum p e, sum q e) of a tile.

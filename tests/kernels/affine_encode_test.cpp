@@ -18,9 +18,10 @@
 namespace quantfit::kernels {
 namespace {
 
-constexpr Format kFormats[] = {Format::Q4_0, Format::Q4_1, Format::Q5_0,   Format::Q5_1,
-                               Format::Q8_0, Format::Q2_K, Format::Q3_K,   Format::Q4_K,
-                               Format::Q5_K, Format::Q6_K, Format::IQ4_NL, Format::IQ4_XS};
+constexpr Format kFormats[] = {Format::Q4_0,   Format::Q4_1,   Format::Q5_0,  Format::Q5_1,  Format::Q8_0,
+                               Format::Q2_K,   Format::Q3_K,   Format::Q4_K,  Format::Q5_K,  Format::Q6_K,
+                               Format::IQ4_NL, Format::IQ4_XS, Format::MXFP4, Format::NVFP4, Format::TQ1_0,
+                               Format::TQ2_0,  Format::Q1_0,   Format::Q2_0};
 constexpr Effort kEfforts[] = {Effort::Fast, Effort::Default, Effort::Max};
 
 // Formats of blocks of 256 only take rows of whole blocks.
@@ -65,7 +66,7 @@ std::vector<std::byte> encode(const RowKernels& kernels, const ColumnMetric& met
 
 TEST(AffineEncodeTest, EveryInstructionSetGivesTheSameBytes) {
   const RowKernels& scalar = runnable_kernels().back();
-  for (const std::size_t columns : {32U, 256U, 288U, 512U}) {
+  for (const std::size_t columns : {32U, 64U, 256U, 288U, 640U, 768U}) {
     const Inputs inputs(columns, 5);
     const ColumnMetric with_means(columns, inputs.second_moment, inputs.mean, 2.5F);
     const ColumnMetric plain(columns, {}, {}, 1.0F);
