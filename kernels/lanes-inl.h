@@ -503,7 +503,7 @@ HWY_INLINE hn::Vec<D> load_blocks(D d, const float* p) {
   } else if constexpr (kPartLanes == 8) {
     return hn::Combine(d, hn::LoadU(d4, p + 64), hn::LoadU(d4, p));
   } else {
-    const hn::CappedTag<float, 8> d8;
+    const hn::Half<D> d8;  // depends on D, so that narrower targets need not make sense of it
     return hn::Combine(d, hn::Combine(d8, hn::LoadU(d4, p + 192), hn::LoadU(d4, p + 128)),
                        hn::Combine(d8, hn::LoadU(d4, p + 64), hn::LoadU(d4, p)));
   }
