@@ -1,7 +1,7 @@
 // How good the encoders are, beside ggml's: prints one line per format and effort.
 //
 //   quality [golden] [model] [--formats Q4_K,IQ2_S] [--efforts fast,default,max] [--kappa 3] [--no-means]
-//           [--rows N] [--isa avx2] [--tensors TEXT]
+//           [--rows N] [--isa avx2] [--tensors TEXT] [--covariance] [--damping 0.03]
 //
 // golden  diagonal errors on the golden rows over those of ggml's encoder (stored beside the rows): with the
 //         importance vector, and with unit weights.
@@ -10,6 +10,7 @@
 //         over that of ggml's encoder with the same importance matrix (needs the prebuilt library), the
 //         variance term, the share of the bias term in D under the calibration means, and the gain sum a w (w
 //         + e) / sum a w^2 - 1.
+//         With --covariance: our encoders get the calibration's full second moments (error feedback).
 // Needs the shared conformance data. --rows takes every N-th row only.
 
 #include <chrono>
@@ -25,6 +26,7 @@
 
 #include "core/format.h"
 #include "core/model.h"
+#include "kernels/covariance.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
 #include "tests/support/reference_library.h"
@@ -42,6 +44,8 @@ struct Options {
   std::vector<Effort> efforts = {Effort::Default};
   float kappa = 2;
   bool means = true;
+  bool covariance = false;
+  float damping = kernels::CovarianceFactor::kDamping;
   bool golden = false;
   bool model = false;
   std::size_t row_step = 1;
@@ -88,7 +92,7 @@ double golden_error(const Options& options, const ColumnMetric& metric, const st
     if (!quantizer.load(Format::F32, bytes_of(&x[r * columns], columns), metric)) continue;
     const double error = quantizer.encode_and_measure(format, effort).variance;
     total += error;
-    
+
     if (error > 1e-12 * quantizer.row().energy * metric.scale())
       worst = std::max(worst, error / reference[r]);
   }
@@ -152,8 +156,9 @@ struct Matrix {
   std::size_t columns = 0;
   std::size_t rows = 0;
   std::vector<float> x;
-  std::vector<float> second_moment, mean;          // of the importance matrix
-  const std::vector<float>* covariance = nullptr;  // held-out, full
+  std::vector<float> second_moment, mean;             // of the importance matrix
+  const std::vector<float>* covariance = nullptr;     // held-out, full
+  const kernels::CovarianceFactor* factor = nullptr;  // of the calibration moments
 };
 
 std::vector<float> tensor_values(const Model& model, const std::string& name,
@@ -215,6 +220,13 @@ TrueError true_error(const Matrix& matrix, const std::vector<float>& decoded) {
   return error;
 }
 
+std::vector<float> full_matrix(const std::vector<float>& triangle, std::size_t n) {
+  std::vector<float> full(n * n);
+  for (std::size_t i = 0, at = 0; i < n; ++i)
+    for (std::size_t j = 0; j <= i; ++j) full[i * n + j] = full[j * n + i] = triangle[at++];
+  return full;
+}
+
 void run_model(const Options& options, const std::filesystem::path& shared) {
   const std::filesystem::path folder = shared / "models";
   auto model = Model::open(folder / "tale-dense-F16.gguf");
@@ -226,15 +238,24 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
   std::ifstream file(folder / "tale-dense-moments" / "index.json");
   const auto index = nlohmann::json::parse(file);
   std::map<std::string, std::vector<float>> covariances;
+  std::map<std::string, kernels::CovarianceFactor> factors;
   std::vector<Matrix> matrices;
   for (const auto& [input, info] : index["sets"]["heldout"]["inputs"].items()) {
     const std::size_t n = info["dim"];
     const auto triangle =
         test::read_array<float>(folder / "tale-dense-moments" / "heldout" / (input + ".moment2.f32"));
     std::vector<float>& full = covariances[input];
-    full.resize(n * n);
-    for (std::size_t i = 0, at = 0; i < n; ++i)
-      for (std::size_t j = 0; j <= i; ++j) full[i * n + j] = full[j * n + i] = triangle[at++];
+    full = full_matrix(triangle, n);
+    if (options.covariance) {
+      const auto seen =
+          test::read_array<float>(folder / "tale-dense-moments" / "calibration" / (input + ".moment2.f32"));
+      auto factor = kernels::CovarianceFactor::make(n, full_matrix(seen, n), options.damping);
+      if (!factor) {
+        std::printf("%s: %s\n", input.c_str(), factor.error().message.c_str());
+        return;
+      }
+      factors.emplace(input, std::move(factor.value()));
+    }
     for (const std::string name : info["tensors"]) {
       if (name.find(options.tensors) == std::string::npos) continue;
       Matrix matrix;
@@ -252,6 +273,7 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       for (float& value : matrix.second_moment) value /= count;
       for (float& value : matrix.mean) value /= count;
       matrix.covariance = &full;
+      if (options.covariance) matrix.factor = &factors.at(input);
       matrices.push_back(std::move(matrix));
     }
   }
@@ -289,7 +311,8 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       for (const Matrix& matrix : matrices) {
         const ColumnMetric metric(
             matrix.columns, matrix.second_moment,
-            options.means ? std::span<const float>(matrix.mean) : std::span<const float>(), options.kappa);
+            options.means ? std::span<const float>(matrix.mean) : std::span<const float>(), options.kappa,
+            matrix.factor);
         RowQuantizer quantizer(*options.kernels, matrix.columns);
         if (!quantizer.can_encode(format)) continue;
         std::vector<float> decoded(matrix.x.size());
@@ -346,6 +369,11 @@ int run(const std::vector<std::string>& arguments) {
       options.model = true;
     } else if (argument == "--no-means") {
       options.means = false;
+    } else if (argument == "--covariance") {
+      options.covariance = true;
+    } else if (argument == "--damping") {
+      options.damping = std::stof(value);
+      ++i;
     } else if (argument == "--formats") {
       for (const std::string& name : split(value)) {
         const auto format = parse_format(name);

@@ -10,6 +10,7 @@
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/blocks.h"
+#include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/targets.h"
@@ -72,8 +73,7 @@ struct ScaledCodec {
 
   void fit(const Tile& tile, Effort effort) {
     const F best = search_scale<2>(tile, kLevels, scale_grid<-kLow>(effort));
-    d = better_scale<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds_of(effort)),
-                        half_step(covering_scale<2>(tile, kLevels)));
+    d = better_than_plain<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds_of(effort)));
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, kLevels, d, 1); }
   HWY_INLINE UniformLevels round(Tile& tile) {
@@ -184,11 +184,11 @@ struct AffineCodec {
 
 void fill_affine_encoders(RowKernels& table) {
   auto& encode = table.encode;
-  encode[id(Format::Q4_0)] = encode_tiles<ScaledCodec<BlockQ4_0, -8, 7>>;
-  encode[id(Format::Q5_0)] = encode_tiles<ScaledCodec<BlockQ5_0, -16, 15>>;
-  encode[id(Format::Q8_0)] = encode_tiles<ScaledCodec<BlockQ8_0, -127, 127>>;
-  encode[id(Format::Q4_1)] = encode_tiles<AffineCodec<BlockQ4_1, 15>>;
-  encode[id(Format::Q5_1)] = encode_tiles<AffineCodec<BlockQ5_1, 31>>;
+  encode[id(Format::Q4_0)] = encode_tiles_or_feedback<ScaledCodec<BlockQ4_0, -8, 7>>;
+  encode[id(Format::Q5_0)] = encode_tiles_or_feedback<ScaledCodec<BlockQ5_0, -16, 15>>;
+  encode[id(Format::Q8_0)] = encode_tiles_or_feedback<ScaledCodec<BlockQ8_0, -127, 127>>;
+  encode[id(Format::Q4_1)] = encode_tiles_or_feedback<AffineCodec<BlockQ4_1, 15>>;
+  encode[id(Format::Q5_1)] = encode_tiles_or_feedback<AffineCodec<BlockQ5_1, 31>>;
 }
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE

@@ -9,7 +9,9 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;  // bytes: one cache line, one 512-bit register
 
-std::size_t padded(std::size_t columns) { return (columns + 15) / 16 * 16; }
+std::size_t padded(std::size_t columns) {
+  return (columns + 15) / 16 * 16;
+}
 
 std::size_t padded_to_tiles(std::size_t columns) {
   constexpr std::size_t kTile = ColumnMetric::kTileColumns;
@@ -26,9 +28,12 @@ std::vector<float> transposed_tiles(const std::vector<float>& natural, std::size
 
 std::string_view to_string(Effort effort) {
   switch (effort) {
-    case Effort::Fast: return "fast";
-    case Effort::Default: return "default";
-    case Effort::Max: return "max";
+    case Effort::Fast:
+      return "fast";
+    case Effort::Default:
+      return "default";
+    case Effort::Max:
+      return "max";
   }
   return "unknown";
 }
@@ -39,8 +44,8 @@ std::optional<Effort> parse_effort(std::string_view name) {
   return std::nullopt;
 }
 
-ColumnMetric::ColumnMetric(std::size_t columns, std::span<const float> second_moment, std::span<const float> mean,
-                           float kappa, const CovarianceFactor* covariance)
+ColumnMetric::ColumnMetric(std::size_t columns, std::span<const float> second_moment,
+                           std::span<const float> mean, float kappa, const CovarianceFactor* covariance)
     : columns_(columns),
       second_moment_(padded(columns), 0.0F),
       variance_(padded(columns), 0.0F),
@@ -77,7 +82,7 @@ RowWorkspace::RowWorkspace(std::size_t max_columns) : max_columns_(max_columns) 
   const std::size_t suffix = padded(3 * (row / 16 + 1));
   const std::size_t tiles = padded_to_tiles(max_columns);
   constexpr std::size_t kSlack = kAlignment / sizeof(float);
-  storage_.assign(3 * row + suffix + 2 * tiles + kSlack, 0.0F);
+  storage_.assign(3 * row + suffix + 3 * tiles + kSlack, 0.0F);
   const auto address = reinterpret_cast<std::uintptr_t>(storage_.data());
   x_ = storage_.data() + ((kAlignment - address % kAlignment) % kAlignment) / sizeof(float);
   q_ = x_ + row;
@@ -85,6 +90,7 @@ RowWorkspace::RowWorkspace(std::size_t max_columns) : max_columns_(max_columns) 
   suffix_ = decoded_ + row;
   x_tiles_ = suffix_ + suffix;
   q_tiles_ = x_tiles_ + tiles;
+  feedback_ = q_tiles_ + tiles;
   bytes_.assign(row * 4 + 256, std::byte{0});  // F32 is the largest format
   encoded_ = bytes_.data();
 }

@@ -155,7 +155,7 @@ struct Nvfp4Codec {
            : effort == Effort::Max ? 3
                                    : 1);
     // Plain rounding; no result is worse.
-    const I plain = byte_of(abs(covering_scale<1>(tile, levels)));
+    const I plain = byte_of(abs(covering_scales<1>(tile, levels).largest));
     const F value = scale_of(plain);
     const M better = scale_error<1>(tile, levels, value) < scale_error<1>(tile, levels, scale);
     byte = select(better, plain, byte);

@@ -126,22 +126,33 @@ F scale_error(const Tile& tile, const LevelSet& levels, F scale) {
   return group_sum<kLanes>(error);
 }
 
-// The scale that just covers the largest weight of each group: plain rounding. No fit may end up worse.
+// Scales of plain rounding. No fit may end up worse.
+struct CoveringScales {
+  F largest;  // the largest weight on the end of the levels that reaches further; others may be cut off
+  F all;      // the smallest scale of the same sign that cuts nothing off
+};
 template <int kLanes, class LevelSet>
-F covering_scale(const Tile& tile, const LevelSet& levels) {
+CoveringScales covering_scales(const Tile& tile, const LevelSet& levels) {
   F most = zero();
   F least = zero();
   for (int k = 0; k < 16; ++k) {
     const F x = load(tile.target + 16 * k);
     most = max(most, x);
-    least = min(least, x);
+    least = max(least, -x);
   }
   most = group_max<kLanes>(most);
-  least = group_max<kLanes>(-least);
-  // The end of the levels that reaches further takes the larger side.
+  least = group_max<kLanes>(least);
   const bool low_end = -levels.low > levels.high;
-  const float reach = low_end ? levels.low : levels.high;
-  return select(least < most, most / set(reach), least / set(-reach));
+  const float reach = low_end ? -levels.low : levels.high;
+  const float other = low_end ? levels.high : -levels.low;
+  const M positive = least < most;
+  const F far = max(most, least) * set(1.0F / reach);
+  const F near = min(most, least) * set(1.0F / other);
+  const M negate = low_end ? positive : !positive;
+  CoveringScales scales;
+  scales.largest = select(negate, -far, far);
+  scales.all = select(negate, -max(far, near), max(far, near));
+  return scales;
 }
 
 // Rounding and least squares in turn.
@@ -158,11 +169,18 @@ template <int kLanes, class LevelSet>
 F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
 }
-// The better of the two halves.
+// `fitted`, a half, unless plain rounding is better.
 template <int kLanes, class LevelSet>
-F better_scale(const Tile& tile, const LevelSet& levels, F first, F second) {
-  const M worse = scale_error<kLanes>(tile, levels, second) < scale_error<kLanes>(tile, levels, first);
-  return select(worse, second, first);
+F better_than_plain(const Tile& tile, const LevelSet& levels, F fitted) {
+  const CoveringScales covering = covering_scales<kLanes>(tile, levels);
+  F error = scale_error<kLanes>(tile, levels, fitted);
+  const F largest = half_step(covering.largest);
+  const F largest_error = scale_error<kLanes>(tile, levels, largest);
+  fitted = select(largest_error < error, largest, fitted);
+  error = min(largest_error, error);
+  if (levels.low == -levels.high) return fitted;
+  const F all = half_step(covering.all);
+  return select(scale_error<kLanes>(tile, levels, all) < error, all, fitted);
 }
 
 // ---- x ~ scale * code + offset, codes 0..high

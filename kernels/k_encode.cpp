@@ -12,6 +12,7 @@
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/blocks.h"
+#include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/super_fit-inl.h"
@@ -43,7 +44,7 @@ struct SignedSuperCodec {
       if (effort == Effort::Default) return {-0.8F, 0.4F, 7, 1.5F, 0.3F, 3};
       return {-1.4F, 0.1F, 24, 1.2F, 0.1F, 14};
     }
-    if (effort == Effort::Fast) return {-6.0F, 1.5F, 4, 1.1F, 0.2F, 0};
+    if (effort == Effort::Fast) return {-0.5F, 0.5F, 3, 1.1F, 0.2F, 0};
     if (effort == Effort::Default) return {-9.0F, 0.9F, 11, 1.1F, 0.15F, 1};
     return {-14.0F, 0.5F, 32, 1.04F, 0.05F, 14};
   }
@@ -206,38 +207,44 @@ struct MinimumSuperCodec {
     return free;
   }
 
+  // From one d and dmin: integers for the wanted scales and offsets, d and dmin again, and so on; keeps the
+  // best.
+  static void try_super(const Tile& tile, float d, float dmin, F wanted_scale, F wanted_offset, int reach,
+                        int rounds, float& best, Choice& best_choice) {
+    Choice choice{d, dmin, zero(), zero()};
+    for (int round = 0;; ++round) {
+      const float error =
+          choose_integers(tile, choice, wanted_scale, wanted_offset, round < rounds ? reach : 0);
+      if (error < best) {
+        best = error;
+        best_choice = choice;
+      }
+      if (round >= rounds) return;
+      fit_super(tile, choice);
+      wanted_scale = choice.scale * set(choice.d);
+      wanted_offset = choice.minimum * set(-choice.dmin);
+    }
+  }
+
   // The super-block for groups fitted on the same targets. Returns the error.
   static float fit_integers(const Tile& tile, Effort effort, const Free& free, Choice& best_choice) {
-    const float most_scale = absolute_max(free.fit.scale);
-    const float most_minimum = absolute_max(free.fit.offset);
+    float best = 3e38F;
     // Plain rounding: every group's codes span its range. No result is worse.
     const F bottom = min(free.sums.least, zero());
     const F span = max(free.sums.most, zero()) - bottom;
-    Choice plain;
-    plain.scale = plain.minimum = zero();
-    plain.d = half_scale(absolute_max(span) / static_cast<float>(kHigh * kScaleHigh));
-    plain.dmin = half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh));
-    float best = choose_integers(tile, plain, span * set(1.0F / static_cast<float>(kHigh)), bottom, 0);
-    best_choice = plain;
+    try_super(tile, half_scale(absolute_max(span) / static_cast<float>(kHigh * kScaleHigh)),
+              half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh)),
+              span * set(1.0F / static_cast<float>(kHigh)), bottom, 0, effort == Effort::Fast ? 0 : 1, best,
+              best_choice);
+    const float most_scale = absolute_max(free.fit.scale);
+    const float most_minimum = absolute_max(free.fit.offset);
     const int starts = effort == Effort::Max ? 4 : 1;
     const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
     const int reach = effort == Effort::Fast ? 0 : 1;
-    for (int start = 0; start < starts; ++start) {
-      Choice choice;
-      choice.scale = choice.minimum = zero();
-      choice.d = half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1)));
-      choice.dmin = half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1)));
-      for (int round = 0;; ++round) {
-        const float error =
-            choose_integers(tile, choice, free.fit.scale, free.fit.offset, round < rounds ? reach : 0);
-        if (error < best) {
-          best = error;
-          best_choice = choice;
-        }
-        if (round >= rounds) break;
-        fit_super(tile, choice);
-      }
-    }
+    for (int start = 0; start < starts; ++start)
+      try_super(tile, half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1))),
+                half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1))), free.fit.scale,
+                free.fit.offset, reach, rounds, best, best_choice);
     return best;
   }
 
@@ -259,7 +266,7 @@ struct MinimumSuperCodec {
     Choice choice{0.0F, 0.0F, zero(), zero()};
     Choice other = choice;
     float error = 3e38F;
-    const bool both = effort == Effort::Max;
+    const bool both = effort != Effort::Fast;
     if (both || upright.explained < mirrored.explained) {
       error = fit_integers(tile, effort, mirrored, choice);
       choice.d = -choice.d;
@@ -317,11 +324,11 @@ struct MinimumSuperCodec {
 
 void fill_k_encoders(RowKernels& table) {
   auto& encode = table.encode;
-  encode[id(Format::Q3_K)] = encode_tiles<SignedSuperCodec<BlockQ3_K, -4, -32>>;
-  encode[id(Format::Q6_K)] = encode_tiles<SignedSuperCodec<BlockQ6_K, -32, -128>>;
-  encode[id(Format::Q2_K)] = encode_tiles<MinimumSuperCodec<BlockQ2_K, 3, 15, 1>>;
-  encode[id(Format::Q4_K)] = encode_tiles<MinimumSuperCodec<BlockQ4_K, 15, 63, 2>>;
-  encode[id(Format::Q5_K)] = encode_tiles<MinimumSuperCodec<BlockQ5_K, 31, 63, 2>>;
+  encode[id(Format::Q3_K)] = encode_tiles_or_feedback<SignedSuperCodec<BlockQ3_K, -4, -32>>;
+  encode[id(Format::Q6_K)] = encode_tiles_or_feedback<SignedSuperCodec<BlockQ6_K, -32, -128>>;
+  encode[id(Format::Q2_K)] = encode_tiles_or_feedback<MinimumSuperCodec<BlockQ2_K, 3, 15, 1>>;
+  encode[id(Format::Q4_K)] = encode_tiles_or_feedback<MinimumSuperCodec<BlockQ4_K, 15, 63, 2>>;
+  encode[id(Format::Q5_K)] = encode_tiles_or_feedback<MinimumSuperCodec<BlockQ5_K, 31, 63, 2>>;
 }
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE

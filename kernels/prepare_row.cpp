@@ -46,6 +46,7 @@ PreparedRow prepare(const ColumnMetric& metric, RowWorkspace& workspace) {
   row.p_tiles = metric.mean_tiles();
   row.q_tiles = workspace.q_tiles();
   row.shift_tiles = metric.shift_tiles();
+  row.feedback = workspace.feedback();
   for (g = 0; g < groups; ++g) {
     const F q = row.has_q ? load(row.a + 16 * g) * load(row.x + 16 * g) * gain : zero();
     store(q, workspace.q() + 16 * g);

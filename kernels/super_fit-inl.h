@@ -86,10 +86,13 @@ struct SignedSuperFit {
     scale = zero();
     float best = 3e38F;
     // Plain rounding: every group's scale covers its largest weight. No result is worse.
-    const F covering = covering_scale<kLanes>(tile, levels);
-    const float widest = absolute_max(covering);
+    const CoveringScales covering = covering_scales<kLanes>(tile, levels);
+    const float widest = signed_most(covering.largest);
     if (widest == 0.0F) return;
-    try_super(tile, half_scale(signed_most(covering) / static_cast<float>(kScaleLow)), covering, 0, 0, best);
+    const int plain_rounds = effort == Effort::Fast ? 0 : 1;
+    const float far_end = static_cast<float>(kScaleLow);
+    try_super(tile, half_scale(widest / far_end), covering.largest, 0, plain_rounds, best);
+    try_super(tile, half_scale(signed_most(covering.all) / far_end), covering.all, 0, plain_rounds, best);
 
     const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid),
                                         effort == Effort::Max ? 2 : 1);

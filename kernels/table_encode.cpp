@@ -82,8 +82,7 @@ struct Iq4nlCodec {
 
   void fit(const Tile& tile, Effort effort) {
     const F best = search_scale<2>(tile, levels, scale_grid(effort));
-    d = better_scale<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)),
-                        half_step(covering_scale<2>(tile, levels)));
+    d = better_than_plain<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)));
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {

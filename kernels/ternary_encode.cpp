@@ -59,10 +59,9 @@ struct FewLevels {
 
   void fit(const Tile& tile, Effort effort) {
     const int rounds = effort == Effort::Max ? 5 : effort == Effort::Default ? 2 : 1;
-    d = better_scale<kLanes>(
+    d = better_than_plain<kLanes>(
         tile, kLevels,
-        refine_half_scale<kLanes>(tile, kLevels, search_from_rms<kLanes>(tile, kLevels, effort), rounds),
-        half_step(covering_scale<kLanes>(tile, kLevels)));
+        refine_half_scale<kLanes>(tile, kLevels, search_from_rms<kLanes>(tile, kLevels, effort), rounds));
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<kLanes>(tile, kLevels, d, 1); }
   HWY_INLINE UniformLevels round(Tile& tile) {

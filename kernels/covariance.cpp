@@ -1,0 +1,75 @@
+#include "kernels/covariance.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quantfit::kernels {
+
+Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<const float> moments,
+                                                float damping) {
+  if (columns == 0 || moments.size() / columns != columns || moments.size() % columns != 0)
+    return fail(ErrorCode::ShapeMismatch, "second moments of {} columns need {} x {} numbers, not {}",
+                columns, columns, columns, moments.size());
+  double trace = 0;
+  for (std::size_t i = 0; i < columns; ++i) trace += double{moments[i * columns + i]};
+  const double mean = trace / static_cast<double>(columns);
+  if (!(mean > 0) || !std::isfinite(mean))
+    return fail(ErrorCode::Malformed, "second moments have a diagonal with mean {}", mean);
+
+  CovarianceFactor factor;
+  factor.columns_ = columns;
+  factor.stride_ = (columns + 255) / 256 * 256;
+  const std::size_t stride = factor.stride_;
+
+  // From the last column to the first: D_j = C_jj, U_ij = C_ij / D_j, and C_ik -= U_ij D_j U_kj for i, k < j.
+  // `c` keeps the lower triangle; its row j ends as D_j U_ij.
+  std::vector<double> c(columns * columns);
+  for (std::size_t i = 0; i < columns; ++i)
+    for (std::size_t j = 0; j <= i; ++j) c[i * columns + j] = double{moments[i * columns + j]} / mean;
+  for (std::size_t i = 0; i < columns; ++i) c[i * columns + i] += double{damping};
+  std::vector<double> innovation(columns);
+  for (std::size_t j = columns; j-- > 0;) {
+    double* last = &c[j * columns];
+    const double d = last[j];
+    if (!(d > 1e-12) || !std::isfinite(d))
+      return fail(ErrorCode::Malformed, "second moments are not positive definite at column {}", j);
+    innovation[j] = d;
+    for (std::size_t i = 0; i < j; ++i) {
+      const double u = last[i] / d;
+      double* line = &c[i * columns];
+      for (std::size_t k = 0; k <= i; ++k) line[k] -= u * last[k];
+    }
+  }
+
+  factor.feedback_.assign(columns * stride, 0.0F);
+  for (std::size_t j = 0; j < columns; ++j) {
+    factor.feedback_[j * stride + j] = 1.0F;
+    for (std::size_t i = 0; i < j; ++i)
+      factor.feedback_[i * stride + j] = static_cast<float>(c[j * columns + i] / innovation[j]);
+  }
+  factor.innovation_tiles_.assign(stride, 0.0F);
+  for (std::size_t j = 0; j < columns; ++j)
+    factor.innovation_tiles_[j / 256 * 256 + 16 * (j % 16) + j % 256 / 16] =
+        static_cast<float>(innovation[j]);
+
+  factor.tile_cost_.assign(stride * 256, 0.0F);
+  for (std::size_t first = 0; first < columns; first += 256) {
+    const std::size_t end = std::min(columns, first + 256);
+    std::vector<double> cost(256 * 256, 0.0);
+    for (std::size_t j = first; j < end; ++j)  // u_j D_j u_j^T, u_j = column j of U
+      for (std::size_t i = first; i <= j; ++i) {
+        const double left = double{factor.feedback_[i * stride + j]} * innovation[j];
+        for (std::size_t k = first; k <= i; ++k)
+          cost[(i - first) * 256 + (k - first)] += left * double{factor.feedback_[k * stride + j]};
+      }
+    for (std::size_t i = first; i < end; ++i)
+      for (std::size_t k = first; k < end; ++k) {
+        const std::size_t row = std::max(i, k) - first;
+        const std::size_t column = std::min(i, k) - first;
+        factor.tile_cost_[i * 256 + (k - first)] = static_cast<float>(cost[row * 256 + column]);
+      }
+  }
+  return factor;
+}
+
+}  // namespace quantfit::kernels

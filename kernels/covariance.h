@@ -1,0 +1,49 @@
+// Full second moments of a layer's inputs, factored for rounding with error feedback.
+//
+// With C = E[x x^T] the expected squared output error of a row error e is exactly e^T C e. Factor C = U D U^T
+// with U upper triangular and unit diagonal; then
+//   e^T C e = sum_j D_j (e_j + sum_{i < j} U_ij e_i)^2,
+// and coding the columns in order, each against a target that takes back what the earlier errors cause
+// (x_j - sum_{i < j} U_ij e_i), minimizes one term after another (the order of GPTQ and LDLQ).
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "core/error.h"
+
+namespace quantfit::kernels {
+
+// Immutable once made; threads may share it. Holds about columns^2 + 256 * columns floats.
+class CovarianceFactor {
+ public:
+  static constexpr float kDamping = 0.03F;
+
+  // `moments`: E[x_i x_j] as a full symmetric matrix, row by row (only i >= j is read). `damping` times the
+  // mean of the diagonal is added to the diagonal: moments of finitely many tokens are not trusted to the
+  // last direction. ShapeMismatch when the size is not columns^2, Malformed when the matrix is not finite or,
+  // damping included, not positive definite.
+  [[nodiscard]] static Result<CovarianceFactor> make(std::size_t columns, std::span<const float> moments,
+                                                     float damping = kDamping);
+
+  [[nodiscard]] std::size_t columns() const { return columns_; }
+  // Row i of U: element j > i; zeros before, one at i. Padded to whole tiles of 256 columns.
+  [[nodiscard]] const float* feedback(std::size_t i) const { return feedback_.data() + i * stride_; }
+  // D as transposed tiles (see ColumnMetric), 0 in the padding. Scaled like everything here: mean diagonal of
+  // C = 1.
+  [[nodiscard]] const float* innovation_tiles() const { return innovation_tiles_.data(); }
+  // The cost of a tile's errors when all later columns are free to make up for them: U_t D_t U_t^T with the
+  // rows and columns of the tile, 256 x 256; row i of tile t.
+  [[nodiscard]] const float* tile_cost(std::size_t column) const { return tile_cost_.data() + column * 256; }
+
+ private:
+  CovarianceFactor() = default;
+  std::size_t columns_ = 0;
+  std::size_t stride_ = 0;
+  std::vector<float> feedback_;
+  std::vector<float> innovation_tiles_;
+  std::vector<float> tile_cost_;
+};
+
+}  // namespace quantfit::kernels

@@ -1,0 +1,237 @@
+// Factoring of full second moments, and rounding with error feedback through them.
+#include "kernels/covariance.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/format.h"
+#include "core/model.h"
+#include "kernels/row_kernels.h"
+#include "kernels/row_quantizer.h"
+#include "kernels/validate.h"
+#include "tests/support/reference_library.h"
+#include "tests/support/test_paths.h"
+
+namespace quantfit::kernels {
+namespace {
+
+constexpr Format kFeedbackFormats[] = {Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0,
+                                       Format::Q2_K, Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K};
+
+// Inputs of a few strong directions and noise: E[x x^T] with correlations as layers have them.
+std::vector<float> correlated_moments(std::size_t columns, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  constexpr std::size_t kDirections = 24;
+  std::vector<double> directions(kDirections * columns);
+  for (double& value : directions) value = normal(generator);
+  std::vector<float> moments(columns * columns);
+  for (std::size_t i = 0; i < columns; ++i)
+    for (std::size_t j = 0; j < columns; ++j) {
+      double sum = i == j ? 4.0 : 0.0;
+      for (std::size_t k = 0; k < kDirections; ++k)
+        sum += directions[k * columns + i] * directions[k * columns + j];
+      moments[i * columns + j] = static_cast<float>(sum);
+    }
+  return moments;
+}
+
+std::vector<float> diagonal_of(const std::vector<float>& moments, std::size_t columns) {
+  std::vector<float> diagonal(columns);
+  for (std::size_t j = 0; j < columns; ++j) diagonal[j] = moments[j * columns + j];
+  return diagonal;
+}
+
+// e^T C e of a decoded row.
+double output_error(const std::vector<float>& moments, std::span<const float> x, std::span<const float> y) {
+  const std::size_t n = x.size();
+  double total = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    double product = 0;
+    for (std::size_t j = 0; j < n; ++j) product += double{moments[i * n + j]} * (double{y[j]} - double{x[j]});
+    total += product * (double{y[i]} - double{x[i]});
+  }
+  return total;
+}
+
+struct Encoded {
+  std::vector<std::byte> bytes;
+  std::vector<float> values;
+};
+Encoded encode(const RowKernels& kernels, Format format, Effort effort, std::span<const float> x,
+               const ColumnMetric& metric) {
+  RowQuantizer quantizer(kernels, x.size());
+  EXPECT_TRUE(quantizer.load(Format::F32, std::as_bytes(x), metric));
+  Encoded encoded;
+  encoded.bytes.resize(row_bytes(format, x.size()).value());
+  quantizer.encode(format, effort, encoded.bytes.data());
+  encoded.values.resize(x.size());
+  kernels.decode[static_cast<std::size_t>(format)](encoded.bytes.data(), x.size(), encoded.values.data());
+  return encoded;
+}
+
+std::vector<float> random_row(std::size_t columns, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::student_t_distribution<float> student(5.0F);
+  std::vector<float> x(columns);
+  for (float& value : x) value = 0.02F * student(generator);
+  return x;
+}
+
+TEST(CovarianceTest, TheFactorsMultiplyToTheMoments) {
+  for (const std::size_t n : {32U, 256U, 320U}) {
+    const std::vector<float> moments = correlated_moments(n, 1);
+    const auto factor = CovarianceFactor::make(n, moments, 0.01F);
+    ASSERT_TRUE(factor);
+    double mean = 0;
+    for (const float a : diagonal_of(moments, n)) mean += a / static_cast<double>(n);
+    for (std::size_t i = 0; i < n; i += 7)
+      for (std::size_t j = 0; j < n; j += 5) {
+        double product = 0;
+        for (std::size_t k = 0; k < n; ++k) {
+          const float d = factor.value().innovation_tiles()[k / 256 * 256 + 16 * (k % 16) + k % 256 / 16];
+          product += double{factor.value().feedback(i)[k]} * d * factor.value().feedback(j)[k];
+        }
+        EXPECT_NEAR(product, moments[i * n + j] / mean + (i == j ? 0.01 : 0.0), 2e-5) << i << ", " << j;
+      }
+    // Within the last tile nothing comes after: its cost is the block of the matrix itself.
+    const std::size_t first = (n - 1) / 256 * 256;
+    EXPECT_NEAR(factor.value().tile_cost(first)[3], moments[first * n + first + 3] / mean, 2e-5);
+  }
+}
+
+TEST(CovarianceTest, BadMomentsAreRefused) {
+  std::vector<float> moments = correlated_moments(32, 1);
+  EXPECT_EQ(CovarianceFactor::make(33, moments).error().code, ErrorCode::ShapeMismatch);
+  EXPECT_EQ(CovarianceFactor::make(0, {}).error().code, ErrorCode::ShapeMismatch);
+  std::vector<float> indefinite = moments;
+  indefinite[5 * 32 + 4] = indefinite[4 * 32 + 5] = 1e6F;
+  EXPECT_EQ(CovarianceFactor::make(32, indefinite).error().code, ErrorCode::Malformed);
+  moments[7 * 32 + 3] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(CovarianceFactor::make(32, moments).error().code, ErrorCode::Malformed);
+  EXPECT_EQ(CovarianceFactor::make(32, std::vector<float>(32 * 32, 0.0F)).error().code, ErrorCode::Malformed);
+}
+
+TEST(CovarianceTest, FeedbackLowersTheOutputErrorAndIsTheSameEverywhere) {
+  for (const std::size_t columns : {32U, 256U, 288U, 512U}) {
+    const std::vector<float> moments = correlated_moments(columns, 2);
+    const auto factor = CovarianceFactor::make(columns, moments);
+    ASSERT_TRUE(factor);
+    const std::vector<float> diagonal = diagonal_of(moments, columns);
+    const ColumnMetric with(columns, diagonal, {}, 1, &factor.value());
+    const ColumnMetric without(columns, diagonal, {}, 1);
+    for (const Format format : kFeedbackFormats) {
+      if (columns % traits(format).block_len != 0) continue;
+      double feedback = 0;
+      double plain = 0;
+      for (std::uint32_t r = 0; r < 6; ++r) {
+        const std::vector<float> x = random_row(columns, r);
+        for (const Effort effort : {Effort::Fast, Effort::Default}) {
+          const Encoded ours = encode(runnable_kernels().front(), format, effort, x, with);
+          EXPECT_TRUE(validate_blocks(format, ours.bytes));
+          if (r < 2)
+            for (const RowKernels& kernels : runnable_kernels())
+              ASSERT_EQ(encode(kernels, format, effort, x, with).bytes, ours.bytes)
+                  << name_of(format) << " on " << kernels.isa << ", " << columns << " columns";
+          if (effort == Effort::Default) feedback += output_error(moments, x, ours.values);
+        }
+        plain += output_error(moments, x,
+                              encode(runnable_kernels().front(), format, Effort::Default, x, without).values);
+      }
+      EXPECT_LT(feedback, 0.6 * plain) << name_of(format) << ", " << columns << " columns";
+    }
+  }
+}
+
+TEST(CovarianceTest, HostileRowsStayValid) {
+  constexpr std::size_t kColumns = 512;
+  const std::vector<float> moments = correlated_moments(kColumns, 2);
+  const auto factor = CovarianceFactor::make(kColumns, moments);
+  ASSERT_TRUE(factor);
+  const ColumnMetric metric(kColumns, diagonal_of(moments, kColumns), {}, 1, &factor.value());
+  for (const float scale : {0.0F, 1e-40F, 1e-9F, 1e6F, 1e36F}) {
+    std::vector<float> x = random_row(kColumns, 9);
+    for (float& value : x) value *= scale;
+    for (const Format format : kFeedbackFormats)
+      for (const Effort effort : {Effort::Fast, Effort::Default, Effort::Max}) {
+        const Encoded encoded = encode(runnable_kernels().front(), format, effort, x, metric);
+        EXPECT_TRUE(validate_blocks(format, encoded.bytes)) << name_of(format) << ", scale " << scale;
+        for (const float value : encoded.values) ASSERT_TRUE(std::isfinite(value));
+        if (scale == 0.0F)
+          for (const float value : encoded.values) ASSERT_EQ(value, 0.0F);
+        EXPECT_EQ(encode(runnable_kernels().back(), format, effort, x, metric).bytes, encoded.bytes);
+      }
+  }
+}
+
+// A trained layer: factor from calibration moments, error under held-out moments, against ggml's encoder with
+// the diagonal of the calibration moments as importance.
+TEST(CovarianceTest, TrainedLayersGainOnHeldOutMoments) {
+  const auto shared = test::shared_dir();
+  if (!shared) GTEST_SKIP() << "the conformance data are not here: no second moments of a trained model";
+  const auto reference = test::ReferenceLibrary::load();
+  if (!reference) GTEST_SKIP() << test::kReferenceLibraryAbsent;
+  const std::filesystem::path folder = *shared / "models";
+  const auto model = Model::open(folder / "tale-dense-F16.gguf");
+  ASSERT_TRUE(model);
+  struct Layer {
+    const char* input;
+    const char* tensor;
+    std::size_t columns;
+  };
+  const RowKernels& kernels = runnable_kernels().front();
+  for (const auto& [format, bound] : {std::pair(Format::Q4_K, 0.55), std::pair(Format::Q2_K, 0.62)}) {
+    double ours = 0;
+    double theirs = 0;
+    for (const Layer& layer : {Layer{"blk.1.attn_qkv_in", "blk.1.attn_q.weight", 256},
+                               Layer{"blk.3.ffn_gate_up_in", "blk.3.ffn_up.weight", 256},
+                               Layer{"blk.4.ffn_down_in", "blk.4.ffn_down.weight", 768}}) {
+      const std::size_t n = layer.columns;
+      std::vector<float> moments[2];
+      const char* sets[2] = {"calibration", "heldout"};
+      for (int s = 0; s < 2; ++s) {
+        const auto triangle = test::read_array<float>(folder / "tale-dense-moments" / sets[s] /
+                                                      (std::string(layer.input) + ".moment2.f32"));
+        moments[s].resize(n * n);
+        for (std::size_t i = 0, at = 0; i < n; ++i)
+          for (std::size_t j = 0; j <= i; ++j)
+            moments[s][i * n + j] = moments[s][j * n + i] = triangle.at(at++);
+      }
+      const auto factor = CovarianceFactor::make(n, moments[0]);
+      ASSERT_TRUE(factor);
+      const std::vector<float> importance = diagonal_of(moments[0], n);
+      const ColumnMetric metric(n, importance, {}, 1, &factor.value());
+      const TensorInfo* info = model.value().find(layer.tensor);
+      ASSERT_NE(info, nullptr);
+      double layer_ours = 0;
+      double layer_theirs = 0;
+      double energy = 0;
+      for (std::size_t r = 0; r < 32; ++r) {
+        std::vector<float> x(n);
+        kernels.decode[static_cast<std::size_t>(info->format)](model.value().row(*info, 7 * r).data(), n,
+                                                               x.data());
+        std::vector<std::byte> bytes(row_bytes(format, n).value());
+        std::vector<float> decoded(n);
+        ASSERT_TRUE(reference.value()->quantize_chunk(format, x, 1, n, importance, bytes));
+        kernels.decode[static_cast<std::size_t>(format)](bytes.data(), n, decoded.data());
+        layer_theirs += output_error(moments[1], x, decoded);
+        layer_ours += output_error(moments[1], x, encode(kernels, format, Effort::Default, x, metric).values);
+        for (std::size_t j = 0; j < n; ++j) energy += double{importance[j]} * x[j] * x[j];
+      }
+      ours += layer_ours / energy;
+      theirs += layer_theirs / energy;
+    }
+    EXPECT_LT(ours, bound * theirs) << name_of(format);
+  }
+}
+
+}  // namespace
+}  // namespace quantfit::kernels
