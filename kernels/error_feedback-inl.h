@@ -158,7 +158,7 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
     tile.x = tile.target = tile.shifted;
 
     float best = 0;
-    Codec best_codec = codec;
+    Codec best_codec;
     const int rounds = effort == Effort::Fast ? 1 : effort == Effort::Default ? 3 : 6;
     const int sweeps = effort == Effort::Fast ? 1 : effort == Effort::Default ? 3 : 8;
     for (int round = 0; round < rounds; ++round) {

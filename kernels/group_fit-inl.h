@@ -155,12 +155,12 @@ CoveringScales covering_scales(const Tile& tile, const LevelSet& levels) {
   return scales;
 }
 
-// Rounding and least squares in turn.
+// Rounding and least squares in turn; zero stays zero.
 template <int kLanes, class LevelSet>
 F refine_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const F next = scale_sums<kLanes>(tile, levels, inverse_or_zero(scale)).scale();
-    scale = select(next == zero(), scale, next);
+    scale = select((next == zero()) | (scale == zero()), scale, next);
   }
   return scale;
 }
@@ -169,11 +169,15 @@ template <int kLanes, class LevelSet>
 F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
 }
-// `fitted`, a half, unless plain rounding is better.
+// `fitted`, a half, unless plain rounding or a scale of zero is better (where no level is zero, weights below
+// the smallest half can only be dropped).
 template <int kLanes, class LevelSet>
 F better_than_plain(const Tile& tile, const LevelSet& levels, F fitted) {
   const CoveringScales covering = covering_scales<kLanes>(tile, levels);
   F error = scale_error<kLanes>(tile, levels, fitted);
+  const F dropped = scale_error<kLanes>(tile, levels, zero());
+  fitted = select(dropped < error, zero(), fitted);
+  error = min(dropped, error);
   const F largest = half_step(covering.largest);
   const F largest_error = scale_error<kLanes>(tile, levels, largest);
   fitted = select(largest_error < error, largest, fitted);

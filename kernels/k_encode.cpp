@@ -88,6 +88,8 @@ struct MinimumSuperCodec {
   F scale;    // integers
   F minimum;  // integers
 
+  HWY_INLINE MinimumSuperCodec() : d(0.0F), dmin(0.0F), scale(zero()), minimum(zero()) {}
+
   static HWY_INLINE ScaleGrid grid(Effort effort) {
     if (kHigh == 3) {
       if (effort == Effort::Fast) return {-0.4F, 0.5F, 5, 1.1F, 0.2F, 0};
@@ -228,7 +230,8 @@ struct MinimumSuperCodec {
 
   // The super-block for groups fitted on the same targets. Returns the error.
   static float fit_integers(const Tile& tile, Effort effort, const Free& free, Choice& best_choice) {
-    float best = 3e38F;
+    float best = sum(error_at(tile, zero(), zero()));
+    best_choice = {0.0F, 0.0F, zero(), zero()};
     // Plain rounding: every group's codes span its range. No result is worse.
     const F bottom = min(free.sums.least, zero());
     const F span = max(free.sums.most, zero()) - bottom;

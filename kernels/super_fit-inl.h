@@ -84,7 +84,7 @@ struct SignedSuperFit {
   void fit(const Tile& tile, Effort effort, ScaleGrid grid) {
     d = 0.0F;
     scale = zero();
-    float best = 3e38F;
+    float best = sum(scale_error<kLanes>(tile, levels, zero()));
     // Plain rounding: every group's scale covers its largest weight. No result is worse.
     const CoveringScales covering = covering_scales<kLanes>(tile, levels);
     const float widest = signed_most(covering.largest);

@@ -100,7 +100,7 @@ std::vector<NamedRow> hard_rows(std::size_t columns) {
   rows.push_back({"offset", offset});
   std::vector<float> mixed = random(1.0F);
   for (std::size_t j = 0; j < columns; ++j)
-    mixed[j] *= std::ldexp(1.0F, static_cast<int>(j / 16 % 16) * 3 - 24);
+    mixed[j] *= std::ldexp(1.0F, static_cast<int>(j / 16 % 16) * 2 - 24);
   rows.push_back({"scales apart", mixed});
   return rows;
 }
