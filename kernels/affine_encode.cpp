@@ -48,7 +48,7 @@ HWY_INLINE ScaleGrid scale_grid(Effort effort) {
     return {-3.0F, 0.2F, 20, 1.06F, 0.04F, 14};
   }
   if (effort == Effort::Fast) return {-8.0F, 2.0F, 4, 1.1F, 0.1F, 0};
-  if (effort == Effort::Default) return {-12.0F, 1.2F, 11, 1.1F, 0.1F, 0};
+  if (effort == Effort::Default) return {-12.0F, 1.4F, 9, 1.1F, 0.1F, 0};
   return {-24.0F, 0.6F, 42, 1.04F, 0.04F, 6};
 }
 template <int kLevels>
@@ -72,10 +72,20 @@ struct ScaledCodec {
   F d;
 
   void fit(const Tile& tile, Effort effort) {
-    const F best = search_scale<2>(tile, kLevels, scale_grid<-kLow>(effort));
-    d = better_than_plain<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds_of(effort)));
+    const F best =
+        search_scale<2>(tile, kLevels, scale_grid<-kLow>(effort), effort != Effort::Fast || kLow != -8);
+    d = better_than_plain<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds(effort)),
+                             effort != Effort::Fast);
   }
-  HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, kLevels, d, 1); }
+  // With 255 levels a shift of the targets leaves the scale where it is.
+  static HWY_INLINE int rounds(Effort effort) {
+    if (kHigh == 127 && effort != Effort::Max) return 1;
+    return rounds_of(effort);
+  }
+  HWY_INLINE void refit(const Tile& tile, Effort effort) {
+    if (kHigh == 127 && effort != Effort::Max) return;
+    d = refine_half_scale<2>(tile, kLevels, d, 1);
+  }
   HWY_INLINE UniformLevels round(Tile& tile) {
     const UniformLevels levels{d, zero(), kLevels.low, kLevels.high};
     round_uniform(tile, levels);

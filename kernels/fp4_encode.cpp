@@ -23,6 +23,7 @@ constexpr std::size_t id(Format format) {
 
 // The fifteen levels -12, -8, -6, -4, -3, ..., 12 (E2M1 numbers doubled).
 struct Fp4Levels {
+  static constexpr bool kHasZero = true;
   static constexpr float low = -12.0F;
   static constexpr float high = 12.0F;
   static constexpr float resolution = 6.0F;
@@ -150,7 +151,7 @@ struct Nvfp4Codec {
     const ScaleGrid grid = effort == Effort::Fast      ? ScaleGrid{-0.5F, 0.5F, 2, 1.2F, 0.25F, 2}
                            : effort == Effort::Default ? ScaleGrid{-0.8F, 0.4F, 5, 1.2F, 0.2F, 4}
                                                        : ScaleGrid{-2.0F, 0.2F, 16, 1.2F, 0.06F, 16};
-    choose(tile, search_scale<1>(tile, levels, grid),
+    choose(tile, search_scale<1>(tile, levels, grid, false),
            effort == Effort::Fast  ? 0
            : effort == Effort::Max ? 3
                                    : 1);

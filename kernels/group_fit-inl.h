@@ -17,6 +17,7 @@ namespace quantfit::kernels::HWY_NAMESPACE {
 
 // The integers low..high as levels of a symmetric fit.
 struct IntegerLevels {
+  static constexpr bool kHasZero = true;
   float low;         // < 0
   float high;        // > 0
   float resolution;  // steps from zero to the further end
@@ -78,28 +79,48 @@ struct ScaleGrid {
   }
 };
 
-// The scale of best explained energy over the grid, for both signs of the scale unless the levels are
-// symmetric.
+// Scales of plain rounding. No fit may end up worse.
+struct CoveringScales {
+  F largest;  // the largest weight on the end of the levels that reaches further; others may be cut off
+  F all;      // the smallest scale of the same sign that cuts nothing off
+  F other;    // the smallest scale of the other sign that cuts nothing off
+};
 template <int kLanes, class LevelSet>
-F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid) {
+CoveringScales covering_scales(const Tile& tile, const LevelSet& levels) {
   F most = zero();
   F least = zero();
   for (int k = 0; k < 16; ++k) {
     const F x = load(tile.target + 16 * k);
     most = max(most, x);
-    least = min(least, x);
+    least = max(least, -x);
   }
   most = group_max<kLanes>(most);
-  least = -group_max<kLanes>(-least);
+  least = group_max<kLanes>(least);
+  const bool low_end = -levels.low > levels.high;
+  const float reach = low_end ? -levels.low : levels.high;
+  const float other = low_end ? levels.high : -levels.low;
+  const M positive = least < most;
+  const F far = max(most, least) * set(1.0F / reach);
+  const F near = min(most, least) * set(1.0F / other);
+  const M negate = low_end ? positive : !positive;
+  CoveringScales scales;
+  scales.largest = select(negate, -far, far);
+  scales.all = select(negate, -max(far, near), max(far, near));
+  const F turned = max(max(most, least) * set(1.0F / other), min(most, least) * set(1.0F / reach));
+  scales.other = select(negate, turned, -turned);
+  return scales;
+}
+
+// The scale of best explained energy over the grid: for the sign that puts the largest weight on the end that
+// reaches further, and with `both_signs` for the other one too.
+template <int kLanes, class LevelSet>
+F search_scale(const Tile& tile, const LevelSet& levels, ScaleGrid grid, bool both_signs) {
+  const CoveringScales covering = covering_scales<kLanes>(tile, levels);
   F best_scale = zero();
   F best = zero();
-  const bool symmetric = levels.low == -levels.high;
-  for (int orientation = 0; orientation < (symmetric ? 1 : 2); ++orientation) {
-    const float sign = orientation == 0 ? 1.0F : -1.0F;
-    // Covering: the scale at which neither end is cut off.
-    const F up = orientation == 0 ? most : -least;
-    const F down = orientation == 0 ? least : -most;
-    const F cover = inverse_or_zero(max(up / set(levels.high), down / set(levels.low))) * set(sign);
+  const int orientations = both_signs && levels.low != -levels.high ? 2 : 1;
+  for (int orientation = 0; orientation < orientations; ++orientation) {
+    const F cover = inverse_or_zero(orientation == 0 ? covering.all : covering.other);
     for (int i = 0; i < grid.count(); ++i) {
       const F inverse = cover * set(grid.factor(i, levels.resolution));
       const ScaleSums sums = scale_sums<kLanes>(tile, levels, inverse);
@@ -126,35 +147,6 @@ F scale_error(const Tile& tile, const LevelSet& levels, F scale) {
   return group_sum<kLanes>(error);
 }
 
-// Scales of plain rounding. No fit may end up worse.
-struct CoveringScales {
-  F largest;  // the largest weight on the end of the levels that reaches further; others may be cut off
-  F all;      // the smallest scale of the same sign that cuts nothing off
-};
-template <int kLanes, class LevelSet>
-CoveringScales covering_scales(const Tile& tile, const LevelSet& levels) {
-  F most = zero();
-  F least = zero();
-  for (int k = 0; k < 16; ++k) {
-    const F x = load(tile.target + 16 * k);
-    most = max(most, x);
-    least = max(least, -x);
-  }
-  most = group_max<kLanes>(most);
-  least = group_max<kLanes>(least);
-  const bool low_end = -levels.low > levels.high;
-  const float reach = low_end ? -levels.low : levels.high;
-  const float other = low_end ? levels.high : -levels.low;
-  const M positive = least < most;
-  const F far = max(most, least) * set(1.0F / reach);
-  const F near = min(most, least) * set(1.0F / other);
-  const M negate = low_end ? positive : !positive;
-  CoveringScales scales;
-  scales.largest = select(negate, -far, far);
-  scales.all = select(negate, -max(far, near), max(far, near));
-  return scales;
-}
-
 // Rounding and least squares in turn; zero stays zero.
 template <int kLanes, class LevelSet>
 F refine_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
@@ -169,20 +161,22 @@ template <int kLanes, class LevelSet>
 F refine_half_scale(const Tile& tile, const LevelSet& levels, F scale, int rounds) {
   return half_step(refine_scale<kLanes>(tile, levels, scale, rounds));
 }
-// `fitted`, a half, unless plain rounding or a scale of zero is better (where no level is zero, weights below
-// the smallest half can only be dropped).
+// `fitted`, a half, unless plain rounding is better. `all_sides`: try both of its scales.
 template <int kLanes, class LevelSet>
-F better_than_plain(const Tile& tile, const LevelSet& levels, F fitted) {
+F better_than_plain(const Tile& tile, const LevelSet& levels, F fitted, bool all_sides) {
   const CoveringScales covering = covering_scales<kLanes>(tile, levels);
   F error = scale_error<kLanes>(tile, levels, fitted);
-  const F dropped = scale_error<kLanes>(tile, levels, zero());
-  fitted = select(dropped < error, zero(), fitted);
-  error = min(dropped, error);
+  if constexpr (!LevelSet::kHasZero) {
+    // Weights below the smallest half can only be dropped.
+    const F dropped = scale_error<kLanes>(tile, levels, zero());
+    fitted = select(dropped < error, zero(), fitted);
+    error = min(dropped, error);
+  }
   const F largest = half_step(covering.largest);
   const F largest_error = scale_error<kLanes>(tile, levels, largest);
   fitted = select(largest_error < error, largest, fitted);
+  if (!all_sides || levels.low == -levels.high) return fitted;
   error = min(largest_error, error);
-  if (levels.low == -levels.high) return fitted;
   const F all = half_step(covering.all);
   return select(scale_error<kLanes>(tile, levels, all) < error, all, fitted);
 }

@@ -48,7 +48,9 @@ struct SignedSuperCodec {
     if (effort == Effort::Default) return {-9.0F, 0.9F, 11, 1.1F, 0.15F, 1};
     return {-14.0F, 0.5F, 32, 1.04F, 0.05F, 14};
   }
-  HWY_INLINE void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, grid(effort)); }
+  HWY_INLINE void fit(const Tile& tile, Effort effort) {
+    super.fit(tile, effort, grid(effort), effort != Effort::Fast || kLow != -4);
+  }
   HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
   HWY_INLINE UniformLevels round(Tile& tile) {
     const UniformLevels levels{super.scale * set(super.d), zero(), super.levels.low, super.levels.high};
@@ -230,14 +232,13 @@ struct MinimumSuperCodec {
 
   // The super-block for groups fitted on the same targets. Returns the error.
   static float fit_integers(const Tile& tile, Effort effort, const Free& free, Choice& best_choice) {
-    float best = sum(error_at(tile, zero(), zero()));
-    best_choice = {0.0F, 0.0F, zero(), zero()};
+    float best = 3e38F;
     // Plain rounding: every group's codes span its range. No result is worse.
     const F bottom = min(free.sums.least, zero());
     const F span = max(free.sums.most, zero()) - bottom;
     try_super(tile, half_scale(absolute_max(span) / static_cast<float>(kHigh * kScaleHigh)),
               half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh)),
-              span * set(1.0F / static_cast<float>(kHigh)), bottom, 0, effort == Effort::Fast ? 0 : 1, best,
+              span * set(1.0F / static_cast<float>(kHigh)), bottom, 0, effort == Effort::Max ? 1 : 0, best,
               best_choice);
     const float most_scale = absolute_max(free.fit.scale);
     const float most_minimum = absolute_max(free.fit.offset);
@@ -248,6 +249,14 @@ struct MinimumSuperCodec {
       try_super(tile, half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1))),
                 half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1))), free.fit.scale,
                 free.fit.offset, reach, rounds, best, best_choice);
+    // Scales near the smallest half may be worse than none.
+    if (std::fabs(best_choice.d) < 0x1p-14F || std::fabs(best_choice.dmin) < 0x1p-14F) {
+      const float dropped = sum(error_at(tile, zero(), zero()));
+      if (dropped < best) {
+        best = dropped;
+        best_choice = {0.0F, 0.0F, zero(), zero()};
+      }
+    }
     return best;
   }
 

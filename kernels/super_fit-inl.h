@@ -81,26 +81,28 @@ struct SignedSuperFit {
     }
   }
 
-  void fit(const Tile& tile, Effort effort, ScaleGrid grid) {
+  void fit(const Tile& tile, Effort effort, ScaleGrid grid, bool both_signs) {
     d = 0.0F;
     scale = zero();
-    float best = sum(scale_error<kLanes>(tile, levels, zero()));
+    float best = 3e38F;
+    // Where no level is zero, weights below the smallest half can only be dropped.
+    if constexpr (!LevelSet::kHasZero) best = sum(scale_error<kLanes>(tile, levels, zero()));
     // Plain rounding: every group's scale covers its largest weight. No result is worse.
     const CoveringScales covering = covering_scales<kLanes>(tile, levels);
     const float widest = signed_most(covering.largest);
     if (widest == 0.0F) return;
-    const int plain_rounds = effort == Effort::Fast ? 0 : 1;
+    const int plain_rounds = effort == Effort::Max ? 1 : 0;
     const float far_end = static_cast<float>(kScaleLow);
     try_super(tile, half_scale(widest / far_end), covering.largest, 0, plain_rounds, best);
     try_super(tile, half_scale(signed_most(covering.all) / far_end), covering.all, 0, plain_rounds, best);
 
-    const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid),
+    const F free = refine_scale<kLanes>(tile, levels, search_scale<kLanes>(tile, levels, grid, both_signs),
                                         effort == Effort::Max ? 2 : 1);
     // The largest scale may sit at either end of the integers, or a little inside.
     const float largest = signed_most(free);
     if (largest == 0.0F) return;
     const int starts = effort == Effort::Fast ? 1 : effort == Effort::Default ? 2 : 6;
-    const int rounds = effort == Effort::Max ? 3 : effort == Effort::Default ? 2 : 1;
+    const int rounds = effort == Effort::Max ? 3 : 1;
     const int reach = effort == Effort::Fast ? 0 : 1;
     for (int start = 0; start < starts; ++start) {
       const float end = static_cast<float>(start % 2 == 0 ? kScaleLow : -kScaleLow - 1);

@@ -27,6 +27,7 @@ constexpr std::size_t id(Format format) {
 // The nearest of the sixteen levels. A cubic maps the middle between levels j and j + 1 into [j + 0.37, j +
 // 0.63], so its floor is the index or one less, and one comparison decides.
 struct Iq4nlLevels {
+  static constexpr bool kHasZero = false;
   static constexpr float low = -127.0F;
   static constexpr float high = 113.0F;
   static constexpr float resolution = 8.0F;
@@ -81,8 +82,9 @@ struct Iq4nlCodec {
   HWY_INLINE Iq4nlCodec() : levels(), d(zero()) {}
 
   void fit(const Tile& tile, Effort effort) {
-    const F best = search_scale<2>(tile, levels, scale_grid(effort));
-    d = better_than_plain<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)));
+    const F best = search_scale<2>(tile, levels, scale_grid(effort), true);
+    d = better_than_plain<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)),
+                             effort != Effort::Fast);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {
@@ -108,7 +110,7 @@ struct Iq4xsCodec {
 
   HWY_INLINE Iq4xsCodec() : super(Iq4nlLevels()) {}
 
-  void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort)); }
+  void fit(const Tile& tile, Effort effort) { super.fit(tile, effort, scale_grid(effort), true); }
   HWY_INLINE void refit(const Tile& tile, Effort) { super.refit(tile); }
   HWY_INLINE TableLevels round(Tile& tile) const {
     const F step = super.scale * set(super.d);

@@ -61,7 +61,8 @@ struct FewLevels {
     const int rounds = effort == Effort::Max ? 5 : effort == Effort::Default ? 2 : 1;
     d = better_than_plain<kLanes>(
         tile, kLevels,
-        refine_half_scale<kLanes>(tile, kLevels, search_from_rms<kLanes>(tile, kLevels, effort), rounds));
+        refine_half_scale<kLanes>(tile, kLevels, search_from_rms<kLanes>(tile, kLevels, effort), rounds),
+        effort != Effort::Fast);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<kLanes>(tile, kLevels, d, 1); }
   HWY_INLINE UniformLevels round(Tile& tile) {
