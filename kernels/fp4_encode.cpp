@@ -131,7 +131,7 @@ struct Nvfp4Codec {
 
   void choose(const Tile& tile, F wanted, int reach) {
     const Fp4Levels levels;
-    const I middle = byte_of(wanted);
+    const I middle = byte_of(abs(wanted));  // the levels are symmetric, the sign is theirs
     F best = set(3e38F);
     byte = middle;
     scale = scale_of(middle);
@@ -147,7 +147,6 @@ struct Nvfp4Codec {
   }
   void fit(const Tile& tile, Effort effort) {
     const Fp4Levels levels;
-    // A negative scale cannot be stored; the levels are symmetric, so the search only tries positive ones.
     const ScaleGrid grid = effort == Effort::Fast      ? ScaleGrid{-0.5F, 0.5F, 2, 1.2F, 0.25F, 2}
                            : effort == Effort::Default ? ScaleGrid{-0.8F, 0.4F, 5, 1.2F, 0.2F, 4}
                                                        : ScaleGrid{-2.0F, 0.2F, 16, 1.2F, 0.06F, 16};
