@@ -1,17 +1,21 @@
 // How good the encoders are, beside ggml's: prints one line per format and effort.
 //
-//   quality [golden] [model] [--formats Q4_K,IQ2_S] [--efforts fast,default,max] [--kappa 3] [--no-means]
-//           [--rows N] [--isa avx2] [--tensors TEXT] [--covariance] [--damping 0.03]
+//   quality [golden] [fresh] [model] [--formats Q4_K,IQ2_S] [--efforts fast,default,max] [--kappa 5]
+//           [--no-means] [--rows N] [--isa avx2] [--tensors TEXT] [--no-speed]
+//           [--covariance] [--damping 0.03]
 //
 // golden  diagonal errors on the golden rows over those of ggml's encoder (stored beside the rows): with the
 //         importance vector, and with unit weights.
+// fresh   D over that of ggml's encoder on generated rows (Gaussian, Student t with 4 degrees of freedom,
+//         Laplace); importance over two decades, means that make up a tenth of it.
 // model   all layer matrices of the small dense model: the true error e^T C e under the held-out second
-// moments
-//         over that of ggml's encoder with the same importance matrix (needs the prebuilt library), the
-//         variance term, the share of the bias term in D under the calibration means, and the gain sum a w (w
-//         + e) / sum a w^2 - 1.
-//         With --covariance: our encoders get the calibration's full second moments (error feedback).
-// Needs the shared conformance data. --rows takes every N-th row only.
+//         moments over that of ggml's encoder with the same importance matrix, the variance term, the share
+//         of the bias term in D under the calibration means, and the gain sum a w (w + e) / sum a w^2 - 1.
+//         With --covariance our encoders get the calibration's full second moments (error feedback).
+//
+// fresh and the ratios of model need the prebuilt library (scripts/setup-client), golden and model the shared
+// conformance data. --rows takes every N-th row of the model only. --no-speed leaves out the speed: the same
+// code then prints the same text, which benchmarks/quality.txt keeps.
 
 #include <chrono>
 #include <cmath>
@@ -21,6 +25,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -42,11 +47,13 @@ using kernels::RowQuantizer;
 struct Options {
   std::vector<Format> formats;
   std::vector<Effort> efforts = {Effort::Default};
-  float kappa = 2;
+  float kappa = 5;
   bool means = true;
   bool covariance = false;
   float damping = kernels::CovarianceFactor::kDamping;
   bool golden = false;
+  bool fresh = false;
+  bool speed = true;
   bool model = false;
   std::size_t row_step = 1;
   const kernels::RowKernels* kernels = nullptr;
@@ -148,6 +155,64 @@ void run_golden(const Options& options, const std::filesystem::path& shared) {
 }
 
 // ---- model
+// ---- fresh rows
+
+void run_fresh(const Options& options) {
+  const auto reference = test::ReferenceLibrary::load();
+  if (!reference) {
+    std::printf("fresh rows left out: %s\n", reference.error().message.c_str());
+    return;
+  }
+  constexpr std::size_t kColumns = 2048;
+  constexpr std::size_t kRows = 32;
+  constexpr const char* kNames[] = {"gaussian", "student", "laplace"};
+  std::mt19937_64 random(20240301);
+  std::normal_distribution<double> normal;
+  std::student_t_distribution<double> student(4.0);
+  std::exponential_distribution<double> exponential;
+  std::vector<float> a(kColumns);
+  std::vector<float> m(kColumns);
+  for (std::size_t j = 0; j < kColumns; ++j) {
+    const double second = std::exp(1.2 * normal(random));
+    a[j] = static_cast<float>(second);
+    m[j] = static_cast<float>(std::sqrt(second) * std::min(0.9, std::max(-0.9, 0.3 * normal(random))));
+  }
+  std::vector<float> rows[3];
+  for (std::size_t i = 0; i < kRows * kColumns; ++i) {
+    rows[0].push_back(static_cast<float>(0.02 * normal(random)));
+    rows[1].push_back(static_cast<float>(0.015 * student(random)));
+    const double size = 0.015 * exponential(random);
+    rows[2].push_back(static_cast<float>(random() % 2 == 0 ? size : -size));
+  }
+  const ColumnMetric metric(kColumns, a, options.means ? std::span<const float>(m) : std::span<const float>(),
+                            options.kappa);
+  std::printf("fresh: D over ggml's, %zu rows of %zu, kappa %.2f, %s\n%-8s %-7s", kRows, kColumns,
+              double{options.kappa}, options.means ? "means" : "no means", "format", "effort");
+  for (const char* name : kNames) std::printf(" %9s", name);
+  std::printf("\n");
+  RowQuantizer quantizer(*options.kernels, kColumns);
+  for (const Format format : options.formats) {
+    const std::uint64_t bytes = row_bytes(format, kColumns).value();
+    std::vector<std::byte> encoded(kRows * bytes);
+    for (const Effort effort : options.efforts) {
+      std::printf("%-8s %-7s", std::string(name_of(format)).c_str(), name_of_effort(effort));
+      for (const std::vector<float>& x : rows) {
+        const auto done = reference.value()->quantize_chunk(format, x, kRows, kColumns, a, encoded);
+        double ours = 0;
+        double theirs = 0;
+        for (std::size_t r = 0; done && r < kRows; ++r) {
+          if (!quantizer.load(Format::F32, bytes_of(&x[r * kColumns], kColumns), metric)) continue;
+          theirs += quantizer.measure(format, &encoded[r * bytes]).total();
+          ours += quantizer.encode_and_measure(format, effort).total();
+        }
+        std::printf(" %9.4f", ours / theirs);
+      }
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
+}
+
 // ----------------------------------------------------------------------------------------------------
 
 struct Matrix {
@@ -282,8 +347,8 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
   if (!reference) std::printf("no ratios: %s\n", reference.error().message.c_str());
   std::printf("model: %zu matrices, kappa %.2f, %s; every matrix weighs as 1 / its energy\n", matrices.size(),
               double{options.kappa}, options.means ? "means" : "no means");
-  std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s | %8s\n", "format", "effort", "true",
-              "variance", "NMSE", "ggml", "bias %", "ggml", "gain", "ggml", "Mw/s");
+  std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s%s\n", "format", "effort", "true", "variance",
+              "NMSE", "ggml", "bias %", "ggml", "gain", "ggml", options.speed ? " |     Mw/s" : "");
   std::map<Effort, std::pair<double, int>> mean_log;
   for (const Format format : options.formats) {
     TrueError theirs;
@@ -339,11 +404,12 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
         ++mean_log[effort].second;
       }
       const auto share = [](const TrueError& e) { return 100 * e.bias / (e.bias + e.variance); };
-      std::printf("%-8s %-7s %9.4f %9.4f | %8.5f %8.5f | %8.3f %8.3f | %8.4f %8.4f | %8.1f\n",
+      std::printf("%-8s %-7s %9.4f %9.4f | %8.5f %8.5f | %8.3f %8.3f | %8.4f %8.4f",
                   std::string(name_of(format)).c_str(), name_of_effort(effort), ratio,
                   ours.variance / theirs.variance, ours.exact / ours.energy, theirs.exact / theirs.energy,
-                  share(ours), share(theirs), ours.gain / ours.energy, theirs.gain / theirs.energy,
-                  1e-6 * ours.weights / ours.seconds);
+                  share(ours), share(theirs), ours.gain / ours.energy, theirs.gain / theirs.energy);
+      if (options.speed) std::printf(" | %8.1f", 1e-6 * ours.weights / ours.seconds);
+      std::printf("\n");
       std::fflush(stdout);
     }
   }
@@ -365,6 +431,10 @@ int run(const std::vector<std::string>& arguments) {
     const std::string value = i + 1 < arguments.size() ? arguments[i + 1] : "";
     if (argument == "golden") {
       options.golden = true;
+    } else if (argument == "fresh") {
+      options.fresh = true;
+    } else if (argument == "--no-speed") {
+      options.speed = false;
     } else if (argument == "model") {
       options.model = true;
     } else if (argument == "--no-means") {
@@ -414,7 +484,8 @@ int run(const std::vector<std::string>& arguments) {
       return 1;
     }
   }
-  if (!options.golden && !options.model) options.golden = options.model = true;
+  if (!options.golden && !options.fresh && !options.model)
+    options.golden = options.fresh = options.model = true;
   if (options.formats.empty()) {
     for (const FormatTraits& format : all_formats())
       if (is_quantized(format.format) &&
@@ -428,6 +499,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   std::printf("kernels: %s\n", std::string(options.kernels->isa).c_str());
   if (options.golden) run_golden(options, *shared);
+  if (options.fresh) run_fresh(options);
   if (options.model) run_model(options, *shared);
   return 0;
 }
