@@ -23,7 +23,6 @@ constexpr std::size_t id(Format format) {
 
 // The fifteen levels -12, -8, -6, -4, -3, ..., 12 (E2M1 numbers doubled).
 struct Fp4Levels {
-  static constexpr bool kHasZero = true;
   static constexpr float low = -12.0F;
   static constexpr float high = 12.0F;
   static constexpr float resolution = 6.0F;
