@@ -76,6 +76,7 @@ struct ScaledCodec {
         search_scale<2>(tile, kLevels, scale_grid<-kLow>(effort), effort != Effort::Fast || kLow != -8);
     d = better_than_plain<2>(tile, kLevels, refine_half_scale<2>(tile, kLevels, best, rounds(effort)),
                              effort != Effort::Fast);
+    if (kHigh != 127 && effort != Effort::Fast) d = second_look<2>(tile, kLevels, d);
   }
   // With 255 levels a shift of the targets leaves the scale where it is.
   static HWY_INLINE int rounds(Effort effort) {
@@ -130,6 +131,19 @@ struct AffineCodec {
     const M worse = error_with(tile, plain_d, plain_m) < error_with(tile, d, m);
     d = select(worse, plain_d, d);
     m = select(worse, plain_m, m);
+    if (effort == Effort::Default) second_look(tile, sums);
+  }
+  // Unusual groups get every trial of the highest effort.
+  HWY_NOINLINE void second_look(const Tile& tile, const AffineSums& sums) {
+    const F error = error_with(tile, d, m);
+    if (!any(unusual_groups<2>(tile, error, error_with(tile, zero(), zero())))) return;
+    const F first_d = d;
+    const F first_m = m;
+    take(tile, sums, search_affine<2, false>(tile, kHigh, sums, affine_grid<kHigh>(Effort::Max), 3),
+         rounds_of(Effort::Max));
+    const M worse = error < error_with(tile, d, m);
+    d = select(worse, first_d, d);
+    m = select(worse, first_m, m);
   }
   static F error_with(const Tile& tile, F step, F offset) {
     const F inverse = inverse_or_zero(step);

@@ -22,6 +22,9 @@ struct IntegerLevels {
   float high;        // > 0
   float resolution;  // steps from zero to the further end
   HWY_INLINE F nearest(F scaled) const { return round(clamp(scaled, set(low), set(high))); }
+  // The levels the largest weight may sit on.
+  [[nodiscard]] HWY_INLINE int ends() const { return static_cast<int>(-low); }
+  [[nodiscard]] HWY_INLINE float end(int i) const { return low + static_cast<float>(i); }
 };
 
 // 1 / a, and 0 for 0.
@@ -179,6 +182,50 @@ F better_than_plain(const Tile& tile, const LevelSet& levels, F fitted, bool all
   error = min(largest_error, error);
   const F all = half_step(covering.all);
   return select(scale_error<kLanes>(tile, levels, all) < error, all, fitted);
+}
+
+// Groups that few encoders are made for: all weights on one side of zero (a constant, a narrow band, a ramp),
+// or nothing lost but what the rounding of the scale to half costs.
+template <int kLanes>
+M unusual_groups(const Tile& tile, F error, F energy) {
+  F most = set(-3e38F);
+  F least = set(-3e38F);  // of -x
+  for (int k = 0; k < 16; ++k) {
+    const F x = load(tile.target + 16 * k);
+    most = max(most, x);
+    least = max(least, -x);
+  }
+  const M one_sided = min(group_max<kLanes>(most), group_max<kLanes>(least)) < zero();
+  return one_sided | (error < set(1e-6F) * energy);
+}
+
+// A second look at unusual groups: there the rounding of the scale, and on which level the largest weight
+// sits, decide; so every such level is tried, and scales close together. `scale`, a half, is kept unless one
+// is better.
+template <int kLanes, class LevelSet>
+HWY_NOINLINE F second_look(const Tile& tile, const LevelSet& levels, F scale) {
+  F best = scale_error<kLanes>(tile, levels, scale);
+  if (!any(unusual_groups<kLanes>(tile, best, scale_error<kLanes>(tile, levels, zero())))) return scale;
+  const auto consider = [&](F candidate) {
+    const F error = scale_error<kLanes>(tile, levels, candidate);
+    const M better = error < best;
+    best = select(better, error, best);
+    scale = select(better, candidate, scale);
+  };
+  const CoveringScales covering = covering_scales<kLanes>(tile, levels);
+  const F furthest = covering.largest * set(levels.low < -levels.high ? levels.low : levels.high);
+  for (int i = 0; i < levels.ends(); ++i) {
+    const F candidate = half_step(furthest * set(1.0F / levels.end(i)));
+    consider(candidate);
+    consider(-candidate);
+  }
+  constexpr int kTrials = 24;
+  for (int i = 0; i < kTrials; ++i) {
+    const float factor = 1.0F + (-1.6F + 0.15F * static_cast<float>(i)) / levels.resolution;
+    consider(refine_half_scale<kLanes>(tile, levels, covering.all * set(factor), 2));
+    consider(refine_half_scale<kLanes>(tile, levels, covering.other * set(factor), 2));
+  }
+  return scale;
 }
 
 // ---- x ~ scale * code + offset, codes 0..high

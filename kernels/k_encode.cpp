@@ -230,6 +230,39 @@ struct MinimumSuperCodec {
     }
   }
 
+  // A second look at a super-block of which little of the energy is lost: few different values, one large
+  // weight. There the groups must agree on where their levels lie, and the rounding of d and dmin to half and
+  // the small integers of the other groups decide.
+  HWY_NOINLINE static void second_look(const Tile& tile, const Free& free, float& best, Choice& best_choice) {
+    constexpr float kUnusual = kHigh == 3 ? 1e-2F : kHigh == 15 ? 7e-4F : 1.5e-4F;
+    const float energy = sum(error_at(tile, zero(), zero()));
+    if (!(best < kUnusual * energy)) return;
+    const F bottom = min(free.sums.least, zero());
+    const F span = max(free.sums.most, zero()) - bottom;
+    for (int top = kHigh; top > 0; --top) {
+      const F wanted = span * set(1.0F / static_cast<float>(top));
+      for (int start = 0; start < 4; ++start)
+        try_super(tile, half_scale(absolute_max(wanted) / static_cast<float>(kScaleHigh - start)),
+                  half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh)), wanted, bottom, 1, 2,
+                  best, best_choice);
+    }
+    // One group much wider than the others: its own fit may need an offset that makes dmin too coarse for
+    // them.
+    const M widest = span == set(absolute_max(span));
+    for (int top = kHigh; top >= kHigh - 3 && top > 0; --top) {
+      AffineFit wide = free.fit;
+      wide.scale = span * set(1.0F / static_cast<float>(top));
+      wide.offset = bottom;
+      wide = refine_affine<kLanes, true>(tile, static_cast<float>(kHigh), free.sums, wide, 1);
+      const F wanted_scale = select(widest, wide.scale, free.fit.scale);
+      const F wanted_offset = select(widest, wide.offset, free.fit.offset);
+      const float dmin = half_scale(absolute_max(wanted_offset) / static_cast<float>(kScaleHigh));
+      for (int inside = 0; inside <= kScaleHigh / 2; ++inside)
+        try_super(tile, half_scale(absolute_max(wanted_scale) / static_cast<float>(kScaleHigh - inside)),
+                  dmin, wanted_scale, wanted_offset, 1, 2, best, best_choice);
+    }
+  }
+
   // The super-block for groups fitted on the same targets. Returns the error.
   static float fit_integers(const Tile& tile, Effort effort, const Free& free, Choice& best_choice) {
     float best = 3e38F;
@@ -249,6 +282,7 @@ struct MinimumSuperCodec {
       try_super(tile, half_scale(most_scale / static_cast<float>(kScaleHigh - (start & 1))),
                 half_scale(most_minimum / static_cast<float>(kScaleHigh - (start >> 1))), free.fit.scale,
                 free.fit.offset, reach, rounds, best, best_choice);
+    if (effort != Effort::Fast) second_look(tile, free, best, best_choice);
     // Scales near the smallest half may be worse than none.
     if (std::fabs(best_choice.d) < 0x1p-14F || std::fabs(best_choice.dmin) < 0x1p-14F) {
       const float dropped = sum(error_at(tile, zero(), zero()));

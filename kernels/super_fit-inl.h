@@ -81,6 +81,27 @@ struct SignedSuperFit {
     }
   }
 
+  // A second look at super-blocks with unusual groups: there the groups must agree on where their largest
+  // weights sit, and the rounding of d to half decides; so starts with one rule for all groups, and many
+  // neighbouring d, are tried.
+  HWY_NOINLINE void second_look(const Tile& tile, const CoveringScales& covering, F free, float& best) {
+    const F error = scale_error<kLanes>(tile, levels, scale * set(d));
+    if (!any(unusual_groups<kLanes>(tile, error, scale_error<kLanes>(tile, levels, zero())))) return;
+    constexpr int kStarts = 24;
+    for (const F wanted : {free, covering.all, covering.other, covering.largest}) {
+      const float largest = signed_most(wanted);
+      if (largest == 0.0F) continue;
+      for (int start = 0; start < kStarts; ++start) {
+        const float inside = static_cast<float>(start / 2);
+        const float end = start % 2 == 0 ? static_cast<float>(kScaleLow) + inside
+                                         : static_cast<float>(-kScaleLow - 1) - inside;
+        try_super(tile, half_scale(largest / end), wanted, 1, 2, best);
+      }
+    }
+    // Every integer for every group, twice.
+    if constexpr (kScaleLow == -32) try_super(tile, d, zero(), -kScaleLow, 2, best);
+  }
+
   void fit(const Tile& tile, Effort effort, ScaleGrid grid, bool both_signs) {
     d = 0.0F;
     scale = zero();
@@ -110,6 +131,7 @@ struct SignedSuperFit {
       try_super(tile, half_scale(largest / (end < 0.0F ? end + inside : end - inside)), free, reach, rounds,
                 best);
     }
+    if (effort != Effort::Fast) second_look(tile, covering, free, best);
   }
   void refit(const Tile& tile) {
     if (d == 0.0F) return;

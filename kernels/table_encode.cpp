@@ -51,6 +51,11 @@ struct Iq4nlLevels {
     return select(lookup16(middles, floor) < t, next, floor);
   }
   HWY_INLINE F nearest(F scaled) const { return lookup16(values, index_of(scaled)); }
+  // The levels the largest weight may sit on.
+  [[nodiscard]] HWY_INLINE int ends() const { return 16; }
+  [[nodiscard]] HWY_INLINE float end(int i) const {
+    return static_cast<float>(kIq4nlValues[static_cast<std::size_t>(i)]);
+  }
 };
 
 HWY_NOINLINE void round_iq4nl(Tile& tile, const Iq4nlLevels& levels, F step) {
@@ -85,6 +90,7 @@ struct Iq4nlCodec {
     const F best = search_scale<2>(tile, levels, scale_grid(effort), true);
     d = better_than_plain<2>(tile, levels, refine_half_scale<2>(tile, levels, best, rounds_of(effort)),
                              effort != Effort::Fast);
+    if (effort != Effort::Fast) d = second_look<2>(tile, levels, d);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) { d = refine_half_scale<2>(tile, levels, d, 1); }
   HWY_INLINE TableLevels round(Tile& tile) const {

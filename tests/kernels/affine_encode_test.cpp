@@ -16,10 +16,17 @@
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
 #include "kernels/validate.h"
+#include "tests/support/golden_rows.h"
 #include "tests/support/test_paths.h"
 
 namespace quantfit::kernels {
 namespace {
+
+using test::encode_row;
+using test::EncodedRow;
+using test::GoldenSet;
+using test::read_golden;
+using test::squared_error;
 
 struct TestedFormat {
   Format format;
@@ -37,25 +44,6 @@ const RowKernels& best() {
 }
 const RowKernels& scalar() {
   return runnable_kernels().back();
-}
-
-struct Encoded {
-  std::vector<std::byte> bytes;
-  std::vector<float> values;
-  RowError error;
-};
-
-Encoded encode(const RowKernels& kernels, Format format, Effort effort, std::span<const float> x,
-               const ColumnMetric& metric) {
-  RowQuantizer quantizer(kernels, x.size());
-  EXPECT_TRUE(quantizer.load(Format::F32, std::as_bytes(x), metric));
-  Encoded encoded;
-  encoded.bytes.resize(row_bytes(format, x.size()).value());
-  quantizer.encode(format, effort, encoded.bytes.data());
-  encoded.values.resize(x.size());
-  kernels.decode[static_cast<std::size_t>(format)](encoded.bytes.data(), x.size(), encoded.values.data());
-  encoded.error = quantizer.measure(format, encoded.bytes.data());
-  return encoded;
 }
 
 // ---- Rows and metrics
@@ -160,9 +148,10 @@ TEST(AffineEncodeTest, EveryInstructionSetGivesTheSameBytes) {
           if (!fits(format.format, columns)) continue;
           for (const Effort effort : kEfforts) {
             if (effort == Effort::Max && (metric.name != "row sums" || columns > 288)) continue;
-            const Encoded reference = encode(scalar(), format.format, effort, row.x, metric.metric);
+            const EncodedRow reference = encode_row(scalar(), format.format, effort, row.x, metric.metric);
             for (const RowKernels& kernels : runnable_kernels())
-              ASSERT_EQ(encode(kernels, format.format, effort, row.x, metric.metric).bytes, reference.bytes)
+              ASSERT_EQ(encode_row(kernels, format.format, effort, row.x, metric.metric).bytes,
+                        reference.bytes)
                   << kernels.isa << ", " << name_of(format.format) << ", " << row.name << ", " << metric.name
                   << ", " << columns << " columns";
           }
@@ -178,7 +167,7 @@ TEST(AffineEncodeTest, EveryBlockIsValidAndFinite) {
     for (const NamedMetric& metric : all_metrics)
       for (const TestedFormat& format : kFormats)
         for (const Effort effort : kEfforts) {
-          const Encoded encoded = encode(best(), format.format, effort, row.x, metric.metric);
+          const EncodedRow encoded = encode_row(best(), format.format, effort, row.x, metric.metric);
           const std::string what = std::string(name_of(format.format)) + ", " + row.name + ", " + metric.name;
           EXPECT_TRUE(validate_blocks(format.format, encoded.bytes)) << what;
           EXPECT_TRUE(std::all_of(encoded.values.begin(), encoded.values.end(), [](float v) {
@@ -200,7 +189,7 @@ TEST(AffineEncodeTest, ZeroRowsHaveZeroScales) {
   for (const NamedMetric& metric : metrics(kColumns))
     for (const TestedFormat& format : kFormats)
       for (const Effort effort : kEfforts)
-        for (const float v : encode(best(), format.format, effort, zeros, metric.metric).values)
+        for (const float v : encode_row(best(), format.format, effort, zeros, metric.metric).values)
           ASSERT_EQ(v, 0.0F) << name_of(format.format) << ", " << metric.name;
 }
 
@@ -260,7 +249,7 @@ TEST(AffineEncodeTest, NeverWorseThanPlainRounding) {
            {Format::Q4_0, Format::Q5_0, Format::Q8_0, Format::Q4_1, Format::Q5_1, Format::IQ4_NL})
         for (const Effort effort : kEfforts) {
           const double plain = plain_error(format, row.x, metric.metric.variance()) * metric.metric.scale();
-          const double ours = encode(best(), format, effort, row.x, metric.metric).error.variance;
+          const double ours = encode_row(best(), format, effort, row.x, metric.metric).error.variance;
           EXPECT_LE(ours, plain * 1.0001 + 1e-30)
               << name_of(format) << ", " << row.name << ", " << metric.name;
         }
@@ -271,55 +260,22 @@ TEST(AffineEncodeTest, NeverWorseThanPlainRounding) {
 // ---- Against ggml's encoder
 // -------------------------------------------------------------------------------------
 
-struct GoldenSet {
-  std::vector<float> x, w;
-  std::vector<double> errors;
-  std::size_t columns = 0;
-  std::size_t rows = 0;
-  [[nodiscard]] std::span<const float> row(std::size_t r) const {
-    return std::span(x).subspan(r * columns, columns);
-  }
-  [[nodiscard]] double at(std::size_t type, std::size_t mode, std::size_t r) const {
-    return errors[(type * 3 + mode) * rows + r];
-  }
-};
-
-GoldenSet read_golden(const std::filesystem::path& folder, const std::string& name) {
-  GoldenSet set;
-  set.x = test::read_array<float>(folder / (name + ".x.f32"));
-  set.w = test::read_array<float>(folder / (name + ".w.f32"));
-  set.errors = test::read_array<double>(folder / (name + ".errors.f64"));
-  set.columns = set.w.size();
-  set.rows = set.columns == 0 ? 0 : set.x.size() / set.columns;
-  return set;
-}
-
-double squared_error(std::span<const float> weights, std::span<const float> x, std::span<const float> y) {
-  double error = 0;
-  for (std::size_t j = 0; j < x.size(); ++j) {
-    const double e = double{x[j]} - double{y[j]};
-    error += (weights.empty() ? 1.0 : double{weights[j]}) * e * e;
-  }
-  return error;
-}
-
 // Total error of every set over the reference's, with the importance vector and with unit weights.
 void expect_totals_below_reference(const std::filesystem::path& folder, Effort effort, double bound) {
   for (const char* name : {"attn_like", "ffn_like", "moe_like", "gaussian"}) {
     const GoldenSet set = read_golden(folder, name);
     ASSERT_GT(set.rows, 0U);
     for (const bool weighted : {true, false}) {
-      const std::span<const float> weights =
-          weighted ? std::span<const float>(set.w) : std::span<const float>();
+      const std::span<const float> weights = set.weights(weighted);
       const ColumnMetric metric(set.columns, weights, {}, 1);
       for (const TestedFormat& format : kFormats) {
         double ours = 0;
         double reference[3] = {};
         for (std::size_t r = 0; r < set.rows; ++r) {
           ours += squared_error(weights, set.row(r),
-                                encode(best(), format.format, effort, set.row(r), metric).values);
+                                encode_row(best(), format.format, effort, set.row(r), metric).values);
           for (std::size_t mode = 0; mode < 3; ++mode)
-            reference[mode] += set.at(format.golden_index, mode, r);
+            reference[mode] += set.error(format.golden_index, mode, r);
         }
         // Q1_0 has one number per block to choose: nothing to gain with unit weights but the last bits.
         const double allowed = format.format == Format::Q1_0 ? std::max(bound, 1.0001) : bound;
@@ -342,6 +298,10 @@ TEST(AffineEncodeTest, AllGoldenTotalsAreBelowTheReference) {
   expect_totals_below_reference(*shared / "formats/golden/encode", Effort::Default, 0.99);
 }
 
+TEST(AffineEncodeTest, EveryGoldenEdgeRowIsAtLeastAsGoodAsTheReference) {
+  test::expect_edge_rows_below_reference(best(), kFormats);
+}
+
 // ---- Row sums
 // ---------------------------------------------------------------------------------------------------
 
@@ -357,7 +317,7 @@ Shares total_error(Format format, Effort effort, std::size_t columns, const Colu
   std::vector<float> x(columns);
   for (int r = 0; r < 24; ++r) {
     for (float& value : x) value = 0.02F * student(generator);
-    const Encoded encoded = encode(best(), format, effort, x, encoded_for);
+    const EncodedRow encoded = encode_row(best(), format, effort, x, encoded_for);
     RowQuantizer judge(best(), columns);
     EXPECT_TRUE(judge.load(Format::F32, std::as_bytes(std::span(x)), judged_by));
     const RowError error = judge.measure(format, encoded.bytes.data());

@@ -12,10 +12,17 @@
 #include "kernels/codebooks.h"
 #include "kernels/row_quantizer.h"
 #include "kernels/validate.h"
+#include "tests/support/golden_rows.h"
 #include "tests/support/test_paths.h"
 
 namespace quantfit::kernels {
 namespace {
+
+using test::encode_row;
+using test::EncodedRow;
+using test::GoldenSet;
+using test::read_golden;
+using test::squared_error;
 
 struct CodebookFormat {
   Format format;
@@ -37,77 +44,18 @@ const RowKernels& best() {
   return runnable_kernels().front();
 }
 
-// One row encoded and decoded.
-struct Encoded {
-  std::vector<std::byte> bytes;
-  std::vector<float> values;
-  RowError error;
-};
-
-Encoded encode(const RowKernels& kernels, Format format, Effort effort, std::span<const float> row,
-               const ColumnMetric& metric) {
-  RowQuantizer quantizer(kernels, row.size());
-  Encoded result;
-  const auto loaded = quantizer.load(Format::F32, std::as_bytes(row), metric);
-  EXPECT_TRUE(loaded.has_value());
-  if (!loaded) return result;
-  result.bytes.resize(row_bytes(format, row.size()).value());
-  quantizer.encode(format, effort, result.bytes.data());
-  result.values.resize(row.size());
-  kernels.decode[static_cast<std::size_t>(format)](result.bytes.data(), row.size(), result.values.data());
-  result.error = quantizer.measure(format, result.bytes.data());
-  return result;
-}
-
-double squared_error(std::span<const float> weights, std::span<const float> x, std::span<const float> y) {
-  double total = 0;
-  for (std::size_t j = 0; j < x.size(); ++j) {
-    const double e = double{x[j]} - double{y[j]};
-    total += (weights.empty() ? 1.0 : double{weights[j]}) * e * e;
-  }
-  return total;
-}
-
-struct GoldenSet {
-  std::vector<float> x;
-  std::vector<float> w;
-  std::vector<double> errors;
-  std::size_t columns = 0;
-  std::size_t rows = 0;
-  [[nodiscard]] std::span<const float> row(std::size_t r) const {
-    return std::span(x).subspan(r * columns, columns);
-  }
-  // The reference's error to reach: given the importances, or the better one of its two without.
-  [[nodiscard]] double reference(std::size_t type, bool weighted, std::size_t r) const {
-    const auto at = [&](std::size_t mode) { return errors[(type * 3 + mode) * rows + r]; };
-    return weighted ? at(0) : std::fmin(at(1), at(2));
-  }
-};
-
-GoldenSet read_golden(const std::filesystem::path& folder, const std::string& name) {
-  GoldenSet set;
-  set.x = test::read_array<float>(folder / (name + ".x.f32"));
-  set.w = test::read_array<float>(folder / (name + ".w.f32"));
-  set.errors = test::read_array<double>(folder / (name + ".errors.f64"));
-  set.columns = set.w.size();
-  set.rows = set.columns == 0 ? 0 : set.x.size() / set.columns;
-  return set;
-}
-
 void expect_totals_below_reference(const std::filesystem::path& folder, Effort effort) {
   for (const char* name : {"attn_like", "ffn_like", "moe_like", "gaussian"}) {
     const GoldenSet set = read_golden(folder, name);
     ASSERT_GT(set.rows, 0U);
     for (const bool weighted : {true, false}) {
-      const ColumnMetric metric(set.columns,
-                                weighted ? std::span<const float>(set.w) : std::span<const float>(), {}, 1);
+      const ColumnMetric metric(set.columns, set.weights(weighted), {}, 1);
       for (const CodebookFormat& format : kFormats) {
         double ours = 0;
         double reference = 0;
         for (std::size_t r = 0; r < set.rows; ++r) {
-          const Encoded encoded = encode(best(), format.format, effort, set.row(r), metric);
-          ours += squared_error(weighted ? std::span<const float>(set.w) : std::span<const float>(),
-                                set.row(r), encoded.values);
+          const EncodedRow encoded = encode_row(best(), format.format, effort, set.row(r), metric);
+          ours += squared_error(set.weights(weighted), set.row(r), encoded.values);
           reference += set.reference(format.golden_index, weighted, r);
         }
         // Measured 0.54 to 0.94.
@@ -131,22 +79,7 @@ TEST(CodebookEncodeTest, AllGoldenTotalsAreBelowTheReference) {
 }
 
 TEST(CodebookEncodeTest, EveryGoldenEdgeRowIsAtLeastAsGoodAsTheReference) {
-  const GoldenSet set = read_golden(test::data_dir() / "golden/encode", "edge");
-  ASSERT_EQ(set.rows, 16U);
-  for (const Effort effort : {Effort::Default, Effort::Max})
-    for (const bool weighted : {true, false}) {
-      const ColumnMetric metric(set.columns,
-                                weighted ? std::span<const float>(set.w) : std::span<const float>(), {}, 1);
-      for (const CodebookFormat& format : kFormats)
-        for (std::size_t r = 0; r < set.rows; ++r) {
-          const Encoded encoded = encode(best(), format.format, effort, set.row(r), metric);
-          const double ours =
-              squared_error(weighted ? std::span<const float>(set.w) : std::span<const float>(), set.row(r),
-                            encoded.values);
-          EXPECT_LE(ours, set.reference(format.golden_index, weighted, r) * (1 + 1e-9))
-              << name_of(format.format) << " row " << r << (weighted ? " weighted" : "");
-        }
-    }
+  test::expect_edge_rows_below_reference(best(), kFormats);
 }
 
 // Rows of every kind that has hurt an encoder somewhere.
@@ -227,9 +160,9 @@ TEST(CodebookEncodeTest, EveryInstructionSetGivesTheSameBytes) {
       for (const CodebookFormat& format : kFormats)
         for (const Effort effort : kEfforts) {
           if (effort == Effort::Max && metric.name != "row sums") continue;
-          const Encoded reference = encode(scalar(), format.format, effort, row.x, metric.metric);
+          const EncodedRow reference = encode_row(scalar(), format.format, effort, row.x, metric.metric);
           for (const RowKernels& kernels : runnable_kernels())
-            ASSERT_EQ(encode(kernels, format.format, effort, row.x, metric.metric).bytes, reference.bytes)
+            ASSERT_EQ(encode_row(kernels, format.format, effort, row.x, metric.metric).bytes, reference.bytes)
                 << kernels.isa << ", " << name_of(format.format) << ", " << row.name << ", " << metric.name;
         }
 }
@@ -242,7 +175,7 @@ TEST(CodebookEncodeTest, EveryBlockIsValidAndNoRowIsWorseThanZeros) {
       for (const CodebookFormat& format : kFormats)
         for (const Effort effort : kEfforts) {
           if (effort == Effort::Max && metric.name != "row sums") continue;
-          const Encoded encoded = encode(best(), format.format, effort, row.x, metric.metric);
+          const EncodedRow encoded = encode_row(best(), format.format, effort, row.x, metric.metric);
           const std::string what = std::string(name_of(format.format)) + ", " + row.name + ", " + metric.name;
           EXPECT_TRUE(validate_blocks(format.format, encoded.bytes).has_value()) << what;
           // Halves end at 65504 and begin at 2^-24: such rows can only be clipped or dropped.
@@ -261,7 +194,7 @@ TEST(CodebookEncodeTest, ZeroRowsDecodeToZeros) {
   const std::vector<float> zeros(kColumns, 0.0F);
   for (const NamedMetric& metric : metrics(kColumns))
     for (const CodebookFormat& format : kFormats)
-      for (const float v : encode(best(), format.format, Effort::Default, zeros, metric.metric).values)
+      for (const float v : encode_row(best(), format.format, Effort::Default, zeros, metric.metric).values)
         ASSERT_EQ(v, 0.0F) << name_of(format.format);
 }
 
@@ -334,7 +267,7 @@ TEST(CodebookEncodeTest, TheSearchIsExactForTheScalesChosen) {
     for (int r = 0; r < 6; ++r) {
       std::vector<float> x(kColumns);
       for (float& v : x) v = 0.02F * normal(generator);
-      const Encoded encoded = encode(best(), format, Effort::Max, x, metric);
+      const EncodedRow encoded = encode_row(best(), format, Effort::Max, x, metric);
       for (std::size_t t = 0; t < kColumns / 8; ++t) {
         ours += squared_error(std::span(w).subspan(8 * t, 8), std::span(x).subspan(8 * t, 8),
                               std::span(encoded.values).subspan(8 * t, 8));
@@ -360,7 +293,7 @@ TEST(CodebookEncodeTest, MoreEffortIsNotWorse) {
         std::vector<float> x(kColumns);
         for (float& v : x) v = 0.01F * heavy(generator);
         for (std::size_t i = 0; i < kEfforts.size(); ++i)
-          total[i] += encode(best(), format.format, kEfforts[i], x, metric.metric).error.total();
+          total[i] += encode_row(best(), format.format, kEfforts[i], x, metric.metric).error.total();
       }
       // The search is greedy: a better start may end in a slightly worse place now and then.
       EXPECT_LE(total[1], 1.005 * total[0]) << name_of(format.format) << ", " << metric.name;
@@ -386,7 +319,7 @@ TEST(CodebookEncodeTest, RowSumsAreKeptSmall) {
     for (int r = 0; r < 8; ++r) {
       std::vector<float> x(kColumns);
       for (float& v : x) v = 0.02F * normal(generator);
-      const Encoded encoded = encode(best(), format.format, Effort::Default, x, coupled);
+      const EncodedRow encoded = encode_row(best(), format.format, Effort::Default, x, coupled);
       with.variance += encoded.error.variance;
       with.bias += encoded.error.bias;
       with.gain += encoded.error.gain;
@@ -395,7 +328,7 @@ TEST(CodebookEncodeTest, RowSumsAreKeptSmall) {
       uncoupled_total +=
           quantizer
               .measure(format.format,
-                       encode(best(), format.format, Effort::Default, x, diagonal).bytes.data())
+                       encode_row(best(), format.format, Effort::Default, x, diagonal).bytes.data())
               .total();
     }
     EXPECT_LT(with.bias, 0.03 * with.total()) << name_of(format.format);
