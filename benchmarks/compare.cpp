@@ -20,6 +20,7 @@
 #include "core/format.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
+#include "optimizer/error_model.h"
 #include "tests/support/reference_library.h"
 
 namespace {
@@ -36,7 +37,7 @@ struct Settings {
   std::size_t columns = 2048;
   int repeat = 3;
   double seconds = 0.02;
-  float kappa = 2;
+  float kappa = optimizer::ErrorModel{}.kappa;
   bool means = false;
   bool no_importance = false;
   std::vector<std::string> formats;

@@ -34,7 +34,9 @@
 #include "kernels/covariance.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
+#include "optimizer/error_model.h"
 #include "tests/support/reference_library.h"
+#include "tests/support/second_moments.h"
 #include "tests/support/test_paths.h"
 
 namespace quantfit {
@@ -47,7 +49,7 @@ using kernels::RowQuantizer;
 struct Options {
   std::vector<Format> formats;
   std::vector<Effort> efforts = {Effort::Default};
-  float kappa = 5;
+  float kappa = optimizer::ErrorModel{}.kappa;
   bool means = true;
   bool covariance = false;
   float damping = kernels::CovarianceFactor::kDamping;
@@ -285,13 +287,6 @@ TrueError true_error(const Matrix& matrix, const std::vector<float>& decoded) {
   return error;
 }
 
-std::vector<float> full_matrix(const std::vector<float>& triangle, std::size_t n) {
-  std::vector<float> full(n * n);
-  for (std::size_t i = 0, at = 0; i < n; ++i)
-    for (std::size_t j = 0; j <= i; ++j) full[i * n + j] = full[j * n + i] = triangle[at++];
-  return full;
-}
-
 void run_model(const Options& options, const std::filesystem::path& shared) {
   const std::filesystem::path folder = shared / "models";
   auto model = Model::open(folder / "tale-dense-F16.gguf");
@@ -300,28 +295,36 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
     std::printf("cannot read the model: %s\n", (model ? importance.error() : model.error()).message.c_str());
     return;
   }
-  std::ifstream file(folder / "tale-dense-moments" / "index.json");
-  const auto index = nlohmann::json::parse(file);
+  const auto heldout = test::SecondMoments::open(folder / "tale-dense-moments", "heldout");
+  const auto calibration = test::SecondMoments::open(folder / "tale-dense-moments", "calibration");
+  if (!heldout || !calibration) {
+    std::printf("%s\n", (heldout ? calibration : heldout).error().message.c_str());
+    return;
+  }
   std::map<std::string, std::vector<float>> covariances;
   std::map<std::string, kernels::CovarianceFactor> factors;
   std::vector<Matrix> matrices;
-  for (const auto& [input, info] : index["sets"]["heldout"]["inputs"].items()) {
-    const std::size_t n = info["dim"];
-    const auto triangle =
-        test::read_array<float>(folder / "tale-dense-moments" / "heldout" / (input + ".moment2.f32"));
-    std::vector<float>& full = covariances[input];
-    full = full_matrix(triangle, n);
+  for (const test::SecondMoments::Input& input : heldout.value().inputs()) {
+    const std::size_t n = input.columns;
+    auto unseen = heldout.value().read(input);
+    if (!unseen) {
+      std::printf("%s\n", unseen.error().message.c_str());
+      return;
+    }
+    std::vector<float>& full = covariances[input.name];
+    full = std::move(unseen).value();
     if (options.covariance) {
-      const auto seen =
-          test::read_array<float>(folder / "tale-dense-moments" / "calibration" / (input + ".moment2.f32"));
-      auto factor = kernels::CovarianceFactor::make(n, full_matrix(seen, n), options.damping);
+      const test::SecondMoments::Input* same = calibration.value().find(input.tensors.at(0));
+      const auto seen = same != nullptr ? calibration.value().read(*same)
+                                        : fail(ErrorCode::InvalidArgument, "no calibration of this input");
+      auto factor = seen ? kernels::CovarianceFactor::make(n, seen.value(), options.damping) : seen.error();
       if (!factor) {
-        std::printf("%s: %s\n", input.c_str(), factor.error().message.c_str());
+        std::printf("%s: %s\n", input.name.c_str(), factor.error().message.c_str());
         return;
       }
-      factors.emplace(input, std::move(factor.value()));
+      factors.emplace(input.name, std::move(factor.value()));
     }
-    for (const std::string name : info["tensors"]) {
+    for (const std::string& name : input.tensors) {
       if (name.find(options.tensors) == std::string::npos) continue;
       Matrix matrix;
       matrix.name = name;
@@ -338,7 +341,7 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       for (float& value : matrix.second_moment) value /= count;
       for (float& value : matrix.mean) value /= count;
       matrix.covariance = &full;
-      if (options.covariance) matrix.factor = &factors.at(input);
+      if (options.covariance) matrix.factor = &factors.at(input.name);
       matrices.push_back(std::move(matrix));
     }
   }

@@ -5,6 +5,24 @@
 
 namespace quantfit::kernels {
 
+bool has_error_feedback(Format format) {
+  switch (format) {
+    case Format::Q4_0:
+    case Format::Q4_1:
+    case Format::Q5_0:
+    case Format::Q5_1:
+    case Format::Q8_0:
+    case Format::Q2_K:
+    case Format::Q3_K:
+    case Format::Q4_K:
+    case Format::Q5_K:
+    case Format::Q6_K:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<const float> moments,
                                                 float damping) {
   if (columns == 0 || moments.size() / columns != columns || moments.size() % columns != 0)

@@ -12,8 +12,13 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/format.h"
 
 namespace quantfit::kernels {
+
+// The formats whose encoders round with error feedback when the metric has a covariance: those with uniform
+// levels, Q4_0 to Q5_1, Q8_0 and Q2_K to Q6_K. All others leave it unread.
+[[nodiscard]] bool has_error_feedback(Format format);
 
 // Immutable once made; threads may share it. Holds about columns^2 + 256 * columns floats.
 class CovarianceFactor {

@@ -44,6 +44,13 @@ std::vector<std::pair<std::size_t, std::size_t>> pairs_of(const std::string& kin
     for (std::size_t i = 1; i < count; ++i) pairs.emplace_back(0, i);
   } else if (kind == "adjacent") {
     for (std::size_t i = 1; i < count; i += 2) pairs.emplace_back(i - 1, i);
+  } else if (kind == "threes") {
+    for (std::size_t i = 0; i + 1 < count; i += 3) {
+      pairs.emplace_back(i, i + 1);
+      if (i + 2 == count) break;
+      pairs.emplace_back(i, i + 2);
+      pairs.emplace_back(i + 1, i + 2);
+    }
   } else if (kind == "all") {
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t j = i + 1; j < count; ++j) pairs.emplace_back(i, j);
@@ -73,10 +80,12 @@ int main(int argc, char** argv) {
   app.add_option("-t,--threads", options.threads, "Threads of llama.cpp for each of them")
       ->capture_default_str()
       ->check(CLI::Range(1, 512));
-  app.add_option("--pairs", pairs,
-                 "Candidates compared with each other: every one with the first, 1-2 3-4 ..., or all")
+  app.add_option(
+         "--pairs", pairs,
+         "Candidates compared with each other: every one with the first, 1-2 3-4 ..., among 1-3 4-6 ..., or "
+         "all")
       ->capture_default_str()
-      ->check(CLI::IsMember({"first", "adjacent", "all", "none"}));
+      ->check(CLI::IsMember({"first", "adjacent", "threes", "all", "none"}));
   app.add_flag("--json", json, "One JSON document instead of tables");
   app.add_flag("-q,--quiet", quiet, "No progress");
   app.footer("Exit codes: 0 done; 1 failure; 2 wrong usage; 77 the llama.cpp libraries are not installed");

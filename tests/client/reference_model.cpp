@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/gguf_writer.h"
+#include "kernels/covariance.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
 #include "optimizer/model_traits.h"
@@ -105,6 +106,58 @@ Result<void> for_rows(const TensorInfo& tensor, int threads, const Work& work) {
   return outcome::success();
 }
 
+// The factors of the second moments, one at a time: tensors with the same input follow each other.
+class FactorCache {
+ public:
+  FactorCache(const SecondMoments& moments, float damping) : moments_(moments), damping_(damping) {}
+
+  // Valid until the next call. Null when the second moments do not know the tensor.
+  Result<const kernels::CovarianceFactor*> of(const TensorInfo& tensor) {
+    const SecondMoments::Input* input = moments_.find(tensor.name);
+    if (input == nullptr) return nullptr;
+    if (input->columns != tensor.row_length() || tensor.matrices() != 1) {
+      return fail(ErrorCode::ShapeMismatch, "tensor '{}': second moments of {} columns for {} rows of {}",
+                  tensor.name, input->columns, tensor.rows(), tensor.row_length());
+    }
+    if (input != input_) {
+      QF_ASSIGN(const std::vector<float> full, moments_.read(*input));
+      auto made = kernels::CovarianceFactor::make(input->columns, full, damping_);
+      if (!made) return fail(made.error().code, "input '{}': {}", input->name, made.error().message);
+      factor_ = std::move(made).value();
+      input_ = input;
+    }
+    return &*factor_;
+  }
+
+ private:
+  const SecondMoments& moments_;
+  float damping_;
+  const SecondMoments::Input* input_ = nullptr;  // of factor_
+  std::optional<kernels::CovarianceFactor> factor_;
+};
+
+// Second moments that no tensor uses, or that a format cannot use, are a mistake of the caller.
+Result<void> check_moments(const Model& model, const Recipe& recipe, const EncoderChoice& encoder) {
+  if (encoder.moments == nullptr) return outcome::success();
+  if (encoder.ggml) return fail(ErrorCode::InvalidArgument, "ggml's encoders take no second moments");
+  std::size_t known = 0;
+  for (std::size_t i = 0; i < recipe.entries.size(); ++i) {
+    const TensorInfo& tensor = model.tensors()[i];
+    const Format target = recipe.entries[i].format;
+    if (encoder.moments->find(tensor.name) == nullptr) continue;
+    ++known;
+    if (target != tensor.format && !kernels::has_error_feedback(target)) {
+      return fail(ErrorCode::InvalidArgument, "tensor '{}': {} has no encoder with error feedback",
+                  tensor.name, name_of(target));
+    }
+  }
+  if (known == 0) {
+    return fail(ErrorCode::InvalidArgument,
+                "the second moments are of another model: no tensor of it is among them");
+  }
+  return outcome::success();
+}
+
 Result<Format> format_after_equals(std::string_view text, std::size_t line) {
   const auto format = parse_format(text);
   if (!format) return fail(ErrorCode::InvalidArgument, "line {}: '{}' is not a format", line, text);
@@ -196,15 +249,19 @@ Result<Recipe> read_recipe(const Model& model, std::string_view text) {
   return recipe;
 }
 
-Result<void> write_reference_model(const Model& model, const Recipe& recipe,
-                                   const ImportanceMatrix* importance, const EncoderChoice& encoder,
-                                   const std::filesystem::path& out, int threads) {
+Result<EncodedTensors> write_reference_model(const Model& model, const Recipe& recipe,
+                                             const ImportanceMatrix* importance, const EncoderChoice& encoder,
+                                             const std::filesystem::path& out, int threads) {
   QF_ASSIGN(const ReferenceLibrary* ggml, ReferenceLibrary::load());
   QF_ASSIGN(const kernels::RowKernels* kernels, kernels::default_kernels());
   if (recipe.entries.size() != model.tensors().size()) {
     return fail(ErrorCode::ShapeMismatch, "a recipe of {} tensors for a model of {}", recipe.entries.size(),
                 model.tensors().size());
   }
+  QF_TRY(check_moments(model, recipe, encoder));
+  std::optional<FactorCache> factors;
+  if (encoder.moments != nullptr) factors.emplace(*encoder.moments, encoder.damping);
+  EncodedTensors encoded;
   std::vector<TensorInfo> infos(model.tensors().begin(), model.tensors().end());
   for (std::size_t i = 0; i < infos.size(); ++i) infos[i].format = recipe.entries[i].format;
   GgufMetadata metadata = model.metadata();
@@ -235,6 +292,11 @@ Result<void> write_reference_model(const Model& model, const Recipe& recipe,
     }
     QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(job.target, tensor.row_length(), tensor.rows()));
     job.bytes.resize(bytes);
+    const kernels::CovarianceFactor* covariance = nullptr;
+    if (factors) {
+      QF_ASSIGN(covariance, factors->of(tensor));
+    }
+    ++(covariance != nullptr ? encoded.feedback : encoded.diagonal);
     if (encoder.ggml) {
       QF_TRY(for_rows(tensor, threads, [&](std::uint64_t matrix, std::uint64_t first, std::uint64_t count) {
         return encode_rows(*ggml, job, matrix, first, count);
@@ -246,8 +308,8 @@ Result<void> write_reference_model(const Model& model, const Recipe& recipe,
           square = job.statistics[m].mean_square;
           if (encoder.use_means) mean = job.statistics[m].mean;
         }
-        job.metrics.push_back(
-            std::make_unique<kernels::ColumnMetric>(tensor.row_length(), square, mean, encoder.kappa));
+        job.metrics.push_back(std::make_unique<kernels::ColumnMetric>(tensor.row_length(), square, mean,
+                                                                      encoder.kappa, covariance));
       }
       QF_TRY(for_rows(tensor, threads, [&](std::uint64_t matrix, std::uint64_t first, std::uint64_t count) {
         return encode_rows_with_ours(*kernels, encoder.effort, job, matrix, first, count);
@@ -255,7 +317,8 @@ Result<void> write_reference_model(const Model& model, const Recipe& recipe,
     }
     QF_TRY(writer.append(job.bytes));
   }
-  return writer.commit();
+  QF_TRY(writer.commit());
+  return encoded;
 }
 
 }  // namespace quantfit::test

@@ -11,7 +11,10 @@
 #include "core/importance_matrix.h"
 #include "core/model.h"
 #include "core/recipe.h"
+#include "kernels/covariance.h"
 #include "kernels/error_metric.h"
+#include "optimizer/error_model.h"
+#include "tests/support/second_moments.h"
 
 namespace quantfit::test {
 
@@ -32,17 +35,28 @@ namespace quantfit::test {
 struct EncoderChoice {
   bool ggml = true;  // false: ours, with the following
   kernels::Effort effort = kernels::Effort::Default;
-  float kappa = 2;        // weight of errors along the row
-  bool use_means = true;  // bias term when the importance matrix has means
+  float kappa = optimizer::ErrorModel{}.kappa;  // weight of errors along the row
+  bool use_means = true;                        // bias term when the importance matrix has means
+  // Tensors whose inputs it knows are encoded with error feedback through their full second moments instead
+  // (kernels/covariance.h; kappa and means then say nothing); not owned, may be null.
+  const SecondMoments* moments = nullptr;
+  float damping = kernels::CovarianceFactor::kDamping;
+};
+
+// How many tensors were encoded in which way.
+struct EncodedTensors {
+  std::size_t feedback = 0;  // with error feedback through the full second moments
+  std::size_t diagonal = 0;  // by the diagonal metric, or by ggml
 };
 
 // Encodes every tensor as `recipe` says and writes one GGUF file. Experts that calibration never reached are
 // encoded with importance 1 by ggml's encoder, as llama-quantize does. `threads` share the rows. Errors of
-// the libraries and of writing; InvalidArgument when a format needs importance and there is none, Unsupported
-// when an encoder lacks a format.
-[[nodiscard]] Result<void> write_reference_model(const Model& model, const Recipe& recipe,
-                                                 const ImportanceMatrix* importance,
-                                                 const EncoderChoice& encoder,
-                                                 const std::filesystem::path& out, int threads = 2);
+// the libraries, of writing and of reading second moments; InvalidArgument when a format needs importance and
+// there is none, when the second moments know no tensor of the model, or when one that they know goes into a
+// format without error feedback; Unsupported when an encoder lacks a format.
+[[nodiscard]] Result<EncodedTensors> write_reference_model(const Model& model, const Recipe& recipe,
+                                                           const ImportanceMatrix* importance,
+                                                           const EncoderChoice& encoder,
+                                                           const std::filesystem::path& out, int threads = 2);
 
 }  // namespace quantfit::test

@@ -1,4 +1,4 @@
-// reference_quantize: writes a model in a given recipe with ggml's own encoders, for comparison with ours.
+// reference_quantize: writes a model in a given recipe with ggml's own encoders or with ours, for comparison.
 #include "tests/support/reference_library.h"
 
 #include <fmt/format.h>
@@ -18,7 +18,7 @@ using namespace quantfit;
 using namespace quantfit::test;
 
 struct Options {
-  std::filesystem::path source, out, imatrix, recipe_file;
+  std::filesystem::path source, out, imatrix, recipe_file, covariance;
   std::string format, preset, ends = "Q8_0", encoder = "ggml", effort = "default";
   EncoderChoice choice;
   int threads = 2;
@@ -47,14 +47,26 @@ Result<void> run(const Options& options) {
     QF_ASSIGN(importance, ImportanceMatrix::read(options.imatrix));
   }
   QF_ASSIGN(const Recipe recipe, recipe_of(model, options));
-  return write_reference_model(model, recipe, importance ? &*importance : nullptr, options.choice,
-                               options.out, options.threads);
+  EncoderChoice choice = options.choice;
+  std::optional<SecondMoments> moments;
+  if (!options.covariance.empty()) {
+    QF_ASSIGN(moments, SecondMoments::open(options.covariance, "calibration"));
+    choice.moments = &*moments;
+  }
+  QF_ASSIGN(const EncodedTensors encoded,
+            write_reference_model(model, recipe, importance ? &*importance : nullptr, choice, options.out,
+                                  options.threads));
+  if (moments) {
+    fmt::print(stderr, "{} tensors with error feedback through their covariance, {} by the diagonal metric\n",
+               encoded.feedback, encoded.diagonal);
+  }
+  return outcome::success();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes a model in a given recipe with ggml's own encoders, for comparison with ours");
+  CLI::App app("Writes a model in a given recipe with ggml's own encoders or with ours, for comparison");
   Options options;
   app.add_option("source", options.source, "F16, BF16 or F32 model")->required();
   app.add_option("out", options.out, "File to write; an existing one is replaced")->required();
@@ -77,6 +89,14 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::Range(1.0, 100.0));
   app.add_flag("--no-means", options.no_means, "Of our encoder: without the bias term");
+  auto* covariance = app.add_option("--covariance", options.covariance,
+                                    "Of our encoder: folder of second moments (index.json and a set "
+                                    "'calibration'); error feedback for the tensors that it knows");
+  app.add_option("--damping", options.choice.damping,
+                 "With --covariance: added to its diagonal, as a share of the mean of the diagonal")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0))
+      ->needs(covariance);
   app.add_option("-t,--threads", options.threads, "Threads")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
@@ -87,6 +107,11 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   options.choice.ggml = options.encoder == "ggml";
+  if (options.choice.ggml && !options.covariance.empty()) {
+    fmt::print(stderr,
+               "reference_quantize: --covariance needs --encoder quantfit: ggml's encoders take none\n");
+    return 2;
+  }
   options.choice.use_means = !options.no_means;
   options.choice.effort = options.effort == "fast"  ? kernels::Effort::Fast
                           : options.effort == "max" ? kernels::Effort::Max

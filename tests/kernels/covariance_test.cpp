@@ -4,9 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <span>
 #include <string>
@@ -18,6 +16,7 @@
 #include "kernels/row_quantizer.h"
 #include "kernels/validate.h"
 #include "tests/support/reference_library.h"
+#include "tests/support/second_moments.h"
 #include "tests/support/test_paths.h"
 
 namespace quantfit::kernels {
@@ -153,6 +152,50 @@ TEST(CovarianceTest, FeedbackLowersTheOutputErrorAndIsTheSameEverywhere) {
   }
 }
 
+TEST(CovarianceTest, FormatsWithFeedbackUseItAndOthersDoNot) {
+  constexpr std::size_t kColumns = 512;
+  const std::vector<float> moments = correlated_moments(kColumns, 2);
+  const auto factor = CovarianceFactor::make(kColumns, moments);
+  ASSERT_TRUE(factor);
+  const std::vector<float> diagonal = diagonal_of(moments, kColumns);
+  const ColumnMetric with(kColumns, diagonal, {}, 1, &factor.value());
+  const ColumnMetric without(kColumns, diagonal, {}, 1);
+  const RowKernels& kernels = runnable_kernels().front();
+  const std::vector<float> x = random_row(kColumns, 3);
+  std::size_t formats = 0;
+  for (const FormatTraits& format : all_formats()) {
+    if (!is_quantized(format.format) || kernels.encode[static_cast<std::size_t>(format.format)] == nullptr) {
+      EXPECT_FALSE(has_error_feedback(format.format)) << format.name;
+      continue;
+    }
+    const bool differs = encode(kernels, format.format, Effort::Fast, x, with).bytes !=
+                         encode(kernels, format.format, Effort::Fast, x, without).bytes;
+    EXPECT_EQ(differs, has_error_feedback(format.format)) << format.name;
+    formats += differs ? 1 : 0;
+  }
+  EXPECT_EQ(formats, std::size(kFeedbackFormats));
+}
+
+// The covariance is the whole objective: mean and correlation along the row are part of E[x x^T] already.
+TEST(CovarianceTest, NeitherMeansNorKappaMatterWithFeedback) {
+  constexpr std::size_t kColumns = 512;
+  const std::vector<float> moments = correlated_moments(kColumns, 2);
+  const auto factor = CovarianceFactor::make(kColumns, moments);
+  ASSERT_TRUE(factor);
+  const std::vector<float> diagonal = diagonal_of(moments, kColumns);
+  std::vector<float> mean(kColumns);
+  for (std::size_t j = 0; j < kColumns; ++j) mean[j] = 0.3F * std::sqrt(diagonal[j]);
+  const ColumnMetric plain(kColumns, diagonal, {}, 1, &factor.value());
+  const ColumnMetric rich(kColumns, diagonal, mean, 5, &factor.value());
+  const RowKernels& kernels = runnable_kernels().front();
+  const std::vector<float> x = random_row(kColumns, 4);
+  for (const Format format : kFeedbackFormats) {
+    EXPECT_EQ(encode(kernels, format, Effort::Default, x, plain).bytes,
+              encode(kernels, format, Effort::Default, x, rich).bytes)
+        << name_of(format);
+  }
+}
+
 TEST(CovarianceTest, HostileRowsStayValid) {
   constexpr std::size_t kColumns = 512;
   const std::vector<float> moments = correlated_moments(kColumns, 2);
@@ -183,8 +226,13 @@ TEST(CovarianceTest, TrainedLayersGainOnHeldOutMoments) {
   const std::filesystem::path folder = *shared / "models";
   const auto model = Model::open(folder / "tale-dense-F16.gguf");
   ASSERT_TRUE(model);
+  std::vector<test::SecondMoments> sets;
+  for (const char* name : {"calibration", "heldout"}) {
+    auto set = test::SecondMoments::open(folder / "tale-dense-moments", name);
+    ASSERT_TRUE(set) << set.error().message;
+    sets.push_back(std::move(set).value());
+  }
   struct Layer {
-    const char* input;
     const char* tensor;
     std::size_t columns;
   };
@@ -192,19 +240,17 @@ TEST(CovarianceTest, TrainedLayersGainOnHeldOutMoments) {
   for (const auto& [format, bound] : {std::pair(Format::Q4_K, 0.55), std::pair(Format::Q2_K, 0.62)}) {
     double ours = 0;
     double theirs = 0;
-    for (const Layer& layer : {Layer{"blk.1.attn_qkv_in", "blk.1.attn_q.weight", 256},
-                               Layer{"blk.3.ffn_gate_up_in", "blk.3.ffn_up.weight", 256},
-                               Layer{"blk.4.ffn_down_in", "blk.4.ffn_down.weight", 768}}) {
+    for (const Layer& layer : {Layer{"blk.1.attn_q.weight", 256}, Layer{"blk.3.ffn_up.weight", 256},
+                               Layer{"blk.4.ffn_down.weight", 768}}) {
       const std::size_t n = layer.columns;
       std::vector<float> moments[2];
-      const char* sets[2] = {"calibration", "heldout"};
-      for (int s = 0; s < 2; ++s) {
-        const auto triangle = test::read_array<float>(folder / "tale-dense-moments" / sets[s] /
-                                                      (std::string(layer.input) + ".moment2.f32"));
-        moments[s].resize(n * n);
-        for (std::size_t i = 0, at = 0; i < n; ++i)
-          for (std::size_t j = 0; j <= i; ++j)
-            moments[s][i * n + j] = moments[s][j * n + i] = triangle.at(at++);
+      for (std::size_t s = 0; s < 2; ++s) {
+        const test::SecondMoments::Input* input = sets[s].find(layer.tensor);
+        ASSERT_NE(input, nullptr);
+        ASSERT_EQ(input->columns, n);
+        auto read = sets[s].read(*input);
+        ASSERT_TRUE(read) << read.error().message;
+        moments[s] = std::move(read).value();
       }
       const auto factor = CovarianceFactor::make(n, moments[0]);
       ASSERT_TRUE(factor);
