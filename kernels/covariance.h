@@ -23,6 +23,8 @@ namespace quantfit::kernels {
 // Immutable once made; threads may share it. Holds about columns^2 + 256 * columns floats.
 class CovarianceFactor {
  public:
+  // Measured with 1e5 tokens of calibration, dense example model: the output error under held-out moments is
+  // flat between 0.01 and 0.1 and grows on both sides, KL divergences agree (benchmarks/README.md).
   static constexpr float kDamping = 0.03F;
 
   // `moments`: E[x_i x_j] as a full symmetric matrix, row by row (only i >= j is read). `damping` times the
