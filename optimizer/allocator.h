@@ -1,5 +1,5 @@
 // The multiple-choice knapsack: one candidate per class, lowest total cost within a budget of bytes, with a
-// certificate of how near to the optimum the answer is. A function of its arguments; see allocation.md.
+// certificate of how near to the optimum the answer is. Functions of their arguments; see allocation.md.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,7 @@ struct AllocatorLimits {
 struct Allocation {
   std::vector<Format> choice;        // one per class, in the order the classes were given
   std::vector<std::uint32_t> index;  // likewise: index of the chosen candidate
+  std::uint64_t least_bytes = 0;     // bounds hold for choices of at least so many bytes; 0: for all
   std::uint64_t bytes = 0;           // never above the budget unless BudgetTooSmall
   double objective = 0;              // sum of the chosen costs
   double lower_bound = 0;            // of any choice within the budget; equals objective when Optimal
@@ -73,5 +74,23 @@ struct Allocation {
 // largest double).
 [[nodiscard]] Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64_t budget_bytes,
                                           const AllocatorLimits& limits = {});
+
+// A budget that must be used almost whole.
+struct FilledAllocation {
+  Allocation answer;    // the cheapest choice of `answer.least_bytes` up to the budget
+  Allocation unfilled;  // the cheapest within the budget, as allocate() finds it
+  bool in_window = true;     // false: no choice was found of the least bytes asked for up to the budget
+  bool proven_empty = false;  // ... and there is none
+};
+
+// The cheapest choice that takes at least `least_bytes` and at most `budget_bytes`. Where the cheapest within the
+// budget does, it is the answer, `answer.least_bytes` is 0, and its proof holds for both. Where none can be found,
+// the bytes that may stay unused are doubled until one is. Candidates that another one of no more bytes undercuts
+// are considered too. `max_seconds` is for either problem. Of equal costs no order is promised, but the answer is a
+// function of the arguments as allocate()'s is. Errors as allocate(), and InvalidArgument when `least_bytes` is
+// above the budget.
+[[nodiscard]] Result<FilledAllocation> allocate_filled(std::span<const CandidateClass> classes,
+                                                       std::uint64_t least_bytes, std::uint64_t budget_bytes,
+                                                       const AllocatorLimits& limits = {});
 
 }  // namespace quantfit::optimizer

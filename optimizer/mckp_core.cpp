@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <deque>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -70,20 +71,25 @@ void append_hull(std::vector<std::pair<std::int64_t, std::int64_t>>& points, std
   }
 }
 
+// Stands for the slack that may stay unused, among the positions of open classes.
+constexpr std::uint32_t kSparePosition = std::numeric_limits<std::uint32_t>::max();
+
 // The linear relaxation of the classes not yet taken, as a function of the slack that they must bring back to
-// between zero and nothing lost: a lower bound on the reduced costs and unused slack still to come. Piecewise
+// between zero and what may stay unused: a lower bound on the reduced costs and the price of unused slack still
+// to come. Unused slack that is limited is an increment of its own at `kSparePosition`. Piecewise
 // linear, convex, zero at slack zero. Values are computed in double and lowered by kSafety, far more than
 // their rounding.
 class RemainderBound {
  public:
   static constexpr double kSafety = 1.0 - 0x1p-30;
 
-  // Increments of classes for which `rest` says yes; those beyond `gap` are not needed.
+  // Increments of classes for which `rest` says yes; those beyond `gap` are not needed. `beyond`: the price of
+  // slack that no increment can use.
   template <class Rest>
-  void build(std::span<const Increment> up, std::span<const Increment> down, std::int64_t multiplier,
-             std::int64_t gap, Rest rest) {
+  void build(std::span<const Increment> up, std::span<const Increment> down, double beyond, std::int64_t gap,
+             Rest rest) {
     collect(up, gap, rest, up_);
-    if (!up_.truncated) up_.segments.back().slope = static_cast<double>(multiplier);
+    if (!up_.truncated) up_.segments.back().slope = beyond;
     collect(down, gap, rest, down_);
     up_at_ = up_.segments.size() - 1;
     down_at_ = 0;
@@ -118,7 +124,7 @@ class RemainderBound {
     std::int64_t start = 0;
     std::int64_t value = 0;
     for (const Increment& increment : increments) {
-      if (!rest(increment.position)) continue;
+      if (increment.position != kSparePosition && !rest(increment.position)) continue;
       if (value > gap) {
         arm.truncated = true;
         break;
@@ -150,8 +156,15 @@ std::int64_t floor_to_multiple(std::int64_t value, std::int64_t step) {
 
 class Search {
  public:
-  Search(std::span<const Items> classes, const Dual& dual, std::int64_t gap, const CoreLimits& limits)
-      : classes_(classes), dual_(dual), gap_(gap), slack_(dual.slack), limits_(limits) {}
+  Search(std::span<const Items> classes, const Dual& dual, std::int64_t gap, const CoreLimits& limits,
+         std::int64_t spare)
+      : classes_(classes),
+        dual_(dual),
+        gap_(gap),
+        slack_(dual.slack),
+        any_spare_(spare >= kAnySpare),
+        spare_(spare),
+        limits_(limits) {}
 
   CoreResult run(std::span<const std::uint32_t> order) {
     result_.choice = dual_.base;
@@ -166,11 +179,11 @@ class Search {
       if (front_.states.empty() || back_.states.empty()) break;
       const bool at_front = front_.states.size() <= back_.states.size();
       if (at_front) {
-        bound_.build(up_, down_, dual_.multiplier, gap_, [&](std::uint32_t p) { return p > front; });
+        bound_.build(up_, down_, unused_price(), gap_, [&](std::uint32_t p) { return p > front; });
         extend(front_, front++);
       } else {
         --back;
-        bound_.build(up_, down_, dual_.multiplier, gap_, [&](std::uint32_t p) { return p < back; });
+        bound_.build(up_, down_, unused_price(), gap_, [&](std::uint32_t p) { return p < back; });
         extend(back_, back);
       }
     }
@@ -194,11 +207,22 @@ class Search {
       gap_ = -1;
       return;
     }
-    const Int128 lost = Int128{dual_.multiplier} * (slack_ - usable);
+    const std::int64_t unusable = slack_ - usable;
+    const Int128 lost = Int128{dual_.multiplier} * unusable;
     lost_ = lost > gap_ ? gap_ + 1 : static_cast<std::int64_t>(lost);
     gap_ -= lost_;
+    if (!any_spare_) {
+      spare_ -= unusable;
+      if (spare_ < 0) gap_ = -1;
+    }
     if (gap_ < 0) return;
     slack_ = usable;
+    if (!any_spare_) {
+      // More unused slack would cost more than the gap.
+      if (dual_.multiplier > 0) spare_ = std::min(spare_, gap_ / dual_.multiplier);
+      up_.push_back(
+          {static_cast<double>(dual_.multiplier), spare_, dual_.multiplier * spare_, kSparePosition});
+    }
     for (const std::uint32_t c : order) {
       if (reduced[c].size() < 2) continue;
       const auto position = static_cast<std::uint32_t>(open_.size());
@@ -220,8 +244,14 @@ class Search {
     result_.open_classes = static_cast<std::uint32_t>(open_.size());
   }
 
+  // Per unit of slack that the classes to come cannot use.
+  double unused_price() const {
+    return any_spare_ ? static_cast<double>(dual_.multiplier) : std::numeric_limits<double>::infinity();
+  }
+
   // Adds the class at `position` to `side`: merges one shifted copy of the list per item, in order of weight,
-  // dropping dominated states and those that cannot end within the gap.
+  // dropping dominated states and those that cannot end within the gap. Where slack must be used, a lighter
+  // state is no substitute for a heavier one: only states of equal weight dominate each other.
   void extend(Side& side, std::uint32_t position) {
     const std::vector<ReducedItem>& items = open_[position].items;
     next_.clear();
@@ -249,7 +279,7 @@ class Search {
             (streams[i].weight == streams[pick].weight && streams[i].cost < streams[pick].cost))
           pick = i;
       Stream& stream = streams[pick];
-      if (stream.cost < least_cost) {
+      if (any_spare_ ? stream.cost < least_cost : next_.empty() || stream.weight != next_.back().weight) {
         const std::int64_t reduced = stream.cost + dual_.multiplier * stream.weight;
         if (reduced <= gap_ &&
             static_cast<double>(reduced) * RemainderBound::kSafety + bound_(slack_ - stream.weight) <= gap) {
@@ -300,27 +330,38 @@ class Search {
     if (Clock::now() > limits_.deadline) result_.stop = CoreStop::Time;
   }
 
-  // The cheapest pair of a front and a back state within the slack; both lists ascend in weight and descend
-  // in cost, so the best partner of a state is the heaviest that fits. An incomplete search leaves the
-  // classes between at their base.
+  // The cheapest pair of a front and a back state that leaves between zero and `spare_` of the slack. Both lists
+  // ascend in weight, so the partners of a state slide down the back list: `partners` holds those that may still
+  // be the cheapest, ascending in cost and descending in weight. An incomplete search leaves the classes
+  // between at their base.
   void join() {
     std::size_t best_front = 0;
     std::size_t best_back = 0;
-    std::size_t partner = back_.states.size();
     std::int64_t best_cost = std::numeric_limits<std::int64_t>::max();
     std::int64_t best_weight = 0;
+    const std::vector<State>& backs = back_.states;
+    std::deque<std::uint32_t> partners;
+    std::size_t entered = backs.size();  // back states from here on have been partners
     for (std::size_t f = 0; f < front_.states.size(); ++f) {
       const State& state = front_.states[f];
-      while (partner > 0 && state.weight + back_.states[partner - 1].weight > slack_) --partner;
-      if (partner == 0) break;
-      const State& other = back_.states[partner - 1];
+      const Int128 most = Int128{slack_} - state.weight;
+      while (!partners.empty() && backs[partners.front()].weight > most) partners.pop_front();
+      // Without a limit to what stays unused costs descend: the heaviest that fits is the cheapest.
+      while (entered > 0 && (any_spare_ ? partners.empty() : backs[entered - 1].weight >= most - spare_)) {
+        --entered;
+        if (backs[entered].weight > most) continue;
+        while (!partners.empty() && backs[partners.back()].cost >= backs[entered].cost) partners.pop_back();
+        partners.push_back(static_cast<std::uint32_t>(entered));
+      }
+      if (partners.empty()) continue;
+      const State& other = backs[partners.front()];
       const std::int64_t cost = state.cost + other.cost;
       const std::int64_t weight = state.weight + other.weight;
       if (cost < best_cost || (cost == best_cost && weight < best_weight)) {
         best_cost = cost;
         best_weight = weight;
         best_front = f;
-        best_back = partner - 1;
+        best_back = partners.front();
       }
     }
     if (best_cost == std::numeric_limits<std::int64_t>::max()) {
@@ -352,6 +393,8 @@ class Search {
   std::int64_t gap_;
   std::int64_t slack_;
   std::int64_t lost_ = 0;  // scaled cost of slack that no choice within the gap can use
+  bool any_spare_;         // all of the slack may stay unused
+  std::int64_t spare_;     // otherwise: this much of it
   const CoreLimits& limits_;
   std::vector<OpenClass> open_;
   std::vector<Increment> up_;
@@ -369,25 +412,25 @@ class Search {
 }  // namespace
 
 CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::int64_t gap,
-                       std::span<const std::uint32_t> order, const CoreLimits& limits) {
-  return Search(classes, dual, gap, limits).run(order);
+                       std::span<const std::uint32_t> order, const CoreLimits& limits, std::int64_t spare) {
+  return Search(classes, dual, gap, limits, spare).run(order);
 }
 
 GapResult close_gap(std::span<const Items> classes, const Dual& dual, std::vector<std::uint32_t> choice,
                     std::int64_t best, const GapSchedule& schedule, std::span<const std::uint32_t> order,
-                    const CoreLimits& limits) {
+                    const CoreLimits& limits, std::int64_t spare) {
   GapResult result;
   result.choice = std::move(choice);
   result.best = best;
   std::int64_t gap = std::min(schedule.first, best);
   while (true) {
-    if (schedule.relative_gap > 0 &&
+    if (schedule.relative_gap > 0 && !result.choice.empty() &&
         static_cast<double>(result.best - result.proven) <=
             schedule.relative_gap * static_cast<double>(dual.bound + result.best)) {
       result.stop = GapStop::GapReached;
       return result;
     }
-    CoreResult found = search_core(classes, dual, gap, order, limits);
+    CoreResult found = search_core(classes, dual, gap, order, limits, spare);
     result.states += found.states;
     result.peak_states = std::max(result.peak_states, found.peak_states);
     result.peak_memory_bytes = std::max(result.peak_memory_bytes, found.peak_memory_bytes);

@@ -20,6 +20,9 @@ struct CoreLimits {
 
 enum class CoreStop { Complete, States, Time };
 
+// How much of the capacity a choice may leave unused, when it may leave any.
+inline constexpr std::int64_t kAnySpare = std::int64_t{1} << 62;
+
 struct CoreResult {
   CoreStop stop = CoreStop::Complete;
   bool found = false;                 // some choice within the capacity was seen
@@ -32,12 +35,14 @@ struct CoreResult {
   std::uint32_t open_classes = 0;  // classes with more than one item left
 };
 
-// Searches all choices whose cost is at most bound + gap. When `stop` is Complete and no result with a gap at
-// most `gap` came back, none exists; otherwise the result is the cheapest, and of those the lightest. A
-// result above `gap`, or of an incomplete search, is a valid choice and no more. `order` lists the classes
-// from the front end to the back end. gap must be >= 0 and < 2^61.
+// Searches all choices within the capacity that leave at most `spare` of it unused and whose cost is at most
+// bound + gap. When `stop` is Complete and no result with a gap at most `gap` came back, none exists; otherwise
+// the result is the cheapest, and of those the lightest. A result above `gap`, or of an incomplete search, is a
+// valid choice and no more. `order` lists the classes from the front end to the back end. gap must be >= 0 and
+// at most 2^61 + 1. Without a limit to `spare` the classes must be Pareto frontiers.
 [[nodiscard]] CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::int64_t gap,
-                                     std::span<const std::uint32_t> order, const CoreLimits& limits);
+                                     std::span<const std::uint32_t> order, const CoreLimits& limits,
+                                     std::int64_t spare = kAnySpare);
 
 // How the gap searched grows, and when it is good enough.
 struct GapSchedule {
@@ -61,10 +66,11 @@ struct GapResult {
 };
 
 // Searches wider and wider gaps until the cheapest choice known lies within the gap searched or a limit stops
-// it. `choice` is any choice within the capacity, `best` its scaled cost less the bound.
+// it. `choice` is any choice within the capacity and `spare`, `best` its scaled cost less the bound. When none is
+// known: empty, and a gap that no choice reaches; a result Optimal and empty then proves that none exists.
 [[nodiscard]] GapResult close_gap(std::span<const Items> classes, const Dual& dual,
                                   std::vector<std::uint32_t> choice, std::int64_t best,
                                   const GapSchedule& schedule, std::span<const std::uint32_t> order,
-                                  const CoreLimits& limits);
+                                  const CoreLimits& limits, std::int64_t spare = kAnySpare);
 
 }  // namespace quantfit::optimizer::mckp

@@ -75,6 +75,7 @@ std::vector<HullStep> sorted_hull_steps(std::span<const Items> classes) {
     for (std::size_t i = 1; i < hull.size(); ++i) {
       const Item& from = classes[c][hull[i - 1]];
       const Item& to = classes[c][hull[i]];
+      if (to.cost >= from.cost) break;
       steps.push_back({c, hull[i - 1], hull[i], to.weight - from.weight, from.cost - to.cost});
     }
   }

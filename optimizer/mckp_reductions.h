@@ -29,8 +29,8 @@ using Items = std::vector<Item>;
 // hull stay.
 void remove_dominated(Items& items);
 
-// Indices of the lower convex hull of a Pareto frontier, first and last item included; slopes strictly
-// increase.
+// Indices of the lower convex hull of items in strictly ascending weight, first and last included; slopes
+// strictly increase.
 [[nodiscard]] std::vector<std::uint32_t> convex_hull(std::span<const Item> items);
 
 // Greatest common divisor of all weight differences within classes; 0 when no class has two weights.
@@ -45,8 +45,8 @@ struct HullStep {
   std::int64_t gain;    // cost removed, > 0
 };
 
-// All hull steps in descending order of gain per weight (exact comparison), ties by class index then
-// position. Steps of one class keep their order. O(n log n).
+// All hull steps that save cost, in descending order of gain per weight (exact comparison), ties by class index
+// then position. Steps of one class keep their order. O(n log n).
 [[nodiscard]] std::vector<HullStep> sorted_hull_steps(std::span<const Items> classes);
 
 struct Dual {

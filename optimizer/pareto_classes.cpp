@@ -9,7 +9,7 @@
 
 namespace quantfit::optimizer {
 
-Result<ParetoClasses> pareto_classes(std::span<const CandidateClass> classes) {
+Result<ParetoClasses> pareto_classes(std::span<const CandidateClass> classes, Keep keep) {
   ParetoClasses pareto;
   pareto.order.resize(classes.size());
   std::iota(pareto.order.begin(), pareto.order.end(), 0U);
@@ -50,7 +50,9 @@ Result<ParetoClasses> pareto_classes(std::span<const CandidateClass> classes) {
     });
     std::vector<ParetoPoint> kept;
     for (const ParetoPoint& point : points)
-      if (kept.empty() || point.cost < kept.back().cost) kept.push_back(point);
+      if (kept.empty() || (keep == Keep::Frontier ? point.cost < kept.back().cost
+                                                  : point.bytes > kept.back().bytes))
+        kept.push_back(point);
     pareto.classes.push_back(std::move(kept));
   }
   return pareto;

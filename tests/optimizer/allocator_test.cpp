@@ -594,6 +594,209 @@ TEST(Allocator, CopiesOfOneClassStaySmall) {
   }
 }
 
+// What an answer to "at least `least` bytes" must satisfy, against the slow solvers' word.
+void expect_filled(const Classes& classes, std::uint64_t least, std::uint64_t budget,
+                   std::optional<reference::Answer> (*solver)(std::span<const CandidateClass>, std::uint64_t,
+                                                              std::uint64_t)) {
+  const auto result = allocate_filled(classes, least, budget);
+  ASSERT_TRUE(result) << result.error().message;
+  const auto& [answer, unfilled, in_window, proven_empty] = result.value();
+  check_answer(classes, budget, unfilled);
+  check_answer(classes, budget, answer);
+  if (unfilled.why == Termination::BudgetTooSmall) {
+    EXPECT_EQ(answer.why, Termination::BudgetTooSmall);
+    return;
+  }
+  EXPECT_EQ(answer.why, Termination::Optimal);
+  const auto expected = solver(classes, budget, least);
+  ASSERT_EQ(in_window, expected.has_value());
+  EXPECT_EQ(proven_empty, !expected);
+  if (unfilled.bytes >= least) {  // nothing to fill
+    EXPECT_EQ(answer.index, unfilled.index);
+    EXPECT_EQ(answer.least_bytes, 0U);
+    EXPECT_EQ(answer.objective, expected->cost);
+    return;
+  }
+  if (expected) {
+    EXPECT_EQ(answer.least_bytes, least);
+    EXPECT_GE(answer.bytes, least);
+    EXPECT_EQ(answer.objective, expected->cost);
+    return;
+  }
+  // A wider window was taken: what may stay unused doubled, until a choice lay in it.
+  EXPECT_LT(answer.bytes, least);
+  if (answer.least_bytes == 0) {
+    EXPECT_EQ(answer.index, unfilled.index);
+    return;
+  }
+  EXPECT_GE(answer.bytes, answer.least_bytes);
+  EXPECT_EQ(answer.objective, solver(classes, budget, answer.least_bytes)->cost);
+}
+
+TEST(Filled, AgreesWithBruteForceOnSmallInstances) {
+  Engine random(21);
+  std::size_t filled = 0;
+  std::size_t empty = 0;
+  for (const Family& family : kFamilies) {
+    for (int trial = 0; trial < 500; ++trial) {
+      const Classes classes = make_classes(random, family, 1 + below(random, 6), 8, trial % 3 == 0 ? 1000 : 60);
+      const std::uint64_t low = smallest_bytes(classes);
+      const std::uint64_t budget =
+          low - std::min<std::uint64_t>(low, 2) + below(random, largest_bytes(classes) - low + 5);
+      const std::uint64_t least = budget - std::min(budget, below(random, 1 + below(random, 30)));
+      SCOPED_TRACE(fmt::format("{}, trial {}: {} to {}", family.name, trial, least, budget));
+      expect_filled(classes, least, budget, reference::brute_force);
+      const auto result = allocate_filled(classes, least, budget);
+      filled += result.value().in_window && result.value().answer.least_bytes > 0;
+      empty += !result.value().in_window;
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+  // The instances are what they are meant to be.
+  EXPECT_GT(filled, 500U);
+  EXPECT_GT(empty, 500U);
+}
+
+TEST(Filled, AgreesWithWeightsOnMediumInstances) {
+  Engine random(22);
+  for (const Family& family : kFamilies) {
+    for (int trial = 0; trial < 25; ++trial) {
+      const Classes classes = make_classes(random, family, 10 + below(random, 40), 10, 100);
+      const std::uint64_t low = smallest_bytes(classes);
+      const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 2);
+      SCOPED_TRACE(fmt::format("{}, trial {}", family.name, trial));
+      expect_filled(classes, budget - std::min(budget, below(random, 6)), budget, reference::by_weights);
+      if (testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+// Real shapes at the sizes where the optimum leaves most unused, against the recursion over weights.
+TEST(Filled, AgreesWithWeightsOnTensorsOfARealModel) {
+  const auto instance = benchmarks::dense_8b(12);
+  constexpr std::uint64_t kStep = 1 << 15;
+  const Classes classes(instance.classes.begin() + 2, instance.classes.begin() + 2 + 49);
+  Classes in_steps = classes;
+  for (CandidateClass& one : in_steps)
+    for (Candidate& candidate : one.candidates) candidate.bytes /= kStep;
+  const std::uint64_t low = smallest_bytes(classes);
+  const std::uint64_t high = largest_bytes(classes);
+  std::size_t filled = 0;
+  for (std::uint64_t i = 10; i < 20; ++i) {
+    const std::uint64_t budget = low + (high - low) / 20 * i + 4711;
+    const std::uint64_t least = budget - budget / 10000;
+    const auto expected = reference::by_weights(in_steps, budget / kStep, (least + kStep - 1) / kStep);
+    const auto result = allocate_filled(classes, least, budget);
+    ASSERT_TRUE(result);
+    check_answer(classes, budget, result.value().answer);
+    ASSERT_TRUE(expected);
+    EXPECT_TRUE(result.value().in_window);
+    EXPECT_GE(result.value().answer.bytes, least);
+    EXPECT_EQ(result.value().answer.why, Termination::Optimal);
+    EXPECT_NEAR(result.value().answer.objective, expected->cost, 1e-11 * expected->cost);
+    filled += result.value().answer.least_bytes > 0;
+  }
+  EXPECT_GT(filled, 0U);
+}
+
+// L(lambda) of a window, from scratch: bytes are priced from the end of it that binds.
+TEST(Filled, MultiplierProvesABoundOfEitherSign) {
+  Engine random(23);
+  std::size_t negative = 0;
+  for (int trial = 0; trial < 400; ++trial) {
+    const Classes classes = make_classes(random, kFamilies[0], 3 + below(random, 20), 8, 1000);
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    const auto result = allocate_filled(classes, budget - std::min<std::uint64_t>(budget, 3), budget);
+    ASSERT_TRUE(result);
+    const Allocation& answer = result.value().answer;
+    if (answer.least_bytes == 0) continue;
+    negative += answer.multiplier < 0;
+    const std::uint64_t end = answer.multiplier < 0 ? answer.least_bytes : budget;
+    const long double bound = independent_bound(classes, end, answer.multiplier);
+    EXPECT_LE(bound, static_cast<long double>(answer.objective) * (1 + 1e-9L));
+    EXPECT_GE(answer.lp_bound, static_cast<double>(bound) - 1e-9 * answer.objective);
+  }
+  EXPECT_GT(negative, 20U);
+}
+
+TEST(Filled, RuinousCandidatesDoNotMakeTheUnitCoarse) {
+  // 12 bytes need one of the dear ones in neither class; 14 do in one.
+  const Classes classes = {{"a", {{Format::Q2_K, 2, 1e-3}, {Format::Q4_K, 4, 1e-4}, {Format::Q8_0, 6, 1e300}}},
+                           {"b", {{Format::Q2_K, 4, 3e-3}, {Format::Q4_K, 6, 5e-3}, {Format::Q8_0, 8, 1e300}}}};
+  const auto cheap = allocate_filled(classes, 9, 10);
+  ASSERT_TRUE(cheap);
+  EXPECT_EQ(cheap.value().answer.choice, (std::vector{Format::Q4_K, Format::Q4_K}));
+  EXPECT_LT(cheap.value().answer.cost_unit, 1e-15);
+  const auto dear = allocate_filled(classes, 14, 15);
+  ASSERT_TRUE(dear);
+  EXPECT_EQ(dear.value().answer.choice, (std::vector{Format::Q8_0, Format::Q8_0}));
+}
+
+TEST(Filled, BeyondTheLargestChoiceTheOptimumStands) {
+  const Classes classes = {{"a", {{Format::Q2_K, 2, 9}, {Format::Q4_K, 4, 5}, {Format::Q8_0, 6, 1}}}};
+  for (const std::uint64_t budget : {std::uint64_t{100}, ~std::uint64_t{0}}) {
+    const auto result = allocate_filled(classes, budget - 1, budget);
+    ASSERT_TRUE(result);
+    EXPECT_FALSE(result.value().in_window);
+    EXPECT_TRUE(result.value().proven_empty);
+    EXPECT_EQ(result.value().answer.bytes, 6U);
+    EXPECT_EQ(result.value().answer.why, Termination::Optimal);
+  }
+  EXPECT_FALSE(allocate_filled(classes, 7, 6));
+  EXPECT_TRUE(allocate_filled({}, 7, 8));
+}
+
+TEST(Filled, DoesNotDependOnTheOrderGiven) {
+  Engine random(24);
+  for (int trial = 0; trial < 100; ++trial) {
+    const Classes classes = make_classes(random, kFamilies[trial % std::size(kFamilies)], 15, 8, 100);
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    const auto first = allocate_filled(classes, budget, budget);
+    ASSERT_TRUE(first);
+    Classes shuffled = classes;
+    std::ranges::shuffle(shuffled, random);
+    for (CandidateClass& one : shuffled) std::ranges::shuffle(one.candidates, random);
+    const auto second = allocate_filled(shuffled, budget, budget);
+    ASSERT_TRUE(second);
+    for (std::size_t c = 0; c < classes.size(); ++c) {
+      const auto at = std::ranges::find(shuffled, classes[c].name, &CandidateClass::name) - shuffled.begin();
+      EXPECT_EQ(first.value().answer.choice[c], second.value().answer.choice[static_cast<std::size_t>(at)]);
+    }
+  }
+}
+
+// Caps on states, memory and time: whatever comes back is a valid choice with bounds that enclose the optimum.
+TEST(Filled, LimitsGiveAnHonestAnswer) {
+  Engine random(25);
+  std::size_t stopped = 0;
+  for (int trial = 0; trial < 300; ++trial) {
+    const Classes classes = make_classes(random, kFamilies[trial % 3], 20, 8, 200);
+    const std::uint64_t low = smallest_bytes(classes);
+    const std::uint64_t budget = low + below(random, largest_bytes(classes) - low + 1);
+    const std::uint64_t least = budget - std::min<std::uint64_t>(budget, 1);
+    AllocatorLimits limits;
+    limits.max_states = 2 + below(random, 60);
+    if (trial % 10 == 0) limits.max_seconds = 0;
+    const auto result = allocate_filled(classes, least, budget, limits);
+    ASSERT_TRUE(result);
+    const FilledAllocation& filled = result.value();
+    check_answer(classes, budget, filled.answer);
+    const auto exact = reference::by_weights(classes, budget, least);
+    EXPECT_TRUE(!filled.proven_empty || !exact);
+    EXPECT_EQ(filled.in_window, filled.answer.bytes >= least);
+    if (filled.in_window) {
+      EXPECT_GE(filled.answer.objective, exact->cost);
+    }
+    const auto widened = reference::by_weights(classes, budget, filled.answer.least_bytes);
+    ASSERT_TRUE(widened);
+    EXPECT_LE(filled.answer.lower_bound, widened->cost * (1 + 1e-12));
+    stopped += filled.answer.why != Termination::Optimal;
+  }
+  EXPECT_GT(stopped, 30U);
+}
+
 TEST(Allocator, TerminationNames) {
   std::set<std::string_view> names;
   for (const Termination why : {Termination::Optimal, Termination::GapReached, Termination::StateLimit,

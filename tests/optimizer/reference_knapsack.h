@@ -22,8 +22,9 @@ struct Answer {
   }
 };
 
-// Tries every choice: cheapest, then fewest bytes. Nothing when no choice fits.
-inline std::optional<Answer> brute_force(std::span<const CandidateClass> classes, std::uint64_t budget) {
+// Tries every choice: cheapest, then fewest bytes. Nothing when no choice of `least` bytes or more fits.
+inline std::optional<Answer> brute_force(std::span<const CandidateClass> classes, std::uint64_t budget,
+                                         std::uint64_t least = 0) {
   std::optional<Answer> best;
   std::vector<std::size_t> index(classes.size(), 0);
   while (true) {
@@ -32,7 +33,7 @@ inline std::optional<Answer> brute_force(std::span<const CandidateClass> classes
       answer.cost += classes[c].candidates[index[c]].cost;
       answer.bytes += classes[c].candidates[index[c]].bytes;
     }
-    if (answer.bytes <= budget && (!best || answer < *best)) best = answer;
+    if (answer.bytes >= least && answer.bytes <= budget && (!best || answer < *best)) best = answer;
     std::size_t c = 0;
     while (c < classes.size() && ++index[c] == classes[c].candidates.size()) index[c++] = 0;
     if (c == classes.size()) return best;
@@ -40,7 +41,8 @@ inline std::optional<Answer> brute_force(std::span<const CandidateClass> classes
 }
 
 // Bellman's recursion over every number of bytes up to the budget; for small bytes and any number of classes.
-inline std::optional<Answer> by_weights(std::span<const CandidateClass> classes, std::uint64_t budget) {
+inline std::optional<Answer> by_weights(std::span<const CandidateClass> classes, std::uint64_t budget,
+                                        std::uint64_t least = 0) {
   constexpr double kNone = std::numeric_limits<double>::infinity();
   std::vector<double> cost(budget + 1, kNone);  // least cost of exactly so many bytes
   cost[0] = 0;
@@ -52,7 +54,7 @@ inline std::optional<Answer> by_weights(std::span<const CandidateClass> classes,
     cost = std::move(next);
   }
   std::optional<Answer> best;
-  for (std::uint64_t b = 0; b <= budget; ++b)
+  for (std::uint64_t b = least; b <= budget; ++b)
     if (cost[b] < kNone && (!best || cost[b] < best->cost)) best = Answer{cost[b], b};
   return best;
 }
