@@ -1,6 +1,7 @@
 // Prints, for the generated instance families, how the allocator fares: share of proven optima, time, states
 // and memory over random budgets, and the distance to the budget over all targets in steps of 0.01 bits per
-// weight. A second table: the same targets where 99.99 % of the budget must be used, and what that costs. usage: allocation_report [random budgets per family, default 200] [seed, default 1]
+// weight. A second table: the same targets where 99.99 % of the budget must be used, and what that costs.
+// usage: allocation_report [random budgets per family, default 200] [seed, default 1]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -68,7 +69,7 @@ struct FillSummary {
   std::size_t filled = 0;  // for which a choice in the window was found
   std::size_t none = 0;    // for which there is proven to be none
   std::size_t proven = 0;  // answers proven to be the cheapest
-  std::size_t far = 0;     // answers more than 0.01 % below the budget, or above it: must stay 0 but for `none`
+  std::size_t far = 0;  // answers more than 0.01 % below the budget, or above it: must stay 0 but for `none`
   double worst_spare = 0;
   double worst_gap = 0;
   std::vector<double> rise;  // objective over the unfilled one, less 1
@@ -100,13 +101,14 @@ struct FillSummary {
       return values.empty() ? 0 : values[values.size() / 2];
     };
     const auto last = [](const std::vector<double>& values) { return values.empty() ? 0 : values.back(); };
-    std::printf("%-12s  %6zu  %6zu  %4zu  %6.2f  %6.2f  %8.5f  %7.3f  %7.3f  %7.1f  %7.1f  %8llu  %6.1f  %9.1e\n",
-                family, targets, filled, none,
-                100 * static_cast<double>(targets - far) / static_cast<double>(targets),
-                100 * static_cast<double>(proven) / static_cast<double>(targets), 100 * worst_spare,
-                100 * middle(rise), 100 * last(rise), 1e3 * middle(seconds), 1e3 * last(seconds),
-                static_cast<unsigned long long>(peak_states), static_cast<double>(peak_memory) / (1 << 20),
-                worst_gap);
+    std::printf(
+        "%-12s  %6zu  %6zu  %4zu  %6.2f  %6.2f  %8.5f  %7.3f  %7.3f  %7.1f  %7.1f  %8llu  %6.1f  %9.1e\n",
+        family, targets, filled, none,
+        100 * static_cast<double>(targets - far) / static_cast<double>(targets),
+        100 * static_cast<double>(proven) / static_cast<double>(targets), 100 * worst_spare,
+        100 * middle(rise), 100 * last(rise), 1e3 * middle(seconds), 1e3 * last(seconds),
+        static_cast<unsigned long long>(peak_states), static_cast<double>(peak_memory) / (1 << 20),
+        worst_gap);
     std::fflush(stdout);
   }
 };
@@ -144,7 +146,8 @@ int main(int argc, char** argv) {
       const std::uint64_t budget =
           instance.elements / 800 * hundredths + instance.elements % 800 * hundredths / 800;
       if (budget < instance.smallest) continue;
-      const auto answer = quantfit::optimizer::allocate_filled(instance.classes, budget - budget / 10000, budget);
+      const auto answer =
+          quantfit::optimizer::allocate_filled(instance.classes, budget - budget / 10000, budget);
       if (!answer) {
         std::fprintf(stderr, "%s\n", answer.error().message.c_str());
         return 1;
@@ -156,10 +159,11 @@ int main(int argc, char** argv) {
     fills.emplace_back(instance.name, std::move(fill));
   }
   std::printf("\nthe 0.01 bpw steps with at least 99.99 %% of the budget used:\n");
-  std::printf("%-12s  %6s  %6s  %4s  %6s  %6s  %8s  %7s  %7s  %7s  %7s  %8s  %6s  %9s\n", "", "", "filled", "none",
-              "within", "proven", "farthest", "rise %", "rise %", "ms", "ms", "peak", "", "worst gap");
-  std::printf("%-12s  %6s  %6s  %4s  %6s  %6s  %8s  %7s  %7s  %7s  %7s  %8s  %6s  %9s\n", "family", "count", "up",
-              "in", "%", "%", "%", "median", "worst", "median", "worst", "states", "MiB", "relative");
+  std::printf("%-12s  %6s  %6s  %4s  %6s  %6s  %8s  %7s  %7s  %7s  %7s  %8s  %6s  %9s\n", "", "", "filled",
+              "none", "within", "proven", "farthest", "rise %", "rise %", "ms", "ms", "peak", "",
+              "worst gap");
+  std::printf("%-12s  %6s  %6s  %4s  %6s  %6s  %8s  %7s  %7s  %7s  %7s  %8s  %6s  %9s\n", "family", "count",
+              "up", "in", "%", "%", "%", "median", "worst", "median", "worst", "states", "MiB", "relative");
   for (auto& [family, fill] : fills) fill.print(family.c_str());
   return 0;
 }

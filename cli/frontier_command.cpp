@@ -61,9 +61,11 @@ void add_frontier_command(CLI::App& app, int& status) {
   add_input_options(*command, options->job);
   add_search_options(*command, options->job);
   command->add_option("--points", options->points, "print at most about this many points; 0: all")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command->add_flag("--steps", options->steps, "list where each tensor changes its format");
-  command->add_flag("--csv", options->csv, "print comma-separated values, every point");
+  command->add_flag("--csv", options->csv, "print comma-separated values, every point")
+      ->excludes(command->get_option("--json"));
   command->callback([options, &status] { status = show_frontier(*options); });
 }
 

@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <initializer_list>
+#include <utility>
 
 #include "core/byte_size.h"
 #include "core/file_util.h"
@@ -78,6 +80,45 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   return rules;
 }
 
+// Like CLI::Range, which lets NaN through.
+CLI::Validator finite_range(double least, double most) {
+  return CLI::Validator(
+      [least, most](std::string& text) {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= least && value <= most) return std::string{};
+        return fmt::format("{} is no number from {} to {}", text, least, most);
+      },
+      fmt::format("FLOAT in [{:g} - {:g}]", least, most));
+}
+
+// Options that say how the model will run, and mean nothing without the memory that they are about.
+Result<void> check_memory_options(const JobOptions& o) {
+  const auto first = [](std::initializer_list<std::pair<bool, std::string_view>> options) {
+    for (const auto& [given, name] : options)
+      if (given) return name;
+    return std::string_view{};
+  };
+  const std::string_view placing = first({{!o.vram_margin.empty(), "--vram-margin"},
+                                          {o.cpu_moe, "--cpu-moe"},
+                                          {o.n_cpu_moe != 0, "--n-cpu-moe"},
+                                          {!o.override_tensor.empty(), "--override-tensor"},
+                                          {o.gpu_layers.has_value(), "--gpu-layers"}});
+  if (!placing.empty() && o.target_vram.empty())
+    return fail(ErrorCode::InvalidArgument, "{} says what is on the GPU: it needs --target-vram", placing);
+  const std::string_view running = first({{o.ctx_size != 0, "--ctx-size"}, {o.swa_full, "--swa-full"}});
+  if (!running.empty() && o.target_vram.empty() && o.target_ram.empty())
+    return fail(ErrorCode::InvalidArgument, "{} matters to --target-vram and --target-ram only", running);
+  return outcome::success();
+}
+
+// No target twice: the second file would replace the first.
+Result<void> check_distinct(std::string_view option, std::vector<std::string> texts) {
+  std::ranges::sort(texts);
+  const auto twice = std::ranges::adjacent_find(texts);
+  if (twice == texts.end()) return outcome::success();
+  return fail(ErrorCode::InvalidArgument, "{}: {} is given twice", option, *twice);
+}
+
 bool wants_memory(const JobOptions& o) { return !o.target_vram.empty() || !o.target_ram.empty(); }
 
 Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
@@ -139,6 +180,12 @@ void add_target_options(CLI::App& command, JobOptions& o) {
       ->type_name("SIZE");
   target->add_option("--target-ram", o.target_ram, "likewise for what stays in RAM; a second budget")
       ->type_name("SIZE");
+  target->add_option("--min-fill", o.min_fill,
+                     "use at least this share of the budget, for example 99.99%, at the least rise of predicted "
+                     "error; where no recipe does, what may stay unused is doubled until one fits, with a warning. "
+                     "With --target-vram and --target-ram: of what each has left for weights (default: the lowest "
+                     "error, whatever it leaves unused)")
+      ->type_name("SHARE");
   target->add_option("--preset", o.preset, "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
       ->type_name("NAME");
   target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")->type_name("FILE");
@@ -185,11 +232,12 @@ void add_search_options(CLI::App& command, JobOptions& o) {
       ->allow_extra_args(false)->type_name("REGEX=X");
   formats->add_option("--max-error", o.max_error,
                       "leave out formats with a larger relative error unless the budget forces them; 0: never")
+      ->check(finite_range(0, 1e9))
       ->capture_default_str();
   formats->add_option("--speed-weight", o.speed_weight,
                       "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
                       "quality alone decide")
-      ->check(CLI::Range(0.0, 1e9))
+      ->check(finite_range(0, 1e9))
       ->capture_default_str();
   formats->add_flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
   formats->add_flag("--force-low-bits", o.force_without_importance,
@@ -201,7 +249,7 @@ void add_search_options(CLI::App& command, JobOptions& o) {
       ->capture_default_str();
   work->add_option("--sample-precision", o.sample_precision,
                    "rows are measured until the standard error of each error is below this share of it")
-      ->check(CLI::Range(0.0001, 1.0))
+      ->check(finite_range(0.0001, 1))
       ->capture_default_str();
   work->add_option("--sample-rows", o.sample_rows, "measure at least this many rows of a tensor")
       ->check(CLI::Range(1, 1 << 20))
@@ -209,7 +257,7 @@ void add_search_options(CLI::App& command, JobOptions& o) {
   work->add_option("--seed", o.seed, "chooses other rows")->capture_default_str();
   work->add_option("--kappa", o.kappa,
                    "how much more an error along a row's own direction costs (1: as much as any other)")
-      ->check(CLI::Range(1.0, 100.0))
+      ->check(finite_range(1, 100))
       ->capture_default_str();
   work->add_option("-t,--threads", o.threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
 
@@ -229,6 +277,10 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   }
   request.max_nmse = o.max_error;
   request.speed_weight = o.speed_weight;
+  if (o.min_fill) {
+    QF_ASSIGN(const Decimal share, named("--min-fill", parse_share(*o.min_fill)));
+    request.min_fill = optimizer::FillShare{*o.min_fill, share};
+  }
   request.sampler.plan.precision = o.sample_precision;
   request.sampler.plan.min_rows = o.sample_rows;
   request.sampler.plan.seed = o.seed;
@@ -250,12 +302,20 @@ Result<void> check_targets(const JobOptions& o) {
   if (kinds > 1)
     return fail(ErrorCode::InvalidArgument,
                 "only one kind of target at a time: --target-bpw, --target-size, --target-vram, --preset or --recipe");
+  if (o.min_fill && (!o.preset.empty() || !o.recipe.empty()))
+    return fail(ErrorCode::InvalidArgument, "--min-fill: {} gives every format already; there is no budget to fill",
+                o.preset.empty() ? "--recipe" : "--preset");
   for (const std::string& text : o.target_bpw) {
     QF_TRY(named("--target-bpw", budget_for_bpw(8, text)));
   }
+  std::vector<std::string> sizes;
   for (const std::string& text : o.target_size) {
-    QF_TRY(named("--target-size", parse_byte_size(text)));
+    QF_ASSIGN(const std::uint64_t bytes, named("--target-size", parse_byte_size(text)));
+    sizes.push_back(fmt::format("{} bytes", bytes));
   }
+  QF_TRY(check_distinct("--target-bpw", o.target_bpw));
+  QF_TRY(check_distinct("--target-size", std::move(sizes)));
+  QF_TRY(check_memory_options(o));
   QF_TRY(memory_request(o));
   if (!o.preset.empty() && !optimizer::parse_file_type(o.preset))
     return fail(ErrorCode::InvalidArgument, "--preset: llama.cpp has no mixture '{}'", o.preset);

@@ -25,6 +25,7 @@ struct JobOptions {
   std::vector<std::string> target_size;
   std::string target_vram;
   std::string target_ram;
+  std::optional<std::string> min_fill;
   std::string preset;
   std::string recipe;
   // memory

@@ -144,6 +144,10 @@ int run_job(const QuantizeOptions& options) {
       documents.push_back(std::move(document));
       continue;
     }
+    for (const auto* fill : {&solution.fill, &solution.host_fill})
+      if (*fill && !(*fill)->met)
+        logger.log(LogLevel::Warning, fmt::format("{}: less of the budget is used than --min-fill {} asks for",
+                                                  to_text(solution.target), *options.job.min_fill));
     if (!options.job.json)
       fmt::print("{}", describe_solution(model, job.value(), solution, statics.value(), options.job.all_tensors));
     if (auto exported = export_recipes(options, model, solution, several); !exported) return report(exported.error());

@@ -68,6 +68,24 @@ std::string used_text(const optimizer::Solution& solution) {
   return fmt::format("{} of {} bytes ({:.4f} % unused)", solution.used_bytes, solution.budget_bytes, left);
 }
 
+// What filling a budget took, and its proof's range, in one line.
+std::string fill_text(const optimizer::Fill& fill) {
+  if (fill.least_bytes == 0)
+    return fill.met ? fmt::format("{} bytes or more: the optimum for the budget alone does that", fill.wanted_bytes)
+                    : fmt::format("not to {} bytes", fill.wanted_bytes);
+  return fmt::format("to {} bytes or more{}; the optimum for the budget alone has {}", fill.least_bytes,
+                     fill.met ? "" : fmt::format(" instead of {}", fill.wanted_bytes), fill.unfilled_bytes);
+}
+
+// The certificate of one search.
+std::string proof_text(const optimizer::Allocation& allocation) {
+  const std::string range = allocation.least_bytes == 0 ? "" : " among recipes that are as full";
+  if (allocation.why == optimizer::Termination::Optimal)
+    return fmt::format("optimal{}, {} partial states, {:.0f} ms", range, allocation.states, 1000 * allocation.seconds);
+  return fmt::format("{}: at most {:.2e} above the optimum{}", to_string(allocation.why),
+                     allocation.objective > 0 ? allocation.gap() / allocation.objective : 0.0, range);
+}
+
 // The static recipes on either side of a size, one each.
 std::vector<optimizer::StaticComparison> nearest_statics(std::span<const optimizer::StaticComparison> statics,
                                                          std::uint64_t tensor_bytes) {
@@ -110,6 +128,14 @@ nlohmann::ordered_json allocation_to_json(const optimizer::Allocation& allocatio
           {"states", allocation.states},
           {"seconds", allocation.seconds},
           {"termination", to_string(allocation.why)}};
+}
+
+nlohmann::ordered_json fill_to_json(const optimizer::Fill& fill) {
+  return {{"wanted_bytes", fill.wanted_bytes},
+          {"least_bytes", fill.least_bytes},
+          {"unfilled_bytes", fill.unfilled_bytes},
+          {"met", fill.met},
+          {"proven_impossible", fill.proven_impossible}};
 }
 
 // One point of the frontier, and the step that led to it.
@@ -240,13 +266,17 @@ std::string describe_solution(const Model& model, const optimizer::PreparedJob& 
   text += fmt::format("\nfile size        {}\n", format_bytes(solution.file_bytes));
   text += solution.error_is_known ? fmt::format("predicted error  {:.6g}\n", solution.predicted_error)
                                   : "predicted error  unknown: formats that were not measured\n";
-  if (searched && allocation.why == optimizer::Termination::Optimal) {
-    text += fmt::format("proof            optimal, {} partial states, {:.0f} ms\n", allocation.states,
-                        1000 * allocation.seconds);
-  } else if (searched) {
-    text += fmt::format("proof            {}: at most {:.2e} above the optimum\n", to_string(allocation.why),
-                        allocation.objective > 0 ? allocation.gap() / allocation.objective : 0.0);
-  }
+  if (solution.fill) text += fmt::format("filled           {}\n", fill_text(*solution.fill));
+  if (solution.host_fill) text += fmt::format("filled (RAM)     {}\n", fill_text(*solution.host_fill));
+  if ((solution.fill || solution.host_fill) && solution.unfilled_error != solution.predicted_error)
+    text += fmt::format("price of that    predicted error {:.6g} became {:.6g}{}\n", solution.unfilled_error,
+                        solution.predicted_error,
+                        solution.unfilled_error > 0
+                            ? fmt::format(" ({:+.3g} %)", 100 * (solution.predicted_error / solution.unfilled_error - 1))
+                            : "");
+  if (searched) text += fmt::format("proof            {}\n", proof_text(allocation));
+  if (solution.host_allocation && solution.host_budget_bytes)
+    text += fmt::format("proof (RAM)      {}\n", proof_text(*solution.host_allocation));
   for (const std::string& limit : solution.limits) text += fmt::format("limited by       {}\n", limit);
   if (solution.memory) text += '\n' + describe_memory(solution);
   text += '\n' + format_table(formats_used(outputs), solution.tensor_bytes);
@@ -301,6 +331,9 @@ nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::Pre
   json["limits"] = solution.limits;
   if (!std::holds_alternative<optimizer::RecipeTarget>(solution.target))
     json["allocation"] = allocation_to_json(solution.allocation);
+  if (solution.fill) json["fill"] = fill_to_json(*solution.fill);
+  if (solution.host_fill) json["host_fill"] = fill_to_json(*solution.host_fill);
+  if (solution.fill || solution.host_fill) json["unfilled_error"] = solution.unfilled_error;
   if (solution.host_allocation) json["host_allocation"] = allocation_to_json(*solution.host_allocation);
   if (solution.memory) {
     nlohmann::ordered_json& memory = json["memory"];

@@ -127,6 +127,22 @@ Result<Decimal> parse_decimal(std::string_view text) {
   return decimal;
 }
 
+Result<Decimal> parse_share(std::string_view text) {
+  std::string_view rest = text;
+  QF_ASSIGN(Decimal share, take_decimal(rest, text));
+  const bool percent = rest == "%" || rest == " %";
+  if (percent) share.digits += 2;
+  if ((!rest.empty() && !percent) || share.numerator == 0 || share.numerator > power_of_ten(share.digits))
+    return fail(ErrorCode::InvalidArgument,
+                "'{}' is no share above 0 and at most 100%; write it as 99.99% or 0.9999", text);
+  return share;
+}
+
+std::uint64_t share_of(std::uint64_t bytes, const Decimal& share) {
+  const Wide scale = power_of_ten(share.digits);
+  return static_cast<std::uint64_t>((Wide{bytes} * share.numerator + scale - 1) / scale);
+}
+
 Result<std::uint64_t> budget_for_bpw(std::uint64_t elements, std::string_view bpw) {
   QF_ASSIGN(const Decimal decimal, parse_decimal(bpw));
   const std::uint64_t scale = power_of_ten(decimal.digits);

@@ -33,8 +33,8 @@ static_assert(kCostBits + mckp::kMultiplierShift <= 61);
 // sums.
 constexpr double kCostFilter = 1.0 + 1e-9;
 
-// A window's problem is rounded again, in finer units, until the rounding of a whole choice is at most this share
-// of its cost.
+// A window's problem is rounded again, in finer units, until the rounding of a whole choice is at most this
+// share of its cost.
 constexpr double kRoundingShare = 0x1p-40;
 
 // The first gap to search holds about this many items besides the base; each further gap is this much wider.
@@ -74,8 +74,8 @@ int unit_exponent_for(double total) {
   return std::max(exponent - kCostBits, kLeastExponent);
 }
 
-// A window that lies above what the cheapest choice weighs, seen from the other end: what must be added at the
-// least cost becomes what may be spared. So the multiplier is never negative.
+// A window that lies above what the cheapest choice weighs, seen from the other end: what must be added at
+// the least cost becomes what may be spared. So the multiplier is never negative.
 void mirror(IntegerProblem& problem) {
   std::int64_t heaviest = 0;
   for (Items& items : problem.classes) {
@@ -210,8 +210,8 @@ Termination termination_of(mckp::GapStop stop) {
   return Termination::StateLimit;
 }
 
-// Solves the integer problem, fills the certificate, and returns the chosen item per class. Nothing is returned
-// for a window in which no choice was found; Optimal then means that there is none.
+// Solves the integer problem, fills the certificate, and returns the chosen item per class. Nothing is
+// returned for a window in which no choice was found; Optimal then means that there is none.
 std::vector<std::uint32_t> solve(const IntegerProblem& problem, const AllocatorLimits& limits,
                                  Clock::time_point start, Allocation& answer) {
   if (problem.capacity < 0) return {};
@@ -220,8 +220,7 @@ std::vector<std::uint32_t> solve(const IntegerProblem& problem, const AllocatorL
   Int128 known_cost = 0;
   if (problem.greedy.empty()) {
     known_cost = 1;
-    for (const Items& items : problem.classes)
-      known_cost += std::ranges::max(items, {}, &Item::cost).cost;
+    for (const Items& items : problem.classes) known_cost += std::ranges::max(items, {}, &Item::cost).cost;
   }
   for (std::size_t c = 0; c < problem.greedy.size(); ++c)
     known_cost += problem.classes[c][problem.greedy[c]].cost;
@@ -321,8 +320,8 @@ void add_up(std::span<const CandidateClass> classes, Allocation& answer) {
             : std::min(answer.objective, static_cast<double>(answer.lower_bound_units) * answer.cost_unit);
 }
 
-// The cheapest choice of a window; an empty one when none was found, Optimal when there is none. What the coarse
-// first units yield bounds the costs that count, and so the next units, as in scale().
+// The cheapest choice of a window; an empty one when none was found, Optimal when there is none. What the
+// coarse first units yield bounds the costs that count, and so the next units, as in scale().
 Allocation solve_window(std::span<const CandidateClass> classes, const ParetoClasses& pareto,
                         const Room& room, const AllocatorLimits& limits, Clock::time_point start) {
   double limit = std::numeric_limits<double>::infinity();

@@ -77,18 +77,18 @@ struct Allocation {
 
 // A budget that must be used almost whole.
 struct FilledAllocation {
-  Allocation answer;    // the cheapest choice of `answer.least_bytes` up to the budget
-  Allocation unfilled;  // the cheapest within the budget, as allocate() finds it
-  bool in_window = true;     // false: no choice was found of the least bytes asked for up to the budget
+  Allocation answer;          // the cheapest choice of `answer.least_bytes` up to the budget
+  Allocation unfilled;        // the cheapest within the budget, as allocate() finds it
+  bool in_window = true;      // false: no choice was found of the least bytes asked for up to the budget
   bool proven_empty = false;  // ... and there is none
 };
 
-// The cheapest choice that takes at least `least_bytes` and at most `budget_bytes`. Where the cheapest within the
-// budget does, it is the answer, `answer.least_bytes` is 0, and its proof holds for both. Where none can be found,
-// the bytes that may stay unused are doubled until one is. Candidates that another one of no more bytes undercuts
-// are considered too. `max_seconds` is for either problem. Of equal costs no order is promised, but the answer is a
-// function of the arguments as allocate()'s is. Errors as allocate(), and InvalidArgument when `least_bytes` is
-// above the budget.
+// The cheapest choice that takes at least `least_bytes` and at most `budget_bytes`. Where the cheapest within
+// the budget does, it is the answer, `answer.least_bytes` is 0, and its proof holds for both. Where none can
+// be found, the bytes that may stay unused are doubled until one is. Candidates that another one of no more
+// bytes undercuts are considered too. `max_seconds` is for either problem. Of equal costs no order is
+// promised, but the answer is a function of the arguments as allocate()'s is. Errors as allocate(), and
+// InvalidArgument when `least_bytes` is above the budget.
 [[nodiscard]] Result<FilledAllocation> allocate_filled(std::span<const CandidateClass> classes,
                                                        std::uint64_t least_bytes, std::uint64_t budget_bytes,
                                                        const AllocatorLimits& limits = {});

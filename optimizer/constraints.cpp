@@ -157,7 +157,7 @@ class Resolver {
     const Quantizability quantizable = quantizability(tensor, rules_.leave_output_tensor);
     if (!quantizable.quantizable)
       return TensorChoices{
-          {tensor.format}, fmt::format("kept: {}", quantizable.reason), true, false, std::nullopt};
+          {tensor.format}, fmt::format("kept: {}", quantizable.reason), true, false, std::nullopt, false};
     const RecipeRole role = recipe_role(tensor.name);
     if (role == RecipeRole::Embed && rules_.embedding_format)
       return pinned(tensor, *rules_.embedding_format, "--token-embedding-type");
@@ -191,7 +191,7 @@ class Resolver {
                     floor ? "at least" : "at most", name_of(limit->format));
     const FittedFormat fitted = fit_row_length(format, tensor.row_length());
     TensorChoices choices{
-        {fitted.format}, fmt::format("pinned by {}", by), false, fitted.substituted, std::nullopt};
+        {fitted.format}, fmt::format("pinned by {}", by), false, fitted.substituted, std::nullopt, false};
     if (fitted.substituted) {
       // The substitute has more bits than the format demanded: only ceilings and exclusions can refuse it.
       if (contains(rules_.excluded, fitted.format) || violated(tensor, fitted.format, false) != nullptr)
@@ -223,7 +223,10 @@ class Resolver {
     std::vector<Format> fitting = formats;
     std::erase_if(fitting,
                   [&](Format format) { return fit_row_length(format, tensor.row_length()).substituted; });
-    TensorChoices choices{fitting, "formats by choice", false, false, std::nullopt};
+    TensorChoices choices{fitting, "formats by choice", false, false, std::nullopt, false};
+    choices.may_keep = rules_.pool.empty() && !contains(rules_.excluded, tensor.format) &&
+                       violated(tensor, tensor.format, true) == nullptr &&
+                       violated(tensor, tensor.format, false) == nullptr;
     if (fitting.empty()) {
       // No allowed format fits the row length: their substitutes, noted, though outside the pool.
       for (const Format format : formats) {

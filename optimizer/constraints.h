@@ -71,6 +71,7 @@ struct TensorChoices {
   bool kept = false;            // not quantizable: the source's format and bytes
   bool substituted = false;     // the wanted formats do not fit the row length
   std::optional<std::uint32_t> group;  // index into Constraints::groups
+  bool may_keep = false;  // the source's format may compete too: no pool or pin was given, no rule forbids it
 };
 
 // Tensors that must have one common format.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "core/byte_size.h"
 #include "core/fingerprint.h"
@@ -125,6 +126,10 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, co
     job.sensitivity.push_back(use_prior ? priors[i].value : measured->second.value);
     job.sensitivity_source.push_back(use_prior ? priors[i].obtained : measured->second.obtained);
   }
+  for (const RoleWeight& role : request.role_weights)
+    if (std::ranges::none_of(inputs.model.tensors(),
+                             [&](const TensorInfo& tensor) { return role.pattern.found_in(tensor.name); }))
+      job.notes.push_back(fmt::format("--role-weight '{}' applies to no tensor", role.pattern.text()));
   const GgufKeyValue* used = inputs.model.arch_key("expert_used_count");
   const auto experts_used = static_cast<std::uint32_t>(used == nullptr ? 0 : used->as_uint().value_or(0));
   job.read_share = read_shares(inputs.traits, experts_used, inputs.model.tensors());
@@ -163,9 +168,45 @@ Result<Knapsack> knapsack_for(const PreparedJob& job, KnapsackOptions options, s
 
 std::uint64_t minus(std::uint64_t a, std::uint64_t b) { return a > b ? a - b : 0; }
 
+// The best recipe for a budget of which `spent` bytes are taken already, or the best that uses the share wanted.
+Result<FilledAllocation> allocate_part(const Knapsack& knapsack, std::uint64_t budget, std::uint64_t spent,
+                                       const JobRequest& request, std::optional<Fill>& fill, Solution& solution) {
+  FilledAllocation part;
+  if (!request.min_fill) {
+    QF_ASSIGN(part.answer, allocate(knapsack.classes, minus(budget, spent), request.allocator));
+    part.unfilled = part.answer;
+    return part;
+  }
+  const std::uint64_t wanted = share_of(budget, request.min_fill->share);
+  QF_ASSIGN(part, allocate_filled(knapsack.classes, minus(wanted, spent), minus(budget, spent), request.allocator));
+  if (part.answer.why == Termination::BudgetTooSmall) return part;
+  fill.emplace();
+  fill->wanted_bytes = wanted;
+  fill->least_bytes = part.answer.least_bytes == 0 ? 0 : spent + part.answer.least_bytes;
+  fill->unfilled_bytes = spent + part.unfilled.bytes;
+  fill->met = part.in_window;
+  fill->proven_impossible = part.proven_empty;
+  if (!fill->met)
+    solution.limits.push_back(fmt::format(
+        "{} {} of {} bytes or more; {}", part.proven_empty ? "there is no recipe that uses" : "none was found that uses",
+        request.min_fill->text, budget,
+        fill->least_bytes == 0 ? std::string("this is the optimum for the budget alone")
+                               : fmt::format("this is the best found of those with {} bytes or more", fill->least_bytes)));
+  return part;
+}
+
+// Does every class have its cheapest candidate?
+bool all_at_their_best(const Knapsack& knapsack, const Allocation& allocation) {
+  for (std::size_t c = 0; c < knapsack.classes.size(); ++c) {
+    const std::vector<Candidate>& candidates = knapsack.classes[c].candidates;
+    if (candidates[allocation.index[c]].cost > std::ranges::min(candidates, {}, &Candidate::cost).cost) return false;
+  }
+  return true;
+}
+
 // One budget for all tensors: bits per weight, or a file's size.
 Result<void> solve_one_memory(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
-                              Solution& solution) {
+                              Solution& solution, Recipe& unfilled) {
   // A file counts padding and metadata; both are known whatever the recipe, so they come off the budget.
   const auto* file = std::get_if<FileSizeTarget>(&solution.target);
   std::uint64_t overhead = 0;
@@ -183,21 +224,24 @@ Result<void> solve_one_memory(JobInputs& inputs, const PreparedJob& job, const J
   const std::uint64_t spent = overhead + knapsack.fixed_bytes;
   solution.smallest_bytes = overhead + knapsack.smallest_bytes;
   solution.largest_bytes = overhead + knapsack.largest_bytes;
-  QF_ASSIGN(solution.allocation,
-            allocate(knapsack.classes, minus(solution.budget_bytes, spent), request.allocator));
+  QF_ASSIGN(FilledAllocation part,
+            allocate_part(knapsack, solution.budget_bytes, spent, request, solution.fill, solution));
+  apply(knapsack, part.unfilled, unfilled);
+  apply(knapsack, part.answer, solution.recipe);
+  solution.allocation = std::move(part.answer);
   solution.feasible = solution.budget_bytes >= solution.smallest_bytes;
   solution.used_bytes = spent + solution.allocation.bytes;
-  apply(knapsack, solution.allocation, solution.recipe);
-  if (solution.feasible && solution.used_bytes == solution.largest_bytes &&
-      solution.used_bytes < solution.budget_bytes)
+  if (solution.feasible && spent + part.unfilled.bytes < solution.budget_bytes &&
+      all_at_their_best(knapsack, part.unfilled))
     solution.limits.push_back("every tensor has its best format already; a larger budget changes nothing");
   return outcome::success();
 }
 
 // Two memories with a given placement: two knapsacks. Tensors in RAM without a limit of their own pay the same
-// price per byte as those on the GPU: more would make the file larger than its quality is worth.
+// price per byte as those on the GPU: more would make the file larger than its quality is worth. A share to be
+// used is demanded of either budget on its own.
 Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
-                                Solution& solution) {
+                                Solution& solution, Recipe& unfilled) {
   const MemoryRequest& wanted = std::get<MemoryTarget>(solution.target).request;
   QF_ASSIGN(solution.memory, plan_memory(inputs.model.metadata(), inputs.model.tensors(), wanted));
   const MemoryPlan& memory = *solution.memory;
@@ -221,14 +265,16 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
     solution.budget_bytes = *memory.gpu_weight_budget_bytes;
     QF_ASSIGN(const Knapsack knapsack,
               knapsack_for(job, knapsack_options(job, request, 1), gpu, solution.budget_bytes, solution));
-    QF_ASSIGN(solution.allocation, allocate(knapsack.classes, minus(solution.budget_bytes, knapsack.fixed_bytes),
-                                            request.allocator));
+    QF_ASSIGN(FilledAllocation part, allocate_part(knapsack, solution.budget_bytes, knapsack.fixed_bytes, request,
+                                                   solution.fill, solution));
+    apply(knapsack, part.unfilled, unfilled);
+    apply(knapsack, part.answer, solution.recipe);
+    solution.allocation = std::move(part.answer);
     solution.smallest_bytes = knapsack.smallest_bytes;
     solution.largest_bytes = knapsack.largest_bytes;
     solution.used_bytes = knapsack.fixed_bytes + solution.allocation.bytes;
     solution.feasible = solution.feasible && solution.budget_bytes >= knapsack.smallest_bytes;
-    apply(knapsack, solution.allocation, solution.recipe);
-    price = solution.allocation.multiplier;
+    price = part.unfilled.multiplier;
   }
   if (!host.empty()) {
     std::uint64_t copied = 0;  // tied embeddings take room in RAM too
@@ -243,7 +289,10 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
     QF_ASSIGN(const Knapsack knapsack, knapsack_for(job, knapsack_options(job, request, 1), host, budget, solution));
     Allocation allocation;
     if (memory.host_weight_budget_bytes) {
-      QF_ASSIGN(allocation, allocate(knapsack.classes, minus(budget, knapsack.fixed_bytes), request.allocator));
+      QF_ASSIGN(FilledAllocation part,
+                allocate_part(knapsack, budget, knapsack.fixed_bytes, request, solution.host_fill, solution));
+      apply(knapsack, part.unfilled, unfilled);
+      allocation = std::move(part.answer);
       solution.feasible = solution.feasible && budget >= knapsack.smallest_bytes;
       if (budget < knapsack.smallest_bytes)
         solution.limits.push_back(fmt::format("RAM has room for {} of weights, the smallest choice takes {}",
@@ -259,6 +308,7 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
       }
       allocation.lower_bound = allocation.objective;
       allocation.multiplier = price;
+      apply(knapsack, allocation, unfilled);
     }
     solution.host_used_bytes = knapsack.fixed_bytes + allocation.bytes + copied;
     apply(knapsack, allocation, solution.recipe);
@@ -268,6 +318,7 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
       solution.smallest_bytes = knapsack.smallest_bytes;
       solution.largest_bytes = knapsack.largest_bytes;
       solution.allocation = allocation;
+      solution.fill = std::exchange(solution.host_fill, std::nullopt);
     } else {
       solution.host_allocation = std::move(allocation);
     }
@@ -298,7 +349,7 @@ Result<void> never_worse_than_static(const JobInputs& inputs, const PreparedJob&
     const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, recipe.value());
     auto layout = output_layout(inputs.model, recipe.value(), inputs.importance_or_null());
     if (!error || !layout || layout.value().tensor_bytes > solution.budget_bytes ||
-        *error >= solution.predicted_error)
+        (solution.fill && layout.value().tensor_bytes < solution.fill->least_bytes) || *error >= solution.predicted_error)
       continue;
     solution.recipe.entries = recipe.value().entries;
     solution.predicted_error = *error;
@@ -315,17 +366,21 @@ Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobReque
   solution.target = target;
   solution.elements = inputs.model.total_elements();
   solution.recipe = smallest_recipe(job.plans);
+  Recipe unfilled = solution.recipe;
   if (const auto* given = std::get_if<RecipeTarget>(&target)) {
     solution.recipe = given->recipe;
     solution.feasible = true;
   } else if (std::holds_alternative<MemoryTarget>(target)) {
-    QF_TRY(solve_two_memories(inputs, job, request, solution));
+    QF_TRY(solve_two_memories(inputs, job, request, solution, unfilled));
   } else {
-    QF_TRY(solve_one_memory(inputs, job, request, solution));
+    QF_TRY(solve_one_memory(inputs, job, request, solution, unfilled));
   }
   const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, solution.recipe);
   solution.error_is_known = error.has_value();
   solution.predicted_error = error.value_or(0);
+  if (solution.fill || solution.host_fill)
+    solution.unfilled_error =
+        predicted_error(job.plans, job.measured.measurements, job.sensitivity, unfilled).value_or(0);
   QF_TRY(never_worse_than_static(inputs, job, solution));
   QF_ASSIGN(const OutputLayout layout, output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
   solution.tensor_bytes = layout.tensor_bytes;
@@ -345,7 +400,11 @@ Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobReque
     solution.recipe.provenance["predicted error"] = fmt::format("{:.9g}", solution.predicted_error);
   if (!std::holds_alternative<RecipeTarget>(target)) {
     solution.recipe.provenance["gap"] = fmt::format("{:.3g}", solution.allocation.gap());
-    solution.recipe.provenance["proof"] = std::string(to_string(solution.allocation.why));
+    if (request.min_fill) solution.recipe.provenance["min fill"] = request.min_fill->text;
+    std::string& proof = solution.recipe.provenance["proof"];
+    proof = to_string(solution.allocation.why);
+    if (solution.fill && solution.fill->least_bytes != 0)
+      proof += fmt::format(", among recipes of {} bytes or more", solution.fill->least_bytes);
   }
   if (inputs.importance) {
     solution.recipe.provenance["importance matrix"] = inputs.importance->path().filename().string();
@@ -354,6 +413,7 @@ Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobReque
   if (inputs.store && solution.feasible && job.measured.run != 0) {
     state::SavedRecipe saved;
     saved.target = to_text(target);
+    if (request.min_fill) saved.target += fmt::format(", at least {} used", request.min_fill->text);
     saved.budget_bytes = solution.budget_bytes;
     saved.bytes = solution.used_bytes;
     saved.objective = solution.predicted_error;

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/byte_size.h"
 #include "core/error.h"
 #include "core/importance_matrix.h"
 #include "core/model.h"
@@ -47,6 +48,12 @@ using Target = std::variant<BpwTarget, FileSizeTarget, MemoryTarget, RecipeTarge
 // As people write it: "4.5 bpw", "file of 23.50 GiB (25.23 GB)".
 [[nodiscard]] std::string to_text(const Target& target);
 
+// --min-fill: how much of every budget must be used; an exact decimal.
+struct FillShare {
+  std::string text;  // as written, for example "99.99%"
+  Decimal share;
+};
+
 struct JobPaths {
   std::filesystem::path model;
   std::filesystem::path importance;  // empty: none
@@ -60,6 +67,7 @@ struct JobRequest {
   std::vector<RoleWeight> role_weights;  // --role-weight, the first that matches counts
   double max_nmse = 0.9;                 // formats that ruin a tensor: only when the budget forces them. 0: no veto
   double speed_weight = 0;
+  std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
   AllocatorLimits allocator;
   std::string program_version;
 };
@@ -94,6 +102,15 @@ struct PreparedJob {
                                               const kernels::RowKernels& kernels, ProgressSink& progress,
                                               const CancellationToken& cancel);
 
+// What demanding a share of a budget came to. Bytes as the budget counts them.
+struct Fill {
+  std::uint64_t wanted_bytes = 0;    // the share of the budget
+  std::uint64_t least_bytes = 0;     // the answer is the best of recipes with so many bytes or more; 0: of all
+  std::uint64_t unfilled_bytes = 0;  // of the best recipe for the budget alone
+  bool met = true;                   // the answer uses the share
+  bool proven_impossible = false;    // no recipe does
+};
+
 // The answer for one target. The unit of the budget is the target's: bytes of the whole file for a file size, of
 // weights on the GPU for a memory size, of tensor data otherwise.
 struct Solution {
@@ -109,6 +126,9 @@ struct Solution {
   double predicted_error = 0;        // sum of s_t N(t, f), fixed tensors included
   bool error_is_known = true;        // false: a recipe with formats that were not measured
   std::vector<std::string> limits;   // what limited the answer, as sentences
+  std::optional<Fill> fill;          // with --min-fill: of `budget_bytes`
+  std::optional<Fill> host_fill;     // likewise of `host_budget_bytes`
+  double unfilled_error = 0;         // predicted error of the best recipe for the budgets alone, with --min-fill
   Allocation allocation;             // of the first memory
   std::optional<Allocation> host_allocation;  // of RAM, when it has a budget of its own
   std::optional<MemoryPlan> memory;

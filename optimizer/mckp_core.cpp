@@ -75,16 +75,16 @@ void append_hull(std::vector<std::pair<std::int64_t, std::int64_t>>& points, std
 constexpr std::uint32_t kSparePosition = std::numeric_limits<std::uint32_t>::max();
 
 // The linear relaxation of the classes not yet taken, as a function of the slack that they must bring back to
-// between zero and what may stay unused: a lower bound on the reduced costs and the price of unused slack still
-// to come. Unused slack that is limited is an increment of its own at `kSparePosition`. Piecewise
+// between zero and what may stay unused: a lower bound on the reduced costs and the price of unused slack
+// still to come. Unused slack that is limited is an increment of its own at `kSparePosition`. Piecewise
 // linear, convex, zero at slack zero. Values are computed in double and lowered by kSafety, far more than
 // their rounding.
 class RemainderBound {
  public:
   static constexpr double kSafety = 1.0 - 0x1p-30;
 
-  // Increments of classes for which `rest` says yes; those beyond `gap` are not needed. `beyond`: the price of
-  // slack that no increment can use.
+  // Increments of classes for which `rest` says yes; those beyond `gap` are not needed. `beyond`: the price
+  // of slack that no increment can use.
   template <class Rest>
   void build(std::span<const Increment> up, std::span<const Increment> down, double beyond, std::int64_t gap,
              Rest rest) {
@@ -330,10 +330,10 @@ class Search {
     if (Clock::now() > limits_.deadline) result_.stop = CoreStop::Time;
   }
 
-  // The cheapest pair of a front and a back state that leaves between zero and `spare_` of the slack. Both lists
-  // ascend in weight, so the partners of a state slide down the back list: `partners` holds those that may still
-  // be the cheapest, ascending in cost and descending in weight. An incomplete search leaves the classes
-  // between at their base.
+  // The cheapest pair of a front and a back state that leaves between zero and `spare_` of the slack. Both
+  // lists ascend in weight, so the partners of a state slide down the back list: `partners` holds those that
+  // may still be the cheapest, ascending in cost and descending in weight. An incomplete search leaves the
+  // classes between at their base.
   void join() {
     std::size_t best_front = 0;
     std::size_t best_back = 0;

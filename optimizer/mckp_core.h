@@ -36,10 +36,10 @@ struct CoreResult {
 };
 
 // Searches all choices within the capacity that leave at most `spare` of it unused and whose cost is at most
-// bound + gap. When `stop` is Complete and no result with a gap at most `gap` came back, none exists; otherwise
-// the result is the cheapest, and of those the lightest. A result above `gap`, or of an incomplete search, is a
-// valid choice and no more. `order` lists the classes from the front end to the back end. gap must be >= 0 and
-// at most 2^61 + 1. Without a limit to `spare` the classes must be Pareto frontiers.
+// bound + gap. When `stop` is Complete and no result with a gap at most `gap` came back, none exists;
+// otherwise the result is the cheapest, and of those the lightest. A result above `gap`, or of an incomplete
+// search, is a valid choice and no more. `order` lists the classes from the front end to the back end. gap
+// must be >= 0 and at most 2^61 + 1. Without a limit to `spare` the classes must be Pareto frontiers.
 [[nodiscard]] CoreResult search_core(std::span<const Items> classes, const Dual& dual, std::int64_t gap,
                                      std::span<const std::uint32_t> order, const CoreLimits& limits,
                                      std::int64_t spare = kAnySpare);
@@ -66,8 +66,9 @@ struct GapResult {
 };
 
 // Searches wider and wider gaps until the cheapest choice known lies within the gap searched or a limit stops
-// it. `choice` is any choice within the capacity and `spare`, `best` its scaled cost less the bound. When none is
-// known: empty, and a gap that no choice reaches; a result Optimal and empty then proves that none exists.
+// it. `choice` is any choice within the capacity and `spare`, `best` its scaled cost less the bound. When
+// none is known: empty, and a gap that no choice reaches; a result Optimal and empty then proves that none
+// exists.
 [[nodiscard]] GapResult close_gap(std::span<const Items> classes, const Dual& dual,
                                   std::vector<std::uint32_t> choice, std::int64_t best,
                                   const GapSchedule& schedule, std::span<const std::uint32_t> order,

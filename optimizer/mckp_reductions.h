@@ -45,8 +45,8 @@ struct HullStep {
   std::int64_t gain;    // cost removed, > 0
 };
 
-// All hull steps that save cost, in descending order of gain per weight (exact comparison), ties by class index
-// then position. Steps of one class keep their order. O(n log n).
+// All hull steps that save cost, in descending order of gain per weight (exact comparison), ties by class
+// index then position. Steps of one class keep their order. O(n log n).
 [[nodiscard]] std::vector<HullStep> sorted_hull_steps(std::span<const Items> classes);
 
 struct Dual {

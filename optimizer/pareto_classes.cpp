@@ -50,8 +50,8 @@ Result<ParetoClasses> pareto_classes(std::span<const CandidateClass> classes, Ke
     });
     std::vector<ParetoPoint> kept;
     for (const ParetoPoint& point : points)
-      if (kept.empty() || (keep == Keep::Frontier ? point.cost < kept.back().cost
-                                                  : point.bytes > kept.back().bytes))
+      if (kept.empty() ||
+          (keep == Keep::Frontier ? point.cost < kept.back().cost : point.bytes > kept.back().bytes))
         kept.push_back(point);
     pareto.classes.push_back(std::move(kept));
   }

@@ -1,5 +1,5 @@
-// Candidate classes checked, put into canonical order and reduced to what may be worth choosing: what allocator
-// and frontier both start from.
+// Candidate classes checked, put into canonical order and reduced to what may be worth choosing: what
+// allocator and frontier both start from.
 #pragma once
 
 #include <cstdint>

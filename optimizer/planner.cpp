@@ -54,15 +54,17 @@ Result<ModelPlan> plan_tensors(const Model& model, const ImportanceMatrix* impor
     TensorPlan entry;
     entry.tensor = &tensor;
     if (choices.kept) entry.kept_because = choices.reason;
-    // A format that takes as much room as the source cannot be worth choosing.
-    const bool free_choice = choices.formats.size() > 1;
-    if (free_choice && !choices.group)
-      std::erase_if(choices.formats,
-                    [&](Format format) { return bits_per_weight(format) >= bits_per_weight(tensor.format); });
+    const bool listed = std::ranges::find(choices.formats, tensor.format) != choices.formats.end();
+    if (!choices.group && (choices.may_keep || listed)) {
+      // What takes more room than the source cannot be worth choosing; what takes as much, only when asked for.
+      const double source_bits = bits_per_weight(tensor.format);
+      std::erase_if(choices.formats, [&](Format format) {
+        const double bits = bits_per_weight(format);
+        return format != tensor.format && (bits > source_bits || (bits == source_bits && rules.pool.empty()));
+      });
+      if (!listed) choices.formats.push_back(tensor.format);
+    }
     entry.formats = std::move(choices.formats);
-    const bool may_keep = free_choice && !choices.group && rules.pool.empty() && rules.ceilings.empty() &&
-                          std::ranges::find(rules.excluded, tensor.format) == rules.excluded.end();
-    if (may_keep || entry.formats.empty()) entry.formats.push_back(tensor.format);
     if (choices.group) {
       entry.tie_group = constraints.groups[*choices.group].name;
       entry.formats = constraints.groups[*choices.group].formats;

@@ -25,7 +25,7 @@ namespace quantfit::optimizer {
 // Which formats are considered at all, before the data have a say.
 struct CandidatePolicy {
   // has_importance is set by plan_tensors. Without a pool of the user's own, keeping the source as it is competes
-  // with the default formats too.
+  // with the default formats too, wherever floors, ceilings and exclusions allow it.
   ConstraintRules rules;
   bool allow_requantize = false;  // sources that are quantized already
 };

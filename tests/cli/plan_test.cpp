@@ -195,6 +195,110 @@ TEST_F(Planning, FrontierFallsAndNamesEveryStep) {
   EXPECT_NE(csv.out.find("static,Q4_K_M,"), std::string::npos);
 }
 
+TEST_F(Planning, BudgetsAreFilledOnDemand) {
+  const std::vector<std::string> targets = {"2.6", "3", "3.3", "4.5", "5.5", "7.5", "9"};
+  std::string list;
+  for (const std::string& target : targets) list += (list.empty() ? "" : ",") + target;
+  const auto base = plan({"--target-bpw", list});
+  const auto filled = plan({"--target-bpw", list, "--min-fill", "99.99%"});
+  ASSERT_EQ(filled.size(), targets.size());
+  int changed = 0;
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    SCOPED_TRACE(targets[i]);
+    const auto budget = filled[i]["budget_bytes"].get<std::uint64_t>();
+    const auto used = filled[i]["used_bytes"].get<std::uint64_t>();
+    const auto& fill = filled[i]["fill"];
+    EXPECT_LE(used, budget);
+    EXPECT_EQ(fill["wanted_bytes"].get<std::uint64_t>(), (budget * 9999 + 9999) / 10000);
+    EXPECT_EQ(fill["unfilled_bytes"], base[i]["used_bytes"]);
+    EXPECT_EQ(filled[i]["unfilled_error"], base[i]["predicted_error"]);
+    EXPECT_EQ(filled[i]["allocation"]["termination"], "optimal");
+    EXPECT_EQ(fill["met"].get<bool>(), used >= fill["wanted_bytes"].get<std::uint64_t>());
+    EXPECT_FALSE(base[i].contains("fill"));
+    if (fill["unfilled_bytes"].get<std::uint64_t>() >= fill["wanted_bytes"].get<std::uint64_t>()) {
+      EXPECT_EQ(filled[i]["tensors"], base[i]["tensors"]);
+      EXPECT_EQ(fill["least_bytes"].get<std::uint64_t>(), 0U);
+      continue;
+    }
+    ++changed;
+    EXPECT_GE(used, fill["least_bytes"].get<std::uint64_t>());
+    EXPECT_GE(filled[i]["predicted_error"].get<double>(), base[i]["predicted_error"].get<double>());
+  }
+  EXPECT_GT(changed, 0);
+
+  const auto text = run_plan({"--target-bpw", "9", "--min-fill", "100%"});
+  EXPECT_EQ(text.exit_code, 0);
+  EXPECT_NE(text.out.find("(0.0000 % unused)"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("price of that"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("optimal among recipes that are as full"), std::string::npos) << text.out;
+}
+
+TEST_F(Planning, AFilledFileHasTheSizeItPromises) {
+  const TemporaryFolder out;
+  const auto result = test::run(
+      command("quantize", {"--target-size", "4MB", "--min-fill", "0.9999", "-o", out / "model.gguf", "--json"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto size = std::filesystem::file_size(out / "model.gguf");
+  EXPECT_LE(size, 4'000'000U);
+  EXPECT_GE(size, 3'999'600U);
+  EXPECT_TRUE(nlohmann::json::parse(result.out)["fill"]["met"].get<bool>());
+}
+
+TEST_F(Planning, EveryMemoryIsFilledOnItsOwn) {
+  const auto answer = plan({"--target-vram", "5MiB", "--vram-margin", "0", "--target-ram", "514MiB", "--ctx-size", "256",
+                            "--ubatch", "16", "--override-tensor", "ffn_down=CPU", "--min-fill", "99.9%"});
+  EXPECT_TRUE(answer["fill"]["met"].get<bool>());
+  EXPECT_TRUE(answer["host_fill"]["met"].get<bool>());
+  EXPECT_GE(answer["used_bytes"].get<std::uint64_t>(), answer["fill"]["wanted_bytes"].get<std::uint64_t>());
+  EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), answer["budget_bytes"].get<std::uint64_t>());
+  const auto host = answer["memory"]["host_weight_bytes"].get<std::uint64_t>();
+  EXPECT_GE(host, answer["host_fill"]["wanted_bytes"].get<std::uint64_t>());
+  EXPECT_LE(host, answer["memory"]["host_weight_budget_bytes"].get<std::uint64_t>());
+}
+
+TEST_F(Planning, WhatCannotBeFilledIsSaid) {
+  const auto result = run_plan({"--target-bpw", "20", "--min-fill", "99.99%"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_NE(result.err.find("--min-fill"), std::string::npos) << result.err;
+  EXPECT_NE(result.out.find("there is no recipe that uses 99.99%"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("every tensor has its best format"), std::string::npos) << result.out;
+  for (const char* bad : {"", "0%", "100.01%", "99.99", "1e-2", "-5%", "99.99%x"})
+    EXPECT_EQ(run_plan({"--target-bpw", "4", "--min-fill", bad}).exit_code, 2) << bad;
+  EXPECT_EQ(run_plan({"--preset", "Q4_K_M", "--min-fill", "99%"}).exit_code, 2);
+}
+
+// A larger candidate that is worse than a smaller one is no reason to think that more bytes would help.
+TEST_F(Planning, SaysWhenEveryTensorIsAtItsBest) {
+  const auto answer = plan({"--target-bpw", "30", "--formats", "IQ4_XS,Q4_0"});
+  EXPECT_LT(answer["used_bytes"].get<std::uint64_t>(), answer["largest_bytes"].get<std::uint64_t>());
+  EXPECT_NE(answer["limits"].dump().find("every tensor has its best format"), std::string::npos) << answer["limits"];
+}
+
+TEST_F(Planning, TheSourceFormatMayBeChosen) {
+  const auto listed = plan({"--target-bpw", "12", "--formats", "Q4_K,F16"});
+  EXPECT_GT(listed["bpw"].get<double>(), 11.0);
+  const auto ceiling = plan({"--target-bpw", "12", "--max-type", "blk.0.ffn_up=Q4_K"});
+  EXPECT_EQ(format_of(ceiling, "blk.0.ffn_up.weight"), "Q4_K");
+  EXPECT_GT(ceiling["bpw"].get<double>(), 11.0);
+}
+
+TEST_F(Planning, OptionsWithoutEffectAreRefused) {
+  for (const std::vector<std::string>& options :
+       {std::vector<std::string>{"--ctx-size", "128"}, {"--cpu-moe"}, {"--gpu-layers", "2"}, {"--swa-full"}}) {
+    std::vector<std::string> all = {"--target-bpw", "4"};
+    all.insert(all.end(), options.begin(), options.end());
+    const auto result = run_plan(all);
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_NE(result.err.find(options[0]), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(run_plan({"--target-ram", "600MiB", "--gpu-layers", "2"}).exit_code, 2);
+  EXPECT_EQ(run_plan({"--target-bpw", "4,5,4"}).exit_code, 2);
+  EXPECT_EQ(run_plan({"--target-size", "4MB,4000kB"}).exit_code, 2);
+  for (const char* option : {"--kappa", "--speed-weight", "--max-error", "--sample-precision"})
+    EXPECT_EQ(run_plan({"--target-bpw", "4", option, "nan"}).exit_code, 2) << option;
+  EXPECT_EQ(run_plan({"--target-bpw", "4", "--max-error", "-1"}).exit_code, 2);
+}
+
 TEST_F(Planning, OneKindOfTargetAtATime) {
   EXPECT_EQ(run_plan({"--target-bpw", "4", "--target-size", "4MB"}).exit_code, 2);
   EXPECT_EQ(run_plan({}).exit_code, 2);

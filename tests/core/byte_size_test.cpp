@@ -90,6 +90,48 @@ TEST(ByteSize, DecimalsAreFractions) {
     EXPECT_FALSE(parse_decimal(text)) << text;
 }
 
+TEST(ByteSize, SharesAreExact) {
+  for (const char* text : {"99.99%", "99.99 %", "0.9999"}) {
+    const auto share = parse_share(text);
+    ASSERT_TRUE(share) << text;
+    EXPECT_EQ(share.value().numerator, 9999U);
+    EXPECT_EQ(share.value().digits, 4U);
+  }
+  EXPECT_EQ(share_of(10000, parse_share("99.99%").value()), 9999U);
+  EXPECT_EQ(share_of(10001, parse_share("99.99%").value()), 10000U);  // 9999.9999, rounded up
+  EXPECT_EQ(share_of(0, parse_share("99.99%").value()), 0U);
+  for (const char* all : {"100%", "1", "100.000%", "1.0"})
+    EXPECT_EQ(share_of(UINT64_MAX, parse_share(all).value()), UINT64_MAX) << all;
+  // No double holds this product.
+  EXPECT_EQ(share_of(1000000000000000001U, parse_share("50%").value()), 500000000000000001U);
+  EXPECT_EQ(share_of(UINT64_MAX, parse_share("0.000000000001%").value()), 184468U);
+  for (const char* bad : {"",
+                          "%",
+                          "0",
+                          "0%",
+                          "0.0%",
+                          "101%",
+                          "100.000000000001%",
+                          "1.000000000001",
+                          "99.99",
+                          "-1%",
+                          "+1%",
+                          "1e-1",
+                          "99,9%",
+                          "99.9%%",
+                          "99.9 % ",
+                          "99.9pct",
+                          "nan",
+                          "inf",
+                          "0x1",
+                          "0.0000000000001",
+                          "99999999999999999999%"}) {
+    const auto share = parse_share(bad);
+    ASSERT_FALSE(share) << bad;
+    EXPECT_EQ(share.error().code, ErrorCode::InvalidArgument);
+  }
+}
+
 TEST(ByteSize, BudgetsAreExact) {
   EXPECT_EQ(budget_for_bpw(6819840, "4.5").value(), 3836160U);
   EXPECT_EQ(budget_for_bpw(3, "4.5678").value(), 1U);  // 13.7034 bits

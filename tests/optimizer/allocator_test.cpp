@@ -639,7 +639,8 @@ TEST(Filled, AgreesWithBruteForceOnSmallInstances) {
   std::size_t empty = 0;
   for (const Family& family : kFamilies) {
     for (int trial = 0; trial < 500; ++trial) {
-      const Classes classes = make_classes(random, family, 1 + below(random, 6), 8, trial % 3 == 0 ? 1000 : 60);
+      const Classes classes =
+          make_classes(random, family, 1 + below(random, 6), 8, trial % 3 == 0 ? 1000 : 60);
       const std::uint64_t low = smallest_bytes(classes);
       const std::uint64_t budget =
           low - std::min<std::uint64_t>(low, 2) + below(random, largest_bytes(classes) - low + 5);
@@ -722,8 +723,9 @@ TEST(Filled, MultiplierProvesABoundOfEitherSign) {
 
 TEST(Filled, RuinousCandidatesDoNotMakeTheUnitCoarse) {
   // 12 bytes need one of the dear ones in neither class; 14 do in one.
-  const Classes classes = {{"a", {{Format::Q2_K, 2, 1e-3}, {Format::Q4_K, 4, 1e-4}, {Format::Q8_0, 6, 1e300}}},
-                           {"b", {{Format::Q2_K, 4, 3e-3}, {Format::Q4_K, 6, 5e-3}, {Format::Q8_0, 8, 1e300}}}};
+  const Classes classes = {
+      {"a", {{Format::Q2_K, 2, 1e-3}, {Format::Q4_K, 4, 1e-4}, {Format::Q8_0, 6, 1e300}}},
+      {"b", {{Format::Q2_K, 4, 3e-3}, {Format::Q4_K, 6, 5e-3}, {Format::Q8_0, 8, 1e300}}}};
   const auto cheap = allocate_filled(classes, 9, 10);
   ASSERT_TRUE(cheap);
   EXPECT_EQ(cheap.value().answer.choice, (std::vector{Format::Q4_K, Format::Q4_K}));
@@ -767,7 +769,8 @@ TEST(Filled, DoesNotDependOnTheOrderGiven) {
   }
 }
 
-// Caps on states, memory and time: whatever comes back is a valid choice with bounds that enclose the optimum.
+// Caps on states, memory and time: whatever comes back is a valid choice with bounds that enclose the
+// optimum.
 TEST(Filled, LimitsGiveAnHonestAnswer) {
   Engine random(25);
   std::size_t stopped = 0;

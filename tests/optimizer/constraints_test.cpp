@@ -151,6 +151,25 @@ TEST(Constraints, FloorsCeilingsAndPoolsFilter) {
               ElementsAre(Format::Q3_K, Format::IQ4_XS, Format::Q4_K, Format::Q5_K, Format::Q6_K));
 }
 
+TEST(Constraints, TheSourceMayStayWhereNoRuleForbidsIt) {
+  const Fixture fixture;
+  ConstraintRules rules;
+  rules.ceilings = pins("ffn_up=Q4_K");
+  rules.pins = pins("attn_k=Q6_K");
+  const Constraints constraints = fixture.resolve(rules);
+  EXPECT_TRUE(fixture.of(constraints, "blk.0.ffn_gate.weight").may_keep);
+  EXPECT_FALSE(fixture.of(constraints, "blk.0.ffn_up.weight").may_keep);
+  EXPECT_FALSE(fixture.of(constraints, "blk.0.attn_k.weight").may_keep);
+  rules.excluded = {Format::F16};
+  EXPECT_FALSE(fixture.of(fixture.resolve(rules), "blk.0.ffn_gate.weight").may_keep);
+  rules.excluded.clear();
+  rules.pool = {Format::Q4_K,
+                Format::F16};  // whoever lists formats lists the source's too, or does not want it
+  const Constraints listed = fixture.resolve(rules = {.pool = rules.pool});
+  EXPECT_FALSE(fixture.of(listed, "blk.0.ffn_gate.weight").may_keep);
+  EXPECT_THAT(fixture.of(listed, "blk.0.ffn_gate.weight").formats, ElementsAre(Format::Q4_K, Format::F16));
+}
+
 TEST(Constraints, FormatsOfEqualBitsPassTheirFloor) {
   const Fixture f;
   ConstraintRules rules;
