@@ -230,13 +230,17 @@ struct MinimumSuperCodec {
     }
   }
 
+  // An error far below what the format usually leaves.
+  static HWY_INLINE bool unusual(float error, const Free& free) {
+    constexpr float kShare = kHigh == 3 ? 1e-2F : kHigh == 15 ? 7e-4F : 1.5e-4F;
+    return error < kShare * free.explained;
+  }
+
   // A second look at a super-block of which little of the energy is lost: few different values, one large
   // weight. There the groups must agree on where their levels lie, and the rounding of d and dmin to half and
   // the small integers of the other groups decide.
   HWY_NOINLINE static void second_look(const Tile& tile, const Free& free, float& best, Choice& best_choice) {
-    constexpr float kUnusual = kHigh == 3 ? 1e-2F : kHigh == 15 ? 7e-4F : 1.5e-4F;
-    const float energy = sum(error_at(tile, zero(), zero()));
-    if (!(best < kUnusual * energy)) return;
+    if (!unusual(best, free)) return;
     const F bottom = min(free.sums.least, zero());
     const F span = max(free.sums.most, zero()) - bottom;
     for (int top = kHigh; top > 0; --top) {
@@ -302,26 +306,31 @@ struct MinimumSuperCodec {
   }
   void fit(Tile& tile, Effort effort) {
     // The mirrored super-block has negative d and dmin, so that the offset is the top of a group. The side
-    // whose groups fit better on their own is taken; at the highest effort both are followed to the end.
-    const float* target = tile.target;
+    // whose groups fit better on their own goes first; the fast search follows the other one only where so
+    // little is lost that the rounding of the scales decides.
+    const float* upright = tile.target;
     for (int k = 0; k < 16; ++k)
-      ::quantfit::kernels::HWY_NAMESPACE::store(-load(target + 16 * k), tile.mirrored + 16 * k);
-    const Free upright = fit_groups(tile, effort);
+      ::quantfit::kernels::HWY_NAMESPACE::store(-load(upright + 16 * k), tile.mirrored + 16 * k);
+    const Free upright_groups = fit_groups(tile, effort);
     tile.target = tile.mirrored;
-    const Free mirrored = fit_groups(tile, effort);
+    const Free mirrored_groups = fit_groups(tile, effort);
+    bool mirror = upright_groups.explained < mirrored_groups.explained;
     Choice choice{0.0F, 0.0F, zero(), zero()};
-    Choice other = choice;
     float error = 3e38F;
-    const bool both = effort != Effort::Fast;
-    if (both || upright.explained < mirrored.explained) {
-      error = fit_integers(tile, effort, mirrored, choice);
+    for (int side = 0; side < 2; ++side, mirror = !mirror) {
+      const Free& groups = mirror ? mirrored_groups : upright_groups;
+      if (side == 1 && effort == Effort::Fast && !unusual(error, groups)) break;
+      tile.target = mirror ? tile.mirrored : upright;
+      Choice candidate{0.0F, 0.0F, zero(), zero()};
+      const float candidate_error = fit_integers(tile, effort, groups, candidate);
+      if (!(candidate_error < error)) continue;
+      error = candidate_error;
+      choice = candidate;
+      if (!mirror) continue;
       choice.d = -choice.d;
       choice.dmin = -choice.dmin;
     }
-    tile.target = target;
-    if (both || !(upright.explained < mirrored.explained)) {
-      if (fit_integers(tile, effort, upright, other) < error) choice = other;
-    }
+    tile.target = upright;
     take(choice);
   }
   HWY_INLINE void refit(const Tile& tile, Effort) {
