@@ -37,7 +37,7 @@ struct Settings {
   std::size_t columns = 2048;
   int repeat = 3;
   double seconds = 0.02;
-  float kappa = optimizer::ErrorModel{}.kappa;
+  float kappa = optimizer::ErrorModel::kKappa;
   bool means = false;
   bool no_importance = false;
   std::vector<std::string> formats;

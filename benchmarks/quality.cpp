@@ -49,7 +49,7 @@ using kernels::RowQuantizer;
 struct Options {
   std::vector<Format> formats;
   std::vector<Effort> efforts = {Effort::Default};
-  float kappa = optimizer::ErrorModel{}.kappa;
+  optimizer::ErrorModel error_model;
   bool means = true;
   bool covariance = false;
   float damping = kernels::CovarianceFactor::kDamping;
@@ -172,6 +172,7 @@ void run_fresh(const Options& options) {
   std::normal_distribution<double> normal;
   std::student_t_distribution<double> student(4.0);
   std::exponential_distribution<double> exponential;
+  const float kappa = options.error_model.kappa.value_or(optimizer::ErrorModel::kKappa);
   std::vector<float> a(kColumns);
   std::vector<float> m(kColumns);
   for (std::size_t j = 0; j < kColumns; ++j) {
@@ -187,9 +188,9 @@ void run_fresh(const Options& options) {
     rows[2].push_back(static_cast<float>(random() % 2 == 0 ? size : -size));
   }
   const ColumnMetric metric(kColumns, a, options.means ? std::span<const float>(m) : std::span<const float>(),
-                            options.kappa);
+                            kappa);
   std::printf("fresh: D over ggml's, %zu rows of %zu, kappa %.2f, %s\n%-8s %-7s", kRows, kColumns,
-              double{options.kappa}, options.means ? "means" : "no means", "format", "effort");
+              double{kappa}, options.means ? "means" : "no means", "format", "effort");
   for (const char* name : kNames) std::printf(" %9s", name);
   std::printf("\n");
   RowQuantizer quantizer(*options.kernels, kColumns);
@@ -348,8 +349,8 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
 
   const auto reference = test::ReferenceLibrary::load();
   if (!reference) std::printf("no ratios: %s\n", reference.error().message.c_str());
-  std::printf("model: %zu matrices, kappa %.2f, %s; every matrix weighs as 1 / its energy\n", matrices.size(),
-              double{options.kappa}, options.means ? "means" : "no means");
+  std::printf("model: %zu matrices, %s, %s; every matrix weighs as 1 / its energy\n", matrices.size(),
+              options.error_model.to_text().c_str(), options.means ? "means" : "no means");
   std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s%s\n", "format", "effort", "true", "variance",
               "NMSE", "ggml", "bias %", "ggml", "gain", "ggml", options.speed ? " |     Mw/s" : "");
   std::map<Effort, std::pair<double, int>> mean_log;
@@ -379,8 +380,8 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
       for (const Matrix& matrix : matrices) {
         const ColumnMetric metric(
             matrix.columns, matrix.second_moment,
-            options.means ? std::span<const float>(matrix.mean) : std::span<const float>(), options.kappa,
-            matrix.factor);
+            options.means ? std::span<const float>(matrix.mean) : std::span<const float>(),
+            options.error_model.kappa_of(matrix.name), matrix.factor);
         RowQuantizer quantizer(*options.kernels, matrix.columns);
         if (!quantizer.can_encode(format)) continue;
         std::vector<float> decoded(matrix.x.size());
@@ -465,7 +466,7 @@ int run(const std::vector<std::string>& arguments) {
                                                   : Effort::Default);
       ++i;
     } else if (argument == "--kappa") {
-      options.kappa = std::stof(value);
+      options.error_model.kappa = std::stof(value);
       ++i;
     } else if (argument == "--rows") {
       options.row_step = std::max<std::size_t>(1, std::stoul(value));

@@ -256,9 +256,10 @@ void add_search_options(CLI::App& command, JobOptions& o) {
       ->capture_default_str();
   work->add_option("--seed", o.seed, "chooses other rows")->capture_default_str();
   work->add_option("--kappa", o.kappa,
-                   "how much more an error along a row's own direction costs (1: as much as any other)")
-      ->check(finite_range(1, 100))
-      ->capture_default_str();
+                   fmt::format("how much more an error along a row's own direction costs (1: as much as any other; "
+                               "default {}, and {} for attn_v, ffn_up and ffn_gate)",
+                               optimizer::ErrorModel::kKappa, optimizer::ErrorModel::kAveragedKappa))
+      ->check(finite_range(1, 100));
   work->add_option("-t,--threads", o.threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
 
   auto* output = command.add_option_group("Output");
@@ -284,7 +285,7 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   request.sampler.plan.precision = o.sample_precision;
   request.sampler.plan.min_rows = o.sample_rows;
   request.sampler.plan.seed = o.seed;
-  request.sampler.error_model.kappa = static_cast<float>(o.kappa);
+  if (o.kappa) request.sampler.error_model.kappa = static_cast<float>(*o.kappa);
   const auto effort = kernels::parse_effort(o.effort);
   if (!effort) return fail(ErrorCode::InvalidArgument, "--effort: '{}' is none of fast, default, max", o.effort);
   request.sampler.effort = *effort;

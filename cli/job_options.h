@@ -59,7 +59,7 @@ struct JobOptions {
   bool force_without_importance = false;
   // work
   std::string effort = "default";
-  double kappa = optimizer::ErrorModel{}.kappa;
+  std::optional<double> kappa;  // none: by role
   double sample_precision = optimizer::SamplingPlan{}.precision;
   std::uint64_t sample_rows = optimizer::SamplingPlan{}.min_rows;
   std::uint64_t seed = optimizer::SamplingPlan{}.seed;

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/error.h"
@@ -14,12 +15,15 @@ namespace quantfit::optimizer {
 
 // Parameters of the error model. Equal parameters give equal measurements; they are part of a run's identity.
 struct ErrorModel {
-  // Weight of an error along the row (the gain term); 1 leaves the term out. Measured on two trained models, whole
-  // model in one format, KL divergence at kappa 1, 2, 3, 5: IQ1_S 0.251, 0.179, 0.165, 0.156; IQ2_XXS 0.081, 0.066,
-  // 0.062, 0.060; Q2_K 0.0435, 0.0378, 0.0373, 0.0369; Q4_K 0.00268, 0.00264, 0.00262, 0.00263. The true output error
-  // under held-out second moments is flat between 2 and 8.
-  float kappa = 5.0F;
+  static constexpr float kKappa = 5.0F;
+  static constexpr float kAveragedKappa = 20.0F;
 
+  // Weight of an error along the row (the gain term) for all tensors alike; 1 leaves the term out. Without it:
+  // kAveragedKappa where the outputs are averaged afterwards (values, by attention; up and gate projections, by the
+  // columns of the down projection), kKappa elsewhere. error_model.md says why and how they were chosen.
+  std::optional<float> kappa;
+
+  [[nodiscard]] float kappa_of(std::string_view tensor) const;
   // Canonical text, for the state file.
   [[nodiscard]] std::string to_text() const;
 };

@@ -308,8 +308,8 @@ Result<EncodedTensors> write_reference_model(const Model& model, const Recipe& r
           square = job.statistics[m].mean_square;
           if (encoder.use_means) mean = job.statistics[m].mean;
         }
-        job.metrics.push_back(std::make_unique<kernels::ColumnMetric>(tensor.row_length(), square, mean,
-                                                                      encoder.kappa, covariance));
+        job.metrics.push_back(std::make_unique<kernels::ColumnMetric>(
+            tensor.row_length(), square, mean, encoder.error_model.kappa_of(tensor.name), covariance));
       }
       QF_TRY(for_rows(tensor, threads, [&](std::uint64_t matrix, std::uint64_t first, std::uint64_t count) {
         return encode_rows_with_ours(*kernels, encoder.effort, job, matrix, first, count);

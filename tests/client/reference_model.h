@@ -35,8 +35,8 @@ namespace quantfit::test {
 struct EncoderChoice {
   bool ggml = true;  // false: ours, with the following
   kernels::Effort effort = kernels::Effort::Default;
-  float kappa = optimizer::ErrorModel{}.kappa;  // weight of errors along the row
-  bool use_means = true;                        // bias term when the importance matrix has means
+  optimizer::ErrorModel error_model;
+  bool use_means = true;  // bias term when the importance matrix has means
   // Tensors whose inputs it knows are encoded with error feedback through their full second moments instead
   // (kernels/covariance.h; kappa and means then say nothing); not owned, may be null.
   const SecondMoments* moments = nullptr;

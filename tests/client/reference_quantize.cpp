@@ -84,9 +84,8 @@ int main(int argc, char** argv) {
   app.add_option("--effort", options.effort, "Of our encoder")
       ->capture_default_str()
       ->check(CLI::IsMember({"fast", "default", "max"}));
-  app.add_option("--kappa", options.choice.kappa,
-                 "Of our encoder: weight of errors along the row; 1 for none")
-      ->capture_default_str()
+  app.add_option("--kappa", options.choice.error_model.kappa,
+                 "Of our encoder: weight of errors along the row, 1 for none (default: by role)")
       ->check(CLI::Range(1.0, 100.0));
   app.add_flag("--no-means", options.no_means, "Of our encoder: without the bias term");
   auto* covariance = app.add_option("--covariance", options.covariance,
