@@ -105,7 +105,12 @@ Result<void> check_memory_options(const JobOptions& o) {
                                           {o.gpu_layers.has_value(), "--gpu-layers"}});
   if (!placing.empty() && o.target_vram.empty())
     return fail(ErrorCode::InvalidArgument, "{} says what is on the GPU: it needs --target-vram", placing);
-  const std::string_view running = first({{o.ctx_size != 0, "--ctx-size"}, {o.swa_full, "--swa-full"}});
+  const std::string_view running = first({{o.ctx_size != 0, "--ctx-size"},
+                                          {o.cache_type_k.has_value(), "--cache-type-k"},
+                                          {o.cache_type_v.has_value(), "--cache-type-v"},
+                                          {o.parallel.has_value(), "--parallel"},
+                                          {o.ubatch.has_value(), "--ubatch"},
+                                          {o.swa_full, "--swa-full"}});
   if (!running.empty() && o.target_vram.empty() && o.target_ram.empty())
     return fail(ErrorCode::InvalidArgument, "{} matters to --target-vram and --target-ram only", running);
   return outcome::success();
@@ -126,10 +131,14 @@ Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
   QF_ASSIGN(request.vram_bytes, optional_size("--target-vram", o.target_vram));
   QF_ASSIGN(request.ram_bytes, optional_size("--target-ram", o.target_ram));
   request.ctx_size = o.ctx_size;
-  QF_ASSIGN(request.cache_type_k, format_option("--cache-type-k", o.cache_type_k));
-  QF_ASSIGN(request.cache_type_v, format_option("--cache-type-v", o.cache_type_v));
-  request.parallel = o.parallel;
-  request.ubatch = o.ubatch;
+  if (o.cache_type_k) {
+    QF_ASSIGN(request.cache_type_k, format_option("--cache-type-k", *o.cache_type_k));
+  }
+  if (o.cache_type_v) {
+    QF_ASSIGN(request.cache_type_v, format_option("--cache-type-v", *o.cache_type_v));
+  }
+  if (o.parallel) request.parallel = *o.parallel;
+  if (o.ubatch) request.ubatch = *o.ubatch;
   request.swa_full = o.swa_full;
   request.cpu_moe = o.cpu_moe;
   request.n_cpu_moe = o.n_cpu_moe;
@@ -192,12 +201,14 @@ void add_target_options(CLI::App& command, JobOptions& o) {
 
   auto* memory = command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
   memory->add_option("-c,--ctx-size", o.ctx_size, "context in tokens, of all sequences together (default: what the model was trained with)");
-  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys")->capture_default_str();
-  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values")->capture_default_str();
-  memory->add_option("--parallel", o.parallel, "sequences at a time")->check(CLI::Range(1, 4096))->capture_default_str();
-  memory->add_option("--ubatch", o.ubatch, "tokens computed at a time")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys (default: f16)")->type_name("FORMAT");
+  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values (default: f16)")->type_name("FORMAT");
+  memory->add_option("--parallel", o.parallel,
+                     fmt::format("sequences at a time (default: {})", optimizer::MemoryRequest{}.parallel))
+      ->check(CLI::Range(1, 4096));
+  memory->add_option("--ubatch", o.ubatch,
+                     fmt::format("tokens computed at a time (default: {})", optimizer::MemoryRequest{}.ubatch))
+      ->check(CLI::Range(1, 1 << 20));
   memory->add_option("--vram-margin", o.vram_margin,
                      "memory of the GPU to keep free (default: 512 MiB for the driver and 512 MiB to spare)")
       ->type_name("SIZE");

@@ -30,10 +30,10 @@ struct JobOptions {
   std::string recipe;
   // memory
   std::uint64_t ctx_size = 0;
-  std::string cache_type_k = "f16";
-  std::string cache_type_v = "f16";
-  std::uint32_t parallel = 1;
-  std::uint32_t ubatch = 512;
+  std::optional<std::string> cache_type_k;
+  std::optional<std::string> cache_type_v;
+  std::optional<std::uint32_t> parallel;
+  std::optional<std::uint32_t> ubatch;
   std::string vram_margin;
   bool cpu_moe = false;
   std::uint32_t n_cpu_moe = 0;

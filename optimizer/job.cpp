@@ -9,6 +9,7 @@
 #include "core/gguf_writer.h"
 #include "optimizer/quantize_rules.h"
 #include "optimizer/recipe_io.h"
+#include "optimizer/tensor_role.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -251,6 +252,14 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
     const bool on_gpu = memory.placement[i].device == Device::Gpu || memory.placement[i].copied_to_gpu;
     (on_gpu ? gpu : host).push_back(i);
   }
+  const auto tensors = inputs.model.tensors();
+  for (const PlacementRule& rule : wanted.overrides)
+    if (std::ranges::none_of(tensors, [&](const TensorInfo& tensor) { return rule.pattern.found_in(tensor.name); }))
+      solution.limits.push_back(fmt::format("--override-tensor '{}' applies to no tensor", rule.pattern.text()));
+  if ((wanted.cpu_moe || wanted.n_cpu_moe != 0) &&
+      std::ranges::none_of(tensors, [](const TensorInfo& tensor) { return is_routed_experts(tensor.name); }))
+    solution.limits.push_back(fmt::format("{} changes nothing: the model has no routed experts",
+                                          wanted.cpu_moe ? "--cpu-moe" : "--n-cpu-moe"));
   solution.host_budget_bytes = memory.host_weight_budget_bytes;
   solution.feasible = memory.gpu_shortfall_bytes == 0 && memory.host_shortfall_bytes == 0;
   if (memory.gpu_shortfall_bytes != 0)

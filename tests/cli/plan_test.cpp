@@ -100,6 +100,11 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
                           "--ubatch", "16", "--override-tensor", "ffn_down=CPU"});
   EXPECT_TRUE(both["feasible"].get<bool>());
   EXPECT_TRUE(both.contains("host_allocation"));
+  const auto idle = run_plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch", "16",
+                              "--override-tensor", "nowhere=CPU", "--cpu-moe"});
+  EXPECT_EQ(idle.exit_code, 0) << idle.err;
+  EXPECT_NE((idle.out + idle.err).find("--override-tensor 'nowhere' applies to no tensor"), std::string::npos);
+  EXPECT_NE((idle.out + idle.err).find("--cpu-moe changes nothing"), std::string::npos);
 }
 
 TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
@@ -284,7 +289,8 @@ TEST_F(Planning, TheSourceFormatMayBeChosen) {
 
 TEST_F(Planning, OptionsWithoutEffectAreRefused) {
   for (const std::vector<std::string>& options :
-       {std::vector<std::string>{"--ctx-size", "128"}, {"--cpu-moe"}, {"--gpu-layers", "2"}, {"--swa-full"}}) {
+       {std::vector<std::string>{"--ctx-size", "128"}, {"--cpu-moe"}, {"--gpu-layers", "2"}, {"--swa-full"},
+        {"--cache-type-k", "q8_0"}, {"--cache-type-v", "q8_0"}, {"--parallel", "2"}, {"--ubatch", "64"}}) {
     std::vector<std::string> all = {"--target-bpw", "4"};
     all.insert(all.end(), options.begin(), options.end());
     const auto result = run_plan(all);
