@@ -349,12 +349,14 @@ void run_model(const Options& options, const std::filesystem::path& shared) {
 
   const auto reference = test::ReferenceLibrary::load();
   if (!reference) std::printf("no ratios: %s\n", reference.error().message.c_str());
-  std::printf("model: %zu matrices, %s, %s; every matrix weighs as 1 / its energy\n", matrices.size(),
+  std::printf("model%s: %zu matrices, %s, %s; every matrix weighs as 1 / its energy\n",
+              options.covariance ? " with full second moments of the calibration" : "", matrices.size(),
               options.error_model.to_text().c_str(), options.means ? "means" : "no means");
   std::printf("%-8s %-7s %9s %9s | %8s %8s | %8s %8s | %8s %8s%s\n", "format", "effort", "true", "variance",
               "NMSE", "ggml", "bias %", "ggml", "gain", "ggml", options.speed ? " |     Mw/s" : "");
   std::map<Effort, std::pair<double, int>> mean_log;
   for (const Format format : options.formats) {
+    if (options.covariance && !kernels::has_error_feedback(format)) continue;
     TrueError theirs;
     if (reference) {
       for (const Matrix& matrix : matrices) {
@@ -501,7 +503,7 @@ int run(const std::vector<std::string>& arguments) {
     std::fprintf(stderr, "the shared conformance data are absent; set QUANTFIT_SHARED_DIR\n");
     return 1;
   }
-  std::printf("kernels: %s\n", std::string(options.kernels->isa).c_str());
+  if (options.speed) std::printf("kernels: %s\n", std::string(options.kernels->isa).c_str());
   if (options.golden) run_golden(options, *shared);
   if (options.fresh) run_fresh(options);
   if (options.model) run_model(options, *shared);
