@@ -42,6 +42,6 @@ struct RowKernels {
 
 // Version of the encoders' output: raised whenever the same input may give other bytes, so that state files do
 // not mix measurements of different encoders.
-inline constexpr std::uint32_t kEncoderVersion = 1;
+inline constexpr std::uint32_t kEncoderVersion = 2;
 
 }  // namespace quantfit::kernels
