@@ -278,6 +278,7 @@ std::string describe_solution(const Model& model, const optimizer::PreparedJob& 
   if (solution.host_allocation && solution.host_budget_bytes)
     text += fmt::format("proof (RAM)      {}\n", proof_text(*solution.host_allocation));
   for (const std::string& limit : solution.limits) text += fmt::format("limited by       {}\n", limit);
+  for (const std::string& note : solution.notes) text += fmt::format("note             {}\n", note);
   if (solution.memory) text += '\n' + describe_memory(solution);
   text += '\n' + format_table(formats_used(outputs), solution.tensor_bytes);
   const auto nearest = nearest_statics(statics, solution.tensor_bytes);
@@ -329,6 +330,7 @@ nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::Pre
   json["file_bytes"] = solution.file_bytes;
   if (solution.error_is_known) json["predicted_error"] = solution.predicted_error;
   json["limits"] = solution.limits;
+  json["notes"] = solution.notes;
   if (!std::holds_alternative<optimizer::RecipeTarget>(solution.target))
     json["allocation"] = allocation_to_json(solution.allocation);
   if (solution.fill) json["fill"] = fill_to_json(*solution.fill);

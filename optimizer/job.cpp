@@ -2,17 +2,23 @@
 
 #include <algorithm>
 #include <map>
+#include <span>
 #include <utility>
 
 #include "core/byte_size.h"
 #include "core/fingerprint.h"
 #include "core/gguf_writer.h"
+#include "optimizer/pattern.h"
 #include "optimizer/quantize_rules.h"
 #include "optimizer/recipe_io.h"
 #include "optimizer/tensor_role.h"
 
 namespace quantfit::optimizer {
 namespace {
+
+bool applies_to_none(const Pattern& pattern, std::span<const TensorInfo> tensors) {
+  return std::ranges::none_of(tensors, [&](const TensorInfo& tensor) { return pattern.found_in(tensor.name); });
+}
 
 // Data sections are laid out with this alignment; a source's other alignment is dropped.
 constexpr std::uint64_t kFileAlignment = 32;
@@ -128,8 +134,7 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request, co
     job.sensitivity_source.push_back(use_prior ? priors[i].obtained : measured->second.obtained);
   }
   for (const RoleWeight& role : request.role_weights)
-    if (std::ranges::none_of(inputs.model.tensors(),
-                             [&](const TensorInfo& tensor) { return role.pattern.found_in(tensor.name); }))
+    if (applies_to_none(role.pattern, inputs.model.tensors()))
       job.notes.push_back(fmt::format("--role-weight '{}' applies to no tensor", role.pattern.text()));
   const GgufKeyValue* used = inputs.model.arch_key("expert_used_count");
   const auto experts_used = static_cast<std::uint32_t>(used == nullptr ? 0 : used->as_uint().value_or(0));
@@ -254,11 +259,11 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
   }
   const auto tensors = inputs.model.tensors();
   for (const PlacementRule& rule : wanted.overrides)
-    if (std::ranges::none_of(tensors, [&](const TensorInfo& tensor) { return rule.pattern.found_in(tensor.name); }))
-      solution.limits.push_back(fmt::format("--override-tensor '{}' applies to no tensor", rule.pattern.text()));
+    if (applies_to_none(rule.pattern, tensors))
+      solution.notes.push_back(fmt::format("--override-tensor '{}' applies to no tensor", rule.pattern.text()));
   if ((wanted.cpu_moe || wanted.n_cpu_moe != 0) &&
       std::ranges::none_of(tensors, [](const TensorInfo& tensor) { return is_routed_experts(tensor.name); }))
-    solution.limits.push_back(fmt::format("{} changes nothing: the model has no routed experts",
+    solution.notes.push_back(fmt::format("{} changes nothing: the model has no routed experts",
                                           wanted.cpu_moe ? "--cpu-moe" : "--n-cpu-moe"));
   solution.host_budget_bytes = memory.host_weight_budget_bytes;
   solution.feasible = memory.gpu_shortfall_bytes == 0 && memory.host_shortfall_bytes == 0;

@@ -126,6 +126,7 @@ struct Solution {
   double predicted_error = 0;        // sum of s_t N(t, f), fixed tensors included
   bool error_is_known = true;        // false: a recipe with formats that were not measured
   std::vector<std::string> limits;   // what limited the answer, as sentences
+  std::vector<std::string> notes;    // what a person should know about the request
   std::optional<Fill> fill;          // with --min-fill: of `budget_bytes`
   std::optional<Fill> host_fill;     // likewise of `host_budget_bytes`
   double unfilled_error = 0;         // predicted error of the best recipe for the budgets alone, with --min-fill

@@ -121,6 +121,7 @@ void expect_totals_below_reference(const std::filesystem::path& folder, Effort e
       const std::span<const float> weights = set.weights(weighted);
       const ColumnMetric metric(set.columns, weights, {}, 1);
       for (const TestedFormat& format : kFormats) {
+        if (effort == Effort::Fast && !has_codebook(format.format)) continue;  // Q5_K is up to 2 % above
         double ours = 0;
         double reference[3] = {};
         for (std::size_t r = 0; r < set.rows; ++r) {
@@ -137,7 +138,7 @@ void expect_totals_below_reference(const std::filesystem::path& folder, Effort e
 }
 
 TEST(EncodeTest, GoldenTotalsAreBelowTheReference) {
-  for (const Effort effort : {Effort::Default, Effort::Max})
+  for (const Effort effort : kEfforts)
     expect_totals_below_reference(test::data_dir() / "golden/encode", effort);
 }
 
@@ -148,7 +149,7 @@ TEST(EncodeTest, AllGoldenTotalsAreBelowTheReference) {
   expect_totals_below_reference(*shared / "formats/golden/encode", Effort::Default);
 }
 
-// Every golden row of hard cases against the reference's error, default effort and maximum. Ratios are judged
+// Every golden row of hard cases against the reference's error. Ratios of linear and table levels are judged
 // to two decimals: 1.005 is allowed.
 TEST(EncodeTest, EveryGoldenEdgeRowIsAtLeastAsGoodAsTheReference) {
   const GoldenSet set = read_golden(test::data_dir() / "golden/encode", "edge");
@@ -159,11 +160,12 @@ TEST(EncodeTest, EveryGoldenEdgeRowIsAtLeastAsGoodAsTheReference) {
       for (const TestedFormat& format : kFormats)
         for (std::size_t r = 0; r < set.rows; ++r) {
           const EncodedRow encoded = encode_row(best(), format.format, effort, set.row(r), metric);
+          const double allowed = has_codebook(format.format) ? 1.0 : 1.005;
           // Below a millionth of a millionth of the row, only the last bits of the arithmetic differ.
           const double negligible =
               1e-12 * squared_error(set.weights(weighted), set.row(r), std::vector<float>(set.columns));
           EXPECT_LE(squared_error(set.weights(weighted), set.row(r), encoded.values),
-                    set.reference(format.golden_index, weighted, r) * 1.005 + negligible)
+                    set.reference(format.golden_index, weighted, r) * allowed + negligible)
               << name_of(format.format) << " row " << r << (weighted ? " weighted" : "")
               << (effort == Effort::Max ? " max" : " default");
         }
@@ -196,21 +198,26 @@ Shares total_error(Format format, Effort effort, std::size_t columns, const Colu
 }
 
 TEST(EncodeTest, LittleBiasIsLeft) {
-  for (const std::size_t columns : {256U, 2048U}) {
-    std::vector<float> a;
-    std::vector<float> m;
-    draw_inputs(columns, 5, a, m);
-    const ColumnMetric metric(columns, a, m, 3);
-    for (const TestedFormat& format : kFormats)
-      for (const Effort effort : kEfforts) {
-        const Shares shares = total_error(format.format, effort, columns, metric, metric);
-        // A row of one super-block leaves the fast search of codebooks little room.
-        const bool cramped = columns == 256 && effort == Effort::Fast;
-        const double bound = bits_per_weight(format.format) >= 4 ? 0.01 : cramped ? 0.04 : 0.03;
-        EXPECT_LE(shares.bias, bound * shares.total)
-            << name_of(format.format) << ", " << columns << " columns";
-      }
-  }
+  // Means of one sign are the worst case for an encoder that shrinks; one super-block alone cannot make up
+  // for it.
+  for (const bool one_sign : {false, true})
+    for (const std::size_t columns : {256U, 2048U}) {
+      if (one_sign && columns == 256) continue;
+      std::vector<float> a;
+      std::vector<float> m;
+      draw_inputs(columns, 5, a, m);
+      for (std::size_t j = 0; one_sign && j < columns; ++j) m[j] = 0.5F * std::sqrt(a[j]);
+      const ColumnMetric metric(columns, a, m, 3);
+      for (const TestedFormat& format : kFormats)
+        for (const Effort effort : kEfforts) {
+          const Shares shares = total_error(format.format, effort, columns, metric, metric);
+          // A row of one super-block leaves the fast search of codebooks little room.
+          const bool cramped = columns == 256 && effort == Effort::Fast;
+          const double bound = bits_per_weight(format.format) >= 4 ? 0.01 : cramped ? 0.04 : 0.03;
+          EXPECT_LE(shares.bias, bound * shares.total)
+              << name_of(format.format) << ", " << columns << " columns" << (one_sign ? ", one sign" : "");
+        }
+    }
 }
 
 TEST(EncodeTest, PayingForTheRowSumsLowersTheWholeError) {
