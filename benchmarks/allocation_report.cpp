@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "benchmarks/allocator_instances.h"
-#include "optimizer/allocator.h"
+#include "optimizer/allocation/allocator.h"
 
 namespace {
 

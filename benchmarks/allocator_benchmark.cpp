@@ -3,8 +3,8 @@
 #include <benchmark/benchmark.h>
 
 #include "benchmarks/allocator_instances.h"
-#include "optimizer/allocator.h"
-#include "optimizer/frontier.h"
+#include "optimizer/allocation/allocator.h"
+#include "optimizer/allocation/frontier.h"
 
 namespace {
 

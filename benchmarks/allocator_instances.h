@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "core/format.h"
-#include "optimizer/allocator.h"
+#include "optimizer/allocation/allocator.h"
 
 namespace quantfit::benchmarks {
 

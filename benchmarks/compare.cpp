@@ -20,7 +20,7 @@
 #include "core/format.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
-#include "optimizer/error_model.h"
+#include "optimizer/measurement/error_model.h"
 #include "tests/support/reference_library.h"
 
 namespace {

@@ -26,8 +26,8 @@
 #include "benchmarks/generated_model.h"
 #include "core/model.h"
 #include "kernels/row_kernels.h"
-#include "optimizer/job.h"
-#include "optimizer/model_writer.h"
+#include "optimizer/job/job.h"
+#include "optimizer/output/model_writer.h"
 #include "tests/support/reference_library.h"
 
 namespace {

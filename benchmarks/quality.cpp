@@ -34,7 +34,7 @@
 #include "kernels/covariance.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
-#include "optimizer/error_model.h"
+#include "optimizer/measurement/error_model.h"
 #include "tests/support/reference_library.h"
 #include "tests/support/second_moments.h"
 #include "tests/support/test_paths.h"

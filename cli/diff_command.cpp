@@ -8,7 +8,7 @@
 #include "cli/exit_code.h"
 #include "cli/render.h"
 #include "core/file_util.h"
-#include "optimizer/recipe_io.h"
+#include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
 namespace {
@@ -79,7 +79,8 @@ int show_diff(const DiffOptions& options) {
 
 void add_diff_command(CLI::App& app, int& status) {
   auto options = std::make_shared<DiffOptions>();
-  CLI::App* command = app.add_subcommand("diff", "Show which tensors two GGUF files or recipes store differently");
+  CLI::App* command =
+      app.add_subcommand("diff", "Show which tensors two GGUF files or recipes store differently");
   command->add_option("before", options->before, "GGUF file or recipe")->required()->type_name("FILE");
   command->add_option("after", options->after, "GGUF file or recipe")->required()->type_name("FILE");
   command->add_flag("--json", options->json, "print one JSON document instead of text");

@@ -9,7 +9,7 @@
 
 #include "core/byte_size.h"
 #include "core/file_util.h"
-#include "optimizer/recipe_io.h"
+#include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
 namespace {
@@ -35,7 +35,8 @@ Result<Format> format_option(std::string_view option, const std::string& text) {
   return *format;
 }
 
-Result<std::vector<optimizer::FormatPin>> pins(std::string_view option, const std::vector<std::string>& texts) {
+Result<std::vector<optimizer::FormatPin>> pins(std::string_view option,
+                                               const std::vector<std::string>& texts) {
   std::vector<optimizer::FormatPin> result;
   for (const std::string& text : texts) {
     QF_ASSIGN(optimizer::FormatPin pin, named(option, optimizer::parse_format_pin(text)));
@@ -55,7 +56,8 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   if (!o.runtime.empty()) {
     rules.runtime = optimizer::parse_runtime(o.runtime);
     if (!rules.runtime)
-      return fail(ErrorCode::InvalidArgument, "--runtime: '{}' is none of cpu, cuda, metal, vulkan", o.runtime);
+      return fail(ErrorCode::InvalidArgument, "--runtime: '{}' is none of cpu, cuda, metal, vulkan",
+                  o.runtime);
   }
   QF_ASSIGN(rules.pins, pins("--tensor-type", o.tensor_type));
   if (!o.tensor_type_file.empty()) {
@@ -124,7 +126,9 @@ Result<void> check_distinct(std::string_view option, std::vector<std::string> te
   return fail(ErrorCode::InvalidArgument, "{}: {} is given twice", option, *twice);
 }
 
-bool wants_memory(const JobOptions& o) { return !o.target_vram.empty() || !o.target_ram.empty(); }
+bool wants_memory(const JobOptions& o) {
+  return !o.target_vram.empty() || !o.target_ram.empty();
+}
 
 Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
   optimizer::MemoryRequest request;
@@ -161,93 +165,130 @@ void add_input_options(CLI::App& command, JobOptions& o) {
   command.add_option("model", o.model, "GGUF model to start from (the first file, when it is sharded)")
       ->required()
       ->type_name("MODEL.gguf");
-  command.add_option("--imatrix", o.importance,
-                     "importance matrix of this model (GGUF or legacy format); without one, formats below 3 bits "
-                     "are left out")
+  command
+      .add_option(
+          "--imatrix", o.importance,
+          "importance matrix of this model (GGUF or legacy format); without one, formats below 3 bits "
+          "are left out")
       ->type_name("FILE");
-  command.add_option("--state", o.state,
-                     "file that remembers every measurement: an interrupted run continues, another target starts "
-                     "at once")
+  command
+      .add_option(
+          "--state", o.state,
+          "file that remembers every measurement: an interrupted run continues, another target starts "
+          "at once")
       ->type_name("FILE");
 }
 
 void add_target_options(CLI::App& command, JobOptions& o) {
   auto* target = command.add_option_group("Target", "how large the result may be; never exceeded");
-  target->add_option("--target-bpw", o.target_bpw,
-                     "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
-                     "make several files from one measurement")
+  target
+      ->add_option(
+          "--target-bpw", o.target_bpw,
+          "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
+          "make several files from one measurement")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("BPW");
-  target->add_option("--target-size", o.target_size,
-                     "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
+  target
+      ->add_option("--target-size", o.target_size,
+                   "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("SIZE");
-  target->add_option("--target-vram", o.target_vram,
-                     "memory of the GPU that model, cache and buffers must fit into together")
+  target
+      ->add_option("--target-vram", o.target_vram,
+                   "memory of the GPU that model, cache and buffers must fit into together")
       ->type_name("SIZE");
   target->add_option("--target-ram", o.target_ram, "likewise for what stays in RAM; a second budget")
       ->type_name("SIZE");
-  target->add_option("--min-fill", o.min_fill,
-                     "use at least this share of the budget, for example 99.99%, at the least rise of predicted "
-                     "error; where no recipe does, what may stay unused is doubled until one fits, with a warning. "
-                     "With --target-vram and --target-ram: of what each has left for weights (default: the lowest "
-                     "error, whatever it leaves unused)")
+  target
+      ->add_option(
+          "--min-fill", o.min_fill,
+          "use at least this share of the budget, for example 99.99%, at the least rise of predicted "
+          "error; where no recipe does, what may stay unused is doubled until one fits, with a warning. "
+          "With --target-vram and --target-ram: of what each has left for weights (default: the lowest "
+          "error, whatever it leaves unused)")
       ->type_name("SHARE");
-  target->add_option("--preset", o.preset, "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
+  target
+      ->add_option("--preset", o.preset, "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
       ->type_name("NAME");
-  target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")->type_name("FILE");
+  target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")
+      ->type_name("FILE");
 
-  auto* memory = command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
-  memory->add_option("-c,--ctx-size", o.ctx_size, "context in tokens, of all sequences together (default: what the model was trained with)");
-  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys (default: f16)")->type_name("FORMAT");
-  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values (default: f16)")->type_name("FORMAT");
-  memory->add_option("--parallel", o.parallel,
-                     fmt::format("sequences at a time (default: {})", optimizer::MemoryRequest{}.parallel))
+  auto* memory =
+      command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
+  memory->add_option(
+      "-c,--ctx-size", o.ctx_size,
+      "context in tokens, of all sequences together (default: what the model was trained with)");
+  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys (default: f16)")
+      ->type_name("FORMAT");
+  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values (default: f16)")
+      ->type_name("FORMAT");
+  memory
+      ->add_option("--parallel", o.parallel,
+                   fmt::format("sequences at a time (default: {})", optimizer::MemoryRequest{}.parallel))
       ->check(CLI::Range(1, 4096));
-  memory->add_option("--ubatch", o.ubatch,
-                     fmt::format("tokens computed at a time (default: {})", optimizer::MemoryRequest{}.ubatch))
+  memory
+      ->add_option("--ubatch", o.ubatch,
+                   fmt::format("tokens computed at a time (default: {})", optimizer::MemoryRequest{}.ubatch))
       ->check(CLI::Range(1, 1 << 20));
-  memory->add_option("--vram-margin", o.vram_margin,
-                     "memory of the GPU to keep free (default: 512 MiB for the driver and 512 MiB to spare)")
+  memory
+      ->add_option("--vram-margin", o.vram_margin,
+                   "memory of the GPU to keep free (default: 512 MiB for the driver and 512 MiB to spare)")
       ->type_name("SIZE");
   memory->add_flag("--cpu-moe", o.cpu_moe, "routed experts stay in RAM");
   memory->add_option("--n-cpu-moe", o.n_cpu_moe, "routed experts of the first N layers stay in RAM");
   memory->add_option("--override-tensor", o.override_tensor, "REGEX=CPU: tensors that stay in RAM")
-      ->allow_extra_args(false)->type_name("REGEX=CPU");
+      ->allow_extra_args(false)
+      ->type_name("REGEX=CPU");
   memory->add_option("--gpu-layers", o.gpu_layers, "only the last N layers are on the GPU");
   memory->add_flag("--swa-full", o.swa_full, "layers with a sliding window cache the whole context");
 }
 
 void add_search_options(CLI::App& command, JobOptions& o) {
   auto* formats = command.add_option_group("Formats", "what tensors may be stored as");
-  formats->add_option("--formats", o.formats, "only these, separated by commas (default: all but experimental ones)")
+  formats
+      ->add_option("--formats", o.formats,
+                   "only these, separated by commas (default: all but experimental ones)")
       ->type_name("LIST");
   formats->add_option("--exclude-formats", o.exclude_formats, "all but these")->type_name("LIST");
   formats->add_option("--runtime", o.runtime, "leave out formats that are slow on cpu, cuda, metal or vulkan")
       ->type_name("NAME");
   formats->add_option("--tensor-type", o.tensor_type, "pin tensors whose name the pattern is found in")
-      ->allow_extra_args(false)->type_name("REGEX=TYPE");
+      ->allow_extra_args(false)
+      ->type_name("REGEX=TYPE");
   formats->add_option("--tensor-type-file", o.tensor_type_file, "such pins from a file")->type_name("FILE");
   formats->add_option("--output-tensor-type", o.output_tensor_type, "pin the output head")->type_name("TYPE");
-  formats->add_option("--token-embedding-type", o.token_embedding_type, "pin the token embedding")->type_name("TYPE");
+  formats->add_option("--token-embedding-type", o.token_embedding_type, "pin the token embedding")
+      ->type_name("TYPE");
   formats->add_flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
-  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")->allow_extra_args(false)->type_name("REGEX=TYPE");
-  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")->allow_extra_args(false)->type_name("REGEX=TYPE");
-  formats->add_option("--tie", o.tie, "tensors of a layer that the pattern is found in get one format, for example "
-                                      "'ffn_(gate|up)'")
-      ->allow_extra_args(false)->type_name("REGEX");
-  formats->add_option("--role-weight", o.role_weight,
-                      "how much the relative error of matching tensors counts (a layer's matrix: about 1)")
-      ->allow_extra_args(false)->type_name("REGEX=X");
-  formats->add_option("--max-error", o.max_error,
-                      "leave out formats with a larger relative error unless the budget forces them; 0: never")
+  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=TYPE");
+  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=TYPE");
+  formats
+      ->add_option("--tie", o.tie,
+                   "tensors of a layer that the pattern is found in get one format, for example "
+                   "'ffn_(gate|up)'")
+      ->allow_extra_args(false)
+      ->type_name("REGEX");
+  formats
+      ->add_option("--role-weight", o.role_weight,
+                   "how much the relative error of matching tensors counts (a layer's matrix: about 1)")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=X");
+  formats
+      ->add_option("--max-error", o.max_error,
+                   "leave out formats with a larger relative error unless the budget forces them; 0: never")
       ->check(finite_range(0, 1e9))
       ->capture_default_str();
-  formats->add_option("--speed-weight", o.speed_weight,
-                      "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
-                      "quality alone decide")
+  formats
+      ->add_option(
+          "--speed-weight", o.speed_weight,
+          "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
+          "quality alone decide")
       ->check(finite_range(0, 1e9))
       ->capture_default_str();
   formats->add_flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
@@ -266,10 +307,11 @@ void add_search_options(CLI::App& command, JobOptions& o) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   work->add_option("--seed", o.seed, "chooses other rows")->capture_default_str();
-  work->add_option("--kappa", o.kappa,
-                   fmt::format("how much more an error along a row's own direction costs (1: as much as any other; "
-                               "default {}, and {} for attn_v, ffn_up and ffn_gate)",
-                               optimizer::ErrorModel::kKappa, optimizer::ErrorModel::kAveragedKappa))
+  work->add_option(
+          "--kappa", o.kappa,
+          fmt::format("how much more an error along a row's own direction costs (1: as much as any other; "
+                      "default {}, and {} for attn_v, ffn_up and ffn_gate)",
+                      optimizer::ErrorModel::kKappa, optimizer::ErrorModel::kAveragedKappa))
       ->check(finite_range(1, 100));
   work->add_option("-t,--threads", o.threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
 
@@ -298,7 +340,8 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   request.sampler.plan.seed = o.seed;
   if (o.kappa) request.sampler.error_model.kappa = static_cast<float>(*o.kappa);
   const auto effort = kernels::parse_effort(o.effort);
-  if (!effort) return fail(ErrorCode::InvalidArgument, "--effort: '{}' is none of fast, default, max", o.effort);
+  if (!effort)
+    return fail(ErrorCode::InvalidArgument, "--effort: '{}' is none of fast, default, max", o.effort);
   request.sampler.effort = *effort;
   request.sampler.threads = o.threads;
   request.program_version = QUANTFIT_VERSION;
@@ -306,16 +349,18 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
 }
 
 Result<void> check_targets(const JobOptions& o) {
-  const int kinds = (o.target_bpw.empty() ? 0 : 1) + (o.target_size.empty() ? 0 : 1) + (wants_memory(o) ? 1 : 0) +
-                    (o.preset.empty() ? 0 : 1) + (o.recipe.empty() ? 0 : 1);
+  const int kinds = (o.target_bpw.empty() ? 0 : 1) + (o.target_size.empty() ? 0 : 1) +
+                    (wants_memory(o) ? 1 : 0) + (o.preset.empty() ? 0 : 1) + (o.recipe.empty() ? 0 : 1);
   if (kinds == 0)
     return fail(ErrorCode::InvalidArgument,
                 "a target is needed: --target-bpw, --target-size, --target-vram, --preset or --recipe");
   if (kinds > 1)
     return fail(ErrorCode::InvalidArgument,
-                "only one kind of target at a time: --target-bpw, --target-size, --target-vram, --preset or --recipe");
+                "only one kind of target at a time: --target-bpw, --target-size, --target-vram, --preset or "
+                "--recipe");
   if (o.min_fill && (!o.preset.empty() || !o.recipe.empty()))
-    return fail(ErrorCode::InvalidArgument, "--min-fill: {} gives every format already; there is no budget to fill",
+    return fail(ErrorCode::InvalidArgument,
+                "--min-fill: {} gives every format already; there is no budget to fill",
                 o.preset.empty() ? "--recipe" : "--preset");
   for (const std::string& text : o.target_bpw) {
     QF_TRY(named("--target-bpw", budget_for_bpw(8, text)));

@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/row_kernels.h"
-#include "optimizer/job.h"
+#include "optimizer/job/job.h"
 
 namespace CLI {
 class App;
@@ -15,7 +15,8 @@ class App;
 
 namespace quantfit::cli {
 
-// As parsed; text is turned into meaning by make_request and make_targets, so that every front end checks alike.
+// As parsed; text is turned into meaning by make_request and make_targets, so that every front end checks
+// alike.
 struct JobOptions {
   std::string model;
   std::string importance;

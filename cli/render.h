@@ -5,8 +5,8 @@
 #include <string>
 
 #include "core/model.h"
-#include "optimizer/job.h"
-#include "optimizer/recipe_io.h"
+#include "optimizer/job/job.h"
+#include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
 
@@ -26,7 +26,8 @@ struct FormatUse {
 // `plan` and `quantize`: the answer for one target, the static recipes nearest in size beside it.
 [[nodiscard]] std::string describe_solution(const Model& model, const optimizer::PreparedJob& job,
                                             const optimizer::Solution& solution,
-                                            std::span<const optimizer::StaticComparison> statics, bool all_tensors);
+                                            std::span<const optimizer::StaticComparison> statics,
+                                            bool all_tensors);
 [[nodiscard]] nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::PreparedJob& job,
                                                       const optimizer::Solution& solution,
                                                       std::span<const optimizer::StaticComparison> statics);
@@ -37,12 +38,13 @@ struct FormatUse {
 // One sentence on why a target cannot be met, with the range that can.
 [[nodiscard]] std::string describe_infeasible(const optimizer::Solution& solution);
 
-// `frontier`: the curve from the smallest recipe to the best, at most `points` of it (0: all), static recipes as
-// points of their own.
+// `frontier`: the curve from the smallest recipe to the best, at most `points` of it (0: all), static recipes
+// as points of their own.
 [[nodiscard]] std::string describe_frontier(const Model& model, const optimizer::ModelFrontier& frontier,
                                             std::span<const optimizer::StaticComparison> statics,
                                             std::size_t points, bool steps);
-[[nodiscard]] nlohmann::ordered_json frontier_to_json(const Model& model, const optimizer::ModelFrontier& frontier,
+[[nodiscard]] nlohmann::ordered_json frontier_to_json(const Model& model,
+                                                      const optimizer::ModelFrontier& frontier,
                                                       std::span<const optimizer::StaticComparison> statics);
 [[nodiscard]] std::string frontier_to_csv(const Model& model, const optimizer::ModelFrontier& frontier,
                                           std::span<const optimizer::StaticComparison> statics);

@@ -13,10 +13,10 @@
 #include "kernels/covariance.h"
 #include "kernels/row_kernels.h"
 #include "kernels/row_quantizer.h"
-#include "optimizer/model_traits.h"
-#include "optimizer/pattern.h"
-#include "optimizer/quantize_rules.h"
-#include "optimizer/static_recipes.h"
+#include "optimizer/llama_cpp/model_traits.h"
+#include "optimizer/llama_cpp/pattern.h"
+#include "optimizer/llama_cpp/quantize_rules.h"
+#include "optimizer/llama_cpp/static_recipes.h"
 #include "tests/support/reference_library.h"
 
 namespace quantfit::test {

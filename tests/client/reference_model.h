@@ -13,7 +13,7 @@
 #include "core/recipe.h"
 #include "kernels/covariance.h"
 #include "kernels/error_metric.h"
-#include "optimizer/error_model.h"
+#include "optimizer/measurement/error_model.h"
 #include "tests/support/second_moments.h"
 
 namespace quantfit::test {

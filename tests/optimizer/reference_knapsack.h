@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "optimizer/allocator.h"
+#include "optimizer/allocation/allocator.h"
 
 namespace quantfit::optimizer::reference {
 

@@ -1,0 +1,93 @@
+#include "optimizer/measurement/measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <iterator>
+
+#include "optimizer/llama_cpp/tensor_role.h"
+
+namespace quantfit::optimizer {
+
+namespace {
+
+// The formats of `wanted` that `known` does not hold.
+std::vector<Format> missing_formats(std::span<const Format> wanted, const state::TensorMeasurement* known) {
+  std::vector<Format> missing;
+  for (const Format format : wanted) {
+    const auto has = [&](const FormatError& error) { return error.format == format; };
+    if (known == nullptr || std::ranges::none_of(known->errors, has)) missing.push_back(format);
+  }
+  return missing;
+}
+
+}  // namespace
+
+Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix* importance,
+                                      std::span<const SamplingTask> wanted, const SamplerOptions& options,
+                                      const kernels::RowKernels& kernels, state::StateStore* store,
+                                      const std::string& importance_fingerprint,
+                                      const std::string& program_version, ProgressSink& progress,
+                                      const CancellationToken& cancel) {
+  const auto started = std::chrono::steady_clock::now();
+  MeasureReport report;
+  if (store != nullptr) {
+    state::RunParameters parameters;
+    parameters.importance_fingerprint = importance_fingerprint;
+    parameters.effort = kernels::to_string(options.effort);
+    parameters.encoder_version = kernels::kEncoderVersion;
+    parameters.sampling = options.plan.to_text();
+    parameters.metric = options.error_model.to_text();
+    QF_ASSIGN(report.run, store->begin_run(parameters, program_version));
+    QF_ASSIGN(report.measurements, store->load_run(report.run));
+  }
+
+  std::vector<SamplingTask> tasks;
+  for (const SamplingTask& all : wanted) {
+    for (const Format format : all.formats)
+      if (kernels.encode[static_cast<std::size_t>(format)] == nullptr)
+        return fail(ErrorCode::Unsupported, "{} cannot be encoded", name_of(format));
+    const auto known = report.measurements.find(all.tensor->name);
+    SamplingTask task;
+    task.tensor = all.tensor;
+    task.formats =
+        missing_formats(all.formats, known == report.measurements.end() ? nullptr : &known->second);
+    if (task.formats.empty())
+      ++report.tensors_known;
+    else
+      tasks.push_back(std::move(task));
+  }
+  if (tasks.empty()) return report;
+
+  // The largest first: what is left at the end is small, and no core waits for one huge tensor.
+  std::ranges::stable_sort(tasks, std::greater<>(),
+                           [&](const SamplingTask& task) { return expected_weights(task, options.plan); });
+
+  const auto finished = [&](const SamplingTask& task, const SampledTensor& sampled) -> Result<void> {
+    state::TensorMeasurement fresh;
+    fresh.tensor = task.tensor->name;
+    fresh.role = std::string(tensor_role(task.tensor->name));
+    fresh.layer = layer_of(task.tensor->name);
+    fresh.shape = *task.tensor;
+    fresh.rows_sampled = sampled.rows_sampled;
+    fresh.errors = sampled.errors;
+    std::ranges::sort(fresh.errors, {}, &FormatError::format);
+    if (store != nullptr) QF_TRY(store->save_tensor(report.run, fresh));
+    ++report.tensors_sampled;
+    state::TensorMeasurement& merged = report.measurements[fresh.tensor];
+    if (merged.tensor.empty()) {
+      merged = std::move(fresh);
+    } else {
+      merged.rows_sampled = fresh.rows_sampled;
+      std::ranges::copy(fresh.errors, std::back_inserter(merged.errors));
+      std::ranges::sort(merged.errors, {}, &FormatError::format);
+    }
+    return outcome::success();
+  };
+  QF_TRY(sample_tensors(model, importance, tasks, options, kernels, progress, cancel, finished));
+  if (store != nullptr) QF_TRY(store->finish_run(report.run));
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return report;
+}
+
+}  // namespace quantfit::optimizer

@@ -1,0 +1,257 @@
+#include "optimizer/output/model_writer.h"
+
+#include <tbb/enumerable_thread_specific.h>
+#include <tbb/global_control.h>
+#include <tbb/parallel_pipeline.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include "core/file_util.h"
+#include "core/gguf_writer.h"
+#include "kernels/row_quantizer.h"
+#include "optimizer/llama_cpp/static_recipes.h"
+
+namespace quantfit::optimizer {
+namespace {
+
+// Rows are cut into chunks of about this many source bytes: enough to amortize a task, small enough that the
+// chunks in flight stay far below the memory bound.
+constexpr std::uint64_t kChunkBytes = 1U << 20;
+
+// The reference stores at most this many bytes of file and data set names.
+constexpr std::size_t kMaxNameBytes = 127;
+
+// A run of rows of one tensor on its way through the pipeline.
+struct Chunk {
+  const TensorInfo* source = nullptr;
+  Format format = Format::F32;
+  std::uint64_t first_row = 0;
+  std::uint64_t rows = 0;
+  std::shared_ptr<const TensorMetric> metric;  // of the tensor; shared by its chunks
+  std::span<const std::byte> bytes;            // in the mapping
+  std::vector<std::byte> encoded;              // unused when the format stays
+};
+
+// Hands out the chunks of all tensors in file order.
+class ChunkSource {
+ public:
+  ChunkSource(const Model& model, const ImportanceMatrix* importance, std::span<const TensorInfo> outputs,
+              const ErrorModel& error_model)
+      : model_(model), importance_(importance), outputs_(outputs), error_model_(error_model) {}
+
+  // Null at the end.
+  Result<std::unique_ptr<Chunk>> next() {
+    while (tensor_ < outputs_.size() && row_ == model_.tensors()[tensor_].rows()) {
+      ++tensor_;
+      row_ = 0;
+      metric_.reset();
+    }
+    if (tensor_ == outputs_.size()) return std::unique_ptr<Chunk>{};
+    const TensorInfo& source = model_.tensors()[tensor_];
+    auto chunk = std::make_unique<Chunk>();
+    chunk->source = &source;
+    chunk->format = outputs_[tensor_].format;
+    chunk->first_row = row_;
+    const std::uint64_t row_size = source.bytes / std::max<std::uint64_t>(source.rows(), 1);
+    chunk->rows = std::clamp<std::uint64_t>(kChunkBytes / std::max<std::uint64_t>(row_size, 1), 1,
+                                            source.rows() - row_);
+    const auto bytes = model_.data(source).subspan(row_ * row_size, chunk->rows * row_size);
+    model_.will_need(bytes);
+    chunk->bytes = bytes;
+    if (chunk->format != source.format) {
+      if (!metric_) {
+        auto made = make_tensor_metric(source, importance_, error_model_);
+        if (!made) return std::move(made).error();
+        metric_ = std::make_shared<const TensorMetric>(std::move(made).value());
+      }
+      chunk->metric = metric_;
+    }
+    row_ += chunk->rows;
+    return chunk;
+  }
+
+ private:
+  const Model& model_;
+  const ImportanceMatrix* importance_;
+  std::span<const TensorInfo> outputs_;
+  const ErrorModel& error_model_;
+  std::size_t tensor_ = 0;
+  std::uint64_t row_ = 0;
+  std::shared_ptr<const TensorMetric> metric_;
+};
+
+Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantizer& quantizer,
+                          kernels::Effort effort) {
+  if (!chunk.metric) return outcome::success();
+  const TensorInfo& source = *chunk.source;
+  QF_ASSIGN(const std::uint64_t bytes, row_bytes(chunk.format, source.row_length()));
+  chunk.encoded.resize(chunk.rows * bytes);
+  for (std::uint64_t i = 0; i < chunk.rows; ++i) {
+    const std::uint64_t row = chunk.first_row + i;
+    if (auto loaded =
+            quantizer.load(source.format, model.row(source, row), chunk.metric->of(row / source.ne[1]));
+        !loaded)
+      return fail(loaded.error().code, "tensor '{}', row {}: {}", source.name, row, loaded.error().message);
+    quantizer.encode(chunk.format, effort, chunk.encoded.data() + i * bytes);
+  }
+  return outcome::success();
+}
+
+std::string shortened(std::string text) {
+  if (text.size() <= kMaxNameBytes) return text;
+  text.resize(kMaxNameBytes);
+  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80)
+    text.pop_back();  // whole UTF-8
+  if (!text.empty() && static_cast<unsigned char>(text.back()) >= 0xC0) text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
+                                   const ImportanceMatrix* importance) {
+  OutputLayout layout;
+  std::unordered_map<std::string_view, Format> chosen;
+  for (const RecipeEntry& entry : recipe.entries)
+    if (!chosen.emplace(entry.tensor, entry.format).second)
+      return fail(ErrorCode::InvalidArgument, "the recipe names tensor '{}' twice", entry.tensor);
+  for (const TensorInfo& source : model.tensors()) {
+    const auto found = chosen.find(source.name);
+    if (found == chosen.end())
+      return fail(ErrorCode::InvalidArgument, "the recipe does not name tensor '{}'", source.name);
+    TensorInfo output = source;
+    output.format = found->second;
+    output.shard = 0;
+    QF_ASSIGN(output.bytes, tensor_bytes(output.format, source.row_length(), source.rows()));
+    if (output.format != source.format && traits(source.format).kind == FormatKind::Integer)
+      return fail(ErrorCode::InvalidArgument, "tensor '{}' is {}: it can only be copied", source.name,
+                  name_of(source.format));
+    layout.tensor_bytes += output.bytes;
+    layout.tensors.push_back(std::move(output));
+  }
+  if (chosen.size() != layout.tensors.size())
+    return fail(ErrorCode::InvalidArgument, "the recipe names {} tensors, the model has {}", chosen.size(),
+                layout.tensors.size());
+
+  layout.metadata = model.metadata();
+  for (const char* key : {"split.no", "split.count", "split.tensors.count", "general.alignment"})
+    layout.metadata.remove(key);
+  for (const char* key : {"quantize.imatrix.file", "quantize.imatrix.dataset",
+                          "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"})
+    layout.metadata.remove(key);
+  layout.metadata.set(GgufKeyValue::of_uint32("general.quantization_version", 2));
+  QF_ASSIGN(const FileType file_type, dominant_file_type(model.tensors(), recipe));
+  layout.metadata.set(GgufKeyValue::of_uint32("general.file_type", static_cast<std::uint32_t>(file_type)));
+  if (importance != nullptr) {
+    layout.metadata.set(
+        GgufKeyValue::of_string("quantize.imatrix.file", shortened(importance->path().filename().string())));
+    if (!importance->datasets().empty())
+      layout.metadata.set(GgufKeyValue::of_string(
+          "quantize.imatrix.dataset",
+          shortened(std::filesystem::path(importance->datasets().front()).filename().string())));
+    layout.metadata.set(GgufKeyValue::of_uint32("quantize.imatrix.entries_count",
+                                                static_cast<std::uint32_t>(importance->entries().size())));
+    if (importance->chunk_count())
+      layout.metadata.set(GgufKeyValue::of_uint32("quantize.imatrix.chunks_count",
+                                                  static_cast<std::uint32_t>(*importance->chunk_count())));
+  }
+  QF_ASSIGN(layout.file_bytes, gguf_file_bytes(layout.metadata, layout.tensors));
+  return layout;
+}
+
+Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance, const Recipe& recipe,
+                                 const std::filesystem::path& path, const WriterOptions& options,
+                                 const kernels::RowKernels& kernels, ProgressSink& progress,
+                                 const CancellationToken& cancel) {
+  const auto started = std::chrono::steady_clock::now();
+  for (const GgufShard& shard : model.shards())
+    if (same_file(shard.path, path))
+      return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
+                  path.string());
+  QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance));
+  std::size_t longest_row = 0;
+  for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+    const TensorInfo& output = layout.tensors[i];
+    if (output.format == model.tensors()[i].format) continue;
+    longest_row = std::max<std::size_t>(longest_row, output.row_length());
+    if (kernels.encode[static_cast<std::size_t>(output.format)] == nullptr)
+      return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
+                  name_of(output.format));
+  }
+  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors));
+
+  progress.begin("writing", model.total_elements());
+  // More threads than cores are what was asked for, too.
+  std::optional<tbb::global_control> workers;
+  if (options.threads != 0) workers.emplace(tbb::global_control::max_allowed_parallelism, options.threads);
+  tbb::task_arena arena(options.threads == 0 ? tbb::task_arena::automatic
+                                             : static_cast<int>(options.threads));
+  tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
+      [&] { return kernels::RowQuantizer(kernels, longest_row); });
+  std::mutex lock;
+  std::optional<Error> failure;
+  std::atomic<bool> stopped{false};
+  const auto give_up = [&](Error error) {
+    const std::scoped_lock guard(lock);
+    stopped = true;
+    if (!failure) failure = std::move(error);
+  };
+
+  ChunkSource chunks(model, importance, layout.tensors, options.error_model);
+  arena.execute([&] {
+    const auto in_flight = static_cast<std::size_t>(4 * tbb::this_task_arena::max_concurrency());
+    const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
+      if (!stopped && !cancel.cancelled()) {
+        auto next = chunks.next();
+        if (!next) {
+          give_up(std::move(next).error());
+        } else if (next.value()) {
+          return std::move(next).value();
+        }
+      }
+      control.stop();
+      return nullptr;
+    };
+    const auto encode = [&](std::shared_ptr<Chunk> chunk) {
+      if (!stopped && !cancel.cancelled())
+        if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options.effort); !encoded)
+          give_up(std::move(encoded).error());
+      return chunk;
+    };
+    const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
+      if (stopped || cancel.cancelled()) return;
+      const std::span<const std::byte> bytes =
+          chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
+      if (auto appended = writer.append(bytes); !appended) return give_up(std::move(appended).error());
+      // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
+      const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
+      model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
+      progress.advance(chunk->rows * chunk->source->row_length(), chunk->source->name);
+    };
+    tbb::parallel_pipeline(
+        in_flight,
+        tbb::make_filter<void, std::shared_ptr<Chunk>>(tbb::filter_mode::serial_in_order, read) &
+            tbb::make_filter<std::shared_ptr<Chunk>, std::shared_ptr<Chunk>>(tbb::filter_mode::parallel,
+                                                                             encode) &
+            tbb::make_filter<std::shared_ptr<Chunk>, void>(tbb::filter_mode::serial_in_order, append));
+  });
+  progress.end();
+  if (failure) return *std::move(failure);
+  if (cancel.cancelled())
+    return fail(ErrorCode::Interrupted, "interrupted while writing {}; no file was left", path.string());
+  QF_TRY(writer.commit());
+  WriteSummary summary;
+  summary.file_bytes = layout.file_bytes;
+  summary.tensor_bytes = layout.tensor_bytes;
+  summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return summary;
+}
+
+}  // namespace quantfit::optimizer

@@ -1,0 +1,55 @@
+// Encodes every tensor into the format its recipe names and writes the GGUF file, in a bounded parallel
+// pipeline.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/gguf_value.h"
+#include "core/importance_matrix.h"
+#include "core/model.h"
+#include "core/progress.h"
+#include "core/recipe.h"
+#include "kernels/row_kernels.h"
+#include "optimizer/measurement/error_model.h"
+
+namespace quantfit::optimizer {
+
+struct WriterOptions {
+  ErrorModel error_model;
+  kernels::Effort effort = kernels::Effort::Default;
+  unsigned threads = 0;  // 0: all cores
+};
+
+// What the output file looks like: known before any weight is encoded.
+struct OutputLayout {
+  GgufMetadata metadata;            // the source's, with the keys that quantization owns set
+  std::vector<TensorInfo> tensors;  // in file order, with the recipe's formats; offsets not yet set
+  std::uint64_t file_bytes = 0;     // exact
+  std::uint64_t tensor_bytes = 0;   // data without padding: what bits per weight count
+};
+
+// `importance` may be null. InvalidArgument when the recipe does not name exactly the model's tensors or asks
+// for a conversion that does not exist; ShapeMismatch when a format does not fit a row length.
+[[nodiscard]] Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
+                                                 const ImportanceMatrix* importance);
+
+struct WriteSummary {
+  std::uint64_t file_bytes = 0;
+  std::uint64_t tensor_bytes = 0;
+  double seconds = 0;
+};
+
+// Writes `path` whole or not at all: to a temporary file beside it, then fsync and rename. Refuses to replace
+// one of the model's own files. Tensors whose format stays as it is are copied. Memory is bounded by the
+// chunks in flight, whatever the size of the model. The bytes do not depend on threads or instruction set.
+[[nodiscard]] Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance,
+                                               const Recipe& recipe, const std::filesystem::path& path,
+                                               const WriterOptions& options,
+                                               const kernels::RowKernels& kernels, ProgressSink& progress,
+                                               const CancellationToken& cancel);
+
+}  // namespace quantfit::optimizer
