@@ -12,6 +12,7 @@ ALLOWED = {
     "state": ["core"],
     "optimizer/allocation": ["core"],
     "optimizer/llama_cpp": ["core"],
+    "optimizer/engine": ["core", "kernels"],
     "optimizer/measurement": ["core", "kernels", "state", "optimizer/llama_cpp"],
     "optimizer/planning": ["core", "kernels", "state", "optimizer/allocation", "optimizer/llama_cpp",
                            "optimizer/measurement"],
