@@ -55,7 +55,7 @@ std::string format_table(std::span<const FormatUse> uses, std::uint64_t total_by
 double nmse_of(const optimizer::PreparedJob& job, const TensorInfo& tensor, Format format) {
   const auto found = job.measured.measurements.find(tensor.name);
   if (found != job.measured.measurements.end())
-    for (const FormatError& error : found->second.errors)
+    for (const FormatMeasurement& error : found->second.errors)
       if (error.format == format) return error.nmse;
   return 0;
 }

@@ -237,7 +237,7 @@ Result<void> check_measurement(const TensorMeasurement& measurement) {
   if (auto bytes = bytes_of(measurement.shape); !bytes)
     return fail(ErrorCode::ShapeMismatch, "tensor '{}': {}", measurement.tensor, bytes.error().message);
   std::vector<Format> formats;
-  for (const FormatError& row : measurement.errors) {
+  for (const FormatMeasurement& row : measurement.errors) {
     if (!is_known(row.format))
       return fail(ErrorCode::InvalidArgument, "tensor '{}': format id {} does not exist", measurement.tensor,
                   static_cast<std::uint32_t>(row.format));
@@ -305,7 +305,7 @@ Result<void> write_measurement(Database& database, RunId run, const TensorMeasur
   QF_ASSIGN(auto upsert_measurement, Statement::prepare(database, kUpsertMeasurement));
   QF_TRY(upsert_measurement.run(run, tensor_id, measurement.rows_sampled));
   QF_ASSIGN(auto upsert_error, Statement::prepare(database, kUpsertError));
-  for (const FormatError& row : measurement.errors) {
+  for (const FormatMeasurement& row : measurement.errors) {
     QF_TRY(upsert_error.run(run, tensor_id, name_of(row.format), row.nmse, row.standard_error, row.bias_share,
                             row.seconds));
   }
@@ -360,7 +360,7 @@ Result<std::map<std::string, TensorMeasurement>> select_run(const Database& data
     if (measurement == measurements.end())
       return fail(ErrorCode::Malformed, "{}: the file is damaged: errors without a measurement",
                   database.path());
-    FormatError error;
+    FormatMeasurement error;
     QF_ASSIGN(error.format, format_from_text(errors.text(1), database.path()));
     error.nmse = errors.real(2);
     error.standard_error = errors.real(3);
@@ -370,7 +370,7 @@ Result<std::map<std::string, TensorMeasurement>> select_run(const Database& data
   }
   for (auto& [name, measurement] : measurements)
     std::sort(measurement.errors.begin(), measurement.errors.end(),
-              [](const FormatError& a, const FormatError& b) { return a.format < b.format; });
+              [](const FormatMeasurement& a, const FormatMeasurement& b) { return a.format < b.format; });
   return measurements;
 }
 
@@ -530,10 +530,10 @@ bool keep_news(const TensorMeasurement* ours, TensorMeasurement& theirs, MergeSu
     ++summary.differing;
     return false;
   }
-  std::vector<FormatError> news;
-  for (const FormatError& row : theirs.errors) {
+  std::vector<FormatMeasurement> news;
+  for (const FormatMeasurement& row : theirs.errors) {
     const auto same = std::find_if(ours->errors.begin(), ours->errors.end(),
-                                   [&](const FormatError& own) { return own.format == row.format; });
+                                   [&](const FormatMeasurement& own) { return own.format == row.format; });
     if (same == ours->errors.end()) {
       news.push_back(row);
     } else if (same->nmse != row.nmse || same->standard_error != row.standard_error) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/format_error.h"
+#include "core/format_measurement.h"
 #include "core/recipe.h"
 #include "core/tensor_info.h"
 
@@ -54,7 +54,7 @@ struct TensorMeasurement {
   std::optional<std::uint32_t> layer;
   TensorInfo shape;  // dims and source format
   std::uint64_t rows_sampled = 0;
-  std::vector<FormatError> errors;  // ascending format id
+  std::vector<FormatMeasurement> errors;  // ascending format id
 };
 
 struct Sensitivity {

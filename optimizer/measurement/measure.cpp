@@ -15,7 +15,7 @@ namespace {
 std::vector<Format> missing_formats(std::span<const Format> wanted, const state::TensorMeasurement* known) {
   std::vector<Format> missing;
   for (const Format format : wanted) {
-    const auto has = [&](const FormatError& error) { return error.format == format; };
+    const auto has = [&](const FormatMeasurement& error) { return error.format == format; };
     if (known == nullptr || std::ranges::none_of(known->errors, has)) missing.push_back(format);
   }
   return missing;
@@ -71,7 +71,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     fresh.shape = *task.tensor;
     fresh.rows_sampled = sampled.rows_sampled;
     fresh.errors = sampled.errors;
-    std::ranges::sort(fresh.errors, {}, &FormatError::format);
+    std::ranges::sort(fresh.errors, {}, &FormatMeasurement::format);
     if (store != nullptr) QF_TRY(store->save_tensor(report.run, fresh));
     ++report.tensors_sampled;
     state::TensorMeasurement& merged = report.measurements[fresh.tensor];
@@ -80,7 +80,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     } else {
       merged.rows_sampled = fresh.rows_sampled;
       std::ranges::copy(fresh.errors, std::back_inserter(merged.errors));
-      std::ranges::sort(merged.errors, {}, &FormatError::format);
+      std::ranges::sort(merged.errors, {}, &FormatMeasurement::format);
     }
     return outcome::success();
   };

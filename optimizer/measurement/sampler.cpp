@@ -113,14 +113,14 @@ struct Totals {
 //   Var N = [S^2(D - N E) (1/scanned - 1/population) + S^2(D - r x) (1/encoded - 1/scanned)] / mean(E)^2
 // For x = E this is the plain ratio estimator. The auxiliary with the least residual S^2(D - r x) is taken.
 struct Estimate {
-  FormatError error;
+  FormatMeasurement error;
   double scan_variance = 0;    // relative; falls with the rows scanned
   double encode_variance = 0;  // relative; falls with the rows encoded
 };
 
 Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums, std::uint64_t population) {
   Estimate estimate;
-  FormatError& error = estimate.error;
+  FormatMeasurement& error = estimate.error;
   error.format = format;
   error.seconds = sums.seconds;
   if (!(sums.x[0] > 0)) return estimate;  // a tensor of zeros: every format is exact
@@ -215,7 +215,8 @@ class TensorSampler {
     SampledTensor result;
     result.rows_sampled = totals_.rows;
     for (std::size_t f = 0; f < task_.formats.size(); ++f) {
-      const FormatError error = estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error;
+      const FormatMeasurement error =
+          estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error;
       if (!std::isfinite(totals_.scanned_x[0]) || !std::isfinite(error.nmse) ||
           !std::isfinite(error.standard_error))
         return fail(ErrorCode::Unsupported, "tensor '{}': its weights are too large to measure errors of",
@@ -241,7 +242,7 @@ class TensorSampler {
     for (std::size_t f = 0; f < task_.formats.size(); ++f)
       if (!totals_.formats[f].stopped)
         going_on.push_back(estimate_of(task_.formats[f], totals_, totals_.formats[f], sample_.size()));
-    const auto dominated = [&](const FormatError& error) {
+    const auto dominated = [&](const FormatMeasurement& error) {
       return std::ranges::any_of(going_on, [&](const Estimate& other) {
         return bits_per_weight(other.error.format) <= bits_per_weight(error.format) &&
                other.error.nmse + 3 * other.error.standard_error < error.nmse - 3 * error.standard_error;

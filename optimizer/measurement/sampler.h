@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/format_error.h"
+#include "core/format_measurement.h"
 #include "core/importance_matrix.h"
 #include "core/model.h"
 #include "core/progress.h"
@@ -53,7 +53,7 @@ class RowSample {
 
 struct SampledTensor {
   std::uint64_t rows_sampled = 0;   // that were encoded
-  std::vector<FormatError> errors;  // in the order of the formats asked for
+  std::vector<FormatMeasurement> errors;  // in the order of the formats asked for
 };
 
 struct SamplingTask {

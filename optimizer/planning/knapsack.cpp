@@ -16,7 +16,7 @@ std::optional<double> nmse_of(const TensorPlan& plan, Format format, const Measu
   if (format == plan.tensor->format) return 0.0;
   const auto found = measurements.find(plan.tensor->name);
   if (found == measurements.end()) return std::nullopt;
-  for (const FormatError& error : found->second.errors)
+  for (const FormatMeasurement& error : found->second.errors)
     if (error.format == format) return error.nmse;
   return std::nullopt;
 }

@@ -131,7 +131,7 @@ TEST(StateStore, DoublesComeBackBitForBit) {
   }
   const auto loaded = store.load_run(run).value();
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const FormatError& error = loaded.at(fmt::format("t{}", i)).errors.at(0);
+    const FormatMeasurement& error = loaded.at(fmt::format("t{}", i)).errors.at(0);
     expect_same_bits(error.nmse, values[i]);
     expect_same_bits(error.standard_error, values[i] == 0 ? 0 : -values[i]);
     expect_same_bits(error.bias_share, values[i]);
@@ -153,8 +153,8 @@ TEST(StateStore, RefusesNumbersThatAreNotFinite) {
   auto [store, run] = open_run(folder / "a.qfstate");
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
                            -std::numeric_limits<double>::infinity()}) {
-    for (double FormatError::*member : {&FormatError::nmse, &FormatError::standard_error,
-                                        &FormatError::bias_share, &FormatError::seconds}) {
+    for (double FormatMeasurement::*member : {&FormatMeasurement::nmse, &FormatMeasurement::standard_error,
+                                              &FormatMeasurement::bias_share, &FormatMeasurement::seconds}) {
       TensorMeasurement measurement = measurement_case("t", 1);
       measurement.errors[1].*member = bad;
       const auto saved = store.save_tensor(run, measurement);

@@ -221,7 +221,7 @@ TEST(Sampler, StandardErrorIsWhatRepetitionShows) {
     const SampledTensor sampled = measure(seed, 0.05);
     ASSERT_LT(sampled.rows_sampled, kRows / 2);
     for (std::size_t f = 0; f < formats.size(); ++f) {
-      const FormatError& error = sampled.errors[f];
+      const FormatMeasurement& error = sampled.errors[f];
       const double deviation = (error.nmse - exact.errors[f].nmse) / error.standard_error;
       squares[f] += deviation * deviation / kSamples;
     }
@@ -263,7 +263,7 @@ TEST(Sampler, ZerosAreExact) {
   const test::SmallModel small(
       {{"blk.0.ffn_up.weight", {256, 40, 1}, Format::F16, std::vector<float>(256 * 40), {}}});
   const SampledTensor sampled = sample(small, {Format::Q4_0, Format::IQ2_XXS}, {}).begin()->second;
-  for (const FormatError& error : sampled.errors) {
+  for (const FormatMeasurement& error : sampled.errors) {
     EXPECT_EQ(error.nmse, 0);
     EXPECT_EQ(error.standard_error, 0);
   }
