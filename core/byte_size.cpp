@@ -1,8 +1,9 @@
 #include "core/byte_size.h"
 
 #include <array>
-#include <cctype>
 #include <limits>
+
+#include "core/text.h"
 
 namespace quantfit {
 namespace {
@@ -95,8 +96,7 @@ Result<std::uint64_t> parse_byte_size(std::string_view text) {
   std::string_view rest = text;
   QF_ASSIGN(const Decimal decimal, take_decimal(rest, text));
   while (!rest.empty() && rest.front() == ' ') rest.remove_prefix(1);
-  std::string unit;
-  for (const char c : rest) unit += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const std::string unit = to_lower(rest);
   for (const Unit& candidate : kUnits) {
     if (candidate.name != unit) continue;
     if (finer_than_a_byte(decimal, candidate.bytes))

@@ -1,9 +1,9 @@
 #include "core/format.h"
 
-#include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstddef>
+
+#include "core/text.h"
 
 namespace quantfit {
 namespace {
@@ -60,10 +60,6 @@ constexpr std::array kDefaultCandidates = {
     Format::IQ3_S, Format::Q3_K,   Format::IQ4_XS,  Format::IQ4_NL, Format::Q4_0,   Format::Q4_K, Format::Q4_1,
     Format::Q5_0,  Format::Q5_K,   Format::Q5_1,    Format::Q6_K,   Format::Q8_0,
 };
-
-bool equal_ignoring_case(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, [](unsigned char x, unsigned char y) { return std::tolower(x) == std::tolower(y); });
-}
 
 }  // namespace
 

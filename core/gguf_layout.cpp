@@ -21,18 +21,4 @@ Result<std::uint64_t> checked_tensor_bytes(Format format, const std::array<std::
   return tensor_bytes(format, ne[0], ne[1] * ne[2] * ne[3]);
 }
 
-std::string printable(std::string_view text) {
-  constexpr std::size_t kShown = 100;
-  std::string result = "'";
-  for (const char c : text.substr(0, kShown)) {
-    const auto code = static_cast<unsigned char>(c);
-    if (code < 0x20 || code == 0x7f)
-      result += fmt::format("\\x{:02x}", code);
-    else
-      result += c;
-  }
-  result += text.size() > kShown ? "...'" : "'";
-  return result;
-}
-
 }  // namespace quantfit

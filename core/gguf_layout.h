@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <string_view>
 
 #include "core/error.h"
@@ -36,8 +35,5 @@ inline constexpr std::string_view kAlignmentKey = "general.alignment";
 // or when the bytes exceed 64 bits.
 [[nodiscard]] Result<std::uint64_t> checked_tensor_bytes(Format format,
                                                          const std::array<std::uint64_t, 4>& ne);
-
-// Text read from a file, fit for a message: control characters escaped, cut after 100 bytes.
-[[nodiscard]] std::string printable(std::string_view text);
 
 }  // namespace quantfit

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/gguf_layout.h"
+#include "core/text.h"
 
 namespace quantfit {
 namespace {

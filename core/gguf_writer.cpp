@@ -10,6 +10,7 @@
 
 #include "core/file_util.h"
 #include "core/gguf_layout.h"
+#include "core/text.h"
 
 namespace quantfit {
 namespace {

@@ -8,6 +8,7 @@
 #include "core/gguf_layout.h"
 #include "core/gguf_reader.h"
 #include "core/mapped_file.h"
+#include "core/text.h"
 
 namespace quantfit {
 namespace {

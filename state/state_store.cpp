@@ -7,17 +7,17 @@
 #include <tuple>
 #include <utility>
 
+#include "core/text.h"
 #include "state/schema.h"
 #include "state/sqlite.h"
-#include "state/text.h"
 
 namespace quantfit::state {
 namespace {
 
 Result<void> check_text(std::string_view text, std::string_view what) {
-  if (is_storable_text(text)) return outcome::success();
+  if (is_utf8(text)) return outcome::success();
   return fail(ErrorCode::InvalidArgument, "{} '{}' is not UTF-8 text without zero bytes", what,
-              to_storable_text(text));
+              to_utf8(text));
 }
 
 Result<void> check_finite(double value, std::string_view tensor, std::string_view what) {
@@ -46,7 +46,7 @@ Result<Format> format_from_text(const std::string& text, const std::string& path
   const std::optional<Format> format = parse_format(text);
   if (format && name_of(*format) == text) return *format;
   return fail(ErrorCode::Unsupported, "{}: format '{}' is unknown to this program; a newer one may know it",
-              path, to_storable_text(text));
+              path, to_utf8(text));
 }
 
 constexpr Sql kSelectModel = "SELECT fingerprint, name, elements FROM model ORDER BY model_id";
@@ -71,7 +71,7 @@ Result<void> claim_for_model(Database& database, const ModelIdentity& model) {
     QF_ASSIGN(stored, select_model(database));  // another process may have been faster
     if (!stored) {
       QF_ASSIGN(auto insert, Statement::prepare(database, kInsertModel));
-      QF_TRY(insert.run(model.fingerprint, to_storable_text(model.name), model.elements));
+      QF_TRY(insert.run(model.fingerprint, to_utf8(model.name), model.elements));
       QF_TRY(transaction.commit());
       return outcome::success();
     }
@@ -81,7 +81,7 @@ Result<void> claim_for_model(Database& database, const ModelIdentity& model) {
                 "{}: holds measurements of model '{}' (fingerprint {}), not of '{}' (fingerprint {}); name "
                 "another state "
                 "file for this model",
-                database.path(), stored->name, stored->fingerprint, to_storable_text(model.name),
+                database.path(), stored->name, stored->fingerprint, to_utf8(model.name),
                 model.fingerprint);
   return outcome::success();
 }
@@ -101,8 +101,8 @@ constexpr Sql kUpsertImportance =
 Result<void> upsert_importance(Database& database, const ImportanceIdentity& importance) {
   QF_TRY(check_text(importance.fingerprint, "the importance matrix's fingerprint"));
   QF_ASSIGN(auto statement, Statement::prepare(database, kUpsertImportance));
-  return statement.run(importance.fingerprint, to_storable_text(importance.name),
-                       to_storable_text(importance.datasets), importance.chunk_count,
+  return statement.run(importance.fingerprint, to_utf8(importance.name),
+                       to_utf8(importance.datasets), importance.chunk_count,
                        importance.has_activations);
 }
 
@@ -656,7 +656,7 @@ Result<RunId> StateStore::begin_run(const RunParameters& parameters, const std::
   QF_TRY(check_text(program_version, "the program's version"));
   if (parameters.unit != "nmse" && parameters.unit != "nats")
     return fail(ErrorCode::InvalidArgument, "unit '{}' is neither 'nmse' nor 'nats'",
-                to_storable_text(parameters.unit));
+                to_utf8(parameters.unit));
   QF_ASSIGN(auto transaction, Transaction::begin_write(impl_->database));
   QF_ASSIGN(const auto existing, find_run(impl_->database, parameters));
   if (existing) return *existing;

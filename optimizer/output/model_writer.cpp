@@ -15,6 +15,7 @@
 
 #include "core/file_util.h"
 #include "core/gguf_writer.h"
+#include "core/text.h"
 #include "kernels/row_quantizer.h"
 #include "optimizer/llama_cpp/static_recipes.h"
 
@@ -104,13 +105,8 @@ Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantize
   return outcome::success();
 }
 
-std::string shortened(std::string text) {
-  if (text.size() <= kMaxNameBytes) return text;
-  text.resize(kMaxNameBytes);
-  while (!text.empty() && (static_cast<unsigned char>(text.back()) & 0xC0) == 0x80)
-    text.pop_back();  // whole UTF-8
-  if (!text.empty() && static_cast<unsigned char>(text.back()) >= 0xC0) text.pop_back();
-  return text;
+std::string shortened(const std::string& text) {
+  return std::string(cut_utf8(text, kMaxNameBytes));
 }
 
 }  // namespace

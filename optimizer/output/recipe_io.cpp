@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/text.h"
 #include "optimizer/llama_cpp/format_pin.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 
@@ -76,9 +77,7 @@ std::string unescaped(std::string_view value) {
 }  // namespace
 
 std::string ggml_name(Format format) {
-  std::string name(name_of(format));
-  for (char& c : name)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
+  std::string name = to_lower(name_of(format));
   if (name.ends_with("_k")) name.back() = 'K';
   return name;
 }
