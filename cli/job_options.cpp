@@ -335,9 +335,9 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
     QF_ASSIGN(const Decimal share, named("--min-fill", parse_share(*o.min_fill)));
     request.min_fill = optimizer::FillShare{*o.min_fill, share};
   }
-  request.sampler.plan.precision = o.sample_precision;
-  request.sampler.plan.min_rows = o.sample_rows;
-  request.sampler.plan.seed = o.seed;
+  request.sampler.sampling.precision = o.sample_precision;
+  request.sampler.sampling.min_rows = o.sample_rows;
+  request.sampler.sampling.seed = o.seed;
   if (o.kappa) request.sampler.error_model.kappa = static_cast<float>(*o.kappa);
   const auto effort = kernels::parse_effort(o.effort);
   if (!effort)

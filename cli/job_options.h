@@ -61,9 +61,9 @@ struct JobOptions {
   // work
   std::string effort = "default";
   std::optional<double> kappa;  // none: by role
-  double sample_precision = optimizer::SamplingPlan{}.precision;
-  std::uint64_t sample_rows = optimizer::SamplingPlan{}.min_rows;
-  std::uint64_t seed = optimizer::SamplingPlan{}.seed;
+  double sample_precision = optimizer::SamplingParameters{}.precision;
+  std::uint64_t sample_rows = optimizer::SamplingParameters{}.min_rows;
+  std::uint64_t seed = optimizer::SamplingParameters{}.seed;
   unsigned threads = 0;
   // output
   bool json = false;

@@ -300,7 +300,7 @@ std::string describe_solution(const Model& model, const optimizer::PreparedJob& 
 
 std::string describe_memory(const optimizer::Solution& solution) {
   if (!solution.memory) return "";
-  const optimizer::MemoryPlan& memory = *solution.memory;
+  const optimizer::MemoryEstimate& memory = *solution.memory;
   Table table({"memory", "on", "size", "how"});
   for (const optimizer::MemoryItem& item : memory.items)
     table.add({item.what, std::string(to_string(item.device)), format_bytes(item.bytes), item.how});
@@ -361,8 +361,8 @@ nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::Pre
       row["nmse"] = nmse_of(job, tensor, entry.format);
       row["sensitivity"] = job.sensitivity[i];
       row["sensitivity_source"] = job.sensitivity_source[i];
-    } else if (!job.plans[i].kept_because.empty()) {
-      row["kept_because"] = job.plans[i].kept_because;
+    } else if (!job.candidates[i].kept_because.empty()) {
+      row["kept_because"] = job.candidates[i].kept_because;
     }
     json["tensors"].push_back(std::move(row));
   }

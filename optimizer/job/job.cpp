@@ -124,9 +124,10 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,
                                 const kernels::RowKernels& kernels, ProgressSink& progress,
                                 const CancellationToken& cancel) {
   PreparedJob job;
-  QF_ASSIGN(ModelPlan plan, plan_tensors(inputs.model, inputs.importance_or_null(), request.policy));
-  job.plans = std::move(plan.tensors);
-  job.notes = std::move(plan.notes);
+  QF_ASSIGN(ModelCandidates found,
+            find_candidates(inputs.model, inputs.importance_or_null(), request.policy));
+  job.candidates = std::move(found.tensors);
+  job.notes = std::move(found.notes);
   std::map<std::string, state::Sensitivity> stored;
   if (inputs.store) {
     QF_ASSIGN(stored, inputs.store->load_sensitivities());
@@ -146,7 +147,7 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,
   const auto experts_used = static_cast<std::uint32_t>(used == nullptr ? 0 : used->as_uint().value_or(0));
   job.read_share = read_shares(inputs.traits, experts_used, inputs.model.tensors());
   QF_ASSIGN(job.measured,
-            measure_tensors(inputs.model, inputs.importance_or_null(), sampling_tasks(job.plans),
+            measure_tensors(inputs.model, inputs.importance_or_null(), sampling_tasks(job.candidates),
                             request.sampler, kernels, inputs.store ? &*inputs.store : nullptr,
                             inputs.importance_fingerprint, request.program_version, progress, cancel));
   return job;
@@ -169,11 +170,11 @@ Result<Knapsack> knapsack_for(const PreparedJob& job, KnapsackOptions options,
                               std::span<const std::uint32_t> subset, std::uint64_t budget,
                               Solution& solution) {
   QF_ASSIGN(Knapsack knapsack,
-            make_knapsack(job.plans, job.measured.measurements, job.sensitivity, options, subset));
+            make_knapsack(job.candidates, job.measured.measurements, job.sensitivity, options, subset));
   if (options.max_nmse > 0 && knapsack.smallest_bytes > budget) {
     options.max_nmse = 0;
     QF_ASSIGN(knapsack,
-              make_knapsack(job.plans, job.measured.measurements, job.sensitivity, options, subset));
+              make_knapsack(job.candidates, job.measured.measurements, job.sensitivity, options, subset));
     if (knapsack.smallest_bytes <= budget)
       solution.limits.push_back("the budget forces formats that ruin some tensors");
   }
@@ -266,8 +267,8 @@ Result<void> solve_one_memory(JobInputs& inputs, const PreparedJob& job, const J
 Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
                                 Solution& solution, Recipe& unfilled) {
   const MemoryRequest& wanted = std::get<MemoryTarget>(solution.target).request;
-  QF_ASSIGN(solution.memory, plan_memory(inputs.model.metadata(), inputs.model.tensors(), wanted));
-  const MemoryPlan& memory = *solution.memory;
+  QF_ASSIGN(solution.memory, estimate_memory(inputs.model.metadata(), inputs.model.tensors(), wanted));
+  const MemoryEstimate& memory = *solution.memory;
   std::vector<std::uint32_t> gpu;
   std::vector<std::uint32_t> host;
   for (std::uint32_t i = 0; i < memory.placement.size(); ++i) {
@@ -312,7 +313,7 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
     std::uint64_t copied = 0;  // tied embeddings take room in RAM too
     for (const std::uint32_t i : gpu)
       if (memory.placement[i].copied_to_gpu) {
-        const TensorInfo& tensor = *job.plans[i].tensor;
+        const TensorInfo& tensor = *job.candidates[i].tensor;
         QF_ASSIGN(const std::uint64_t bytes,
                   tensor_bytes(solution.recipe.entries[i].format, tensor.row_length(), tensor.rows()));
         copied += bytes;
@@ -359,14 +360,14 @@ Result<void> solve_two_memories(JobInputs& inputs, const PreparedJob& job, const
   return outcome::success();
 }
 
-// True when the recipe gives every tensor a format that its plan allows, and tied tensors one format.
-bool keeps_constraints(std::span<const TensorPlan> plans, const Recipe& recipe) {
+// True when the recipe gives every tensor a format that it may take, and tied tensors one format.
+bool keeps_constraints(std::span<const TensorCandidates> candidates, const Recipe& recipe) {
   std::map<std::string, Format> group_format;
-  for (std::size_t i = 0; i < plans.size(); ++i) {
+  for (std::size_t i = 0; i < candidates.size(); ++i) {
     const Format format = recipe.entries[i].format;
-    if (std::ranges::find(plans[i].formats, format) == plans[i].formats.end()) return false;
-    if (!plans[i].tie_group.empty() &&
-        group_format.try_emplace(plans[i].tie_group, format).first->second != format)
+    if (std::ranges::find(candidates[i].formats, format) == candidates[i].formats.end()) return false;
+    if (!candidates[i].tie_group.empty() &&
+        group_format.try_emplace(candidates[i].tie_group, format).first->second != format)
       return false;
   }
   return true;
@@ -379,8 +380,9 @@ Result<void> never_worse_than_static(const JobInputs& inputs, const PreparedJob&
     return outcome::success();
   for (const FileTypeTraits& type : all_file_types()) {
     auto recipe = preset_recipe(inputs, type.type);
-    if (!recipe || !keeps_constraints(job.plans, recipe.value())) continue;
-    const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, recipe.value());
+    if (!recipe || !keeps_constraints(job.candidates, recipe.value())) continue;
+    const auto error =
+        predicted_error(job.candidates, job.measured.measurements, job.sensitivity, recipe.value());
     auto layout = output_layout(inputs.model, recipe.value(), inputs.importance_or_null());
     if (!error || !layout || layout.value().tensor_bytes > solution.budget_bytes ||
         (solution.fill && layout.value().tensor_bytes < solution.fill->least_bytes) ||
@@ -402,7 +404,7 @@ Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobReque
   Solution solution;
   solution.target = target;
   solution.elements = inputs.model.total_elements();
-  solution.recipe = smallest_recipe(job.plans);
+  solution.recipe = smallest_recipe(job.candidates);
   Recipe unfilled = solution.recipe;
   if (const auto* given = std::get_if<RecipeTarget>(&target)) {
     solution.recipe = given->recipe;
@@ -412,12 +414,13 @@ Result<Solution> solve(JobInputs& inputs, const PreparedJob& job, const JobReque
   } else {
     QF_TRY(solve_one_memory(inputs, job, request, solution, unfilled));
   }
-  const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, solution.recipe);
+  const auto error =
+      predicted_error(job.candidates, job.measured.measurements, job.sensitivity, solution.recipe);
   solution.error_is_known = error.has_value();
   solution.predicted_error = error.value_or(0);
   if (solution.fill || solution.host_fill)
     solution.unfilled_error =
-        predicted_error(job.plans, job.measured.measurements, job.sensitivity, unfilled).value_or(0);
+        predicted_error(job.candidates, job.measured.measurements, job.sensitivity, unfilled).value_or(0);
   QF_TRY(never_worse_than_static(inputs, job, solution));
   QF_ASSIGN(const OutputLayout layout,
             output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
@@ -473,14 +476,15 @@ Result<Recipe> preset_recipe(const JobInputs& inputs, FileType type) {
 
 Result<std::vector<StaticComparison>> compare_static_recipes(const JobInputs& inputs, const PreparedJob& job,
                                                              const JobRequest& request) {
-  QF_ASSIGN(const Knapsack knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity,
+  QF_ASSIGN(const Knapsack knapsack, make_knapsack(job.candidates, job.measured.measurements, job.sensitivity,
                                                    knapsack_options(job, request, 1)));
   std::vector<StaticComparison> comparisons;
   for (const FileTypeTraits& type : all_file_types()) {
     if (!type.has_recipe || !is_quantized(type.default_format)) continue;
     auto recipe = preset_recipe(inputs, type.type);
     if (!recipe) continue;  // not for this model
-    const auto error = predicted_error(job.plans, job.measured.measurements, job.sensitivity, recipe.value());
+    const auto error =
+        predicted_error(job.candidates, job.measured.measurements, job.sensitivity, recipe.value());
     if (!error) continue;  // needs formats that were not measured
     QF_ASSIGN(const OutputLayout layout,
               output_layout(inputs.model, recipe.value(), inputs.importance_or_null()));
@@ -493,10 +497,10 @@ Result<std::vector<StaticComparison>> compare_static_recipes(const JobInputs& in
     if (layout.tensor_bytes < knapsack.smallest_bytes) continue;  // constraints forbid so small a recipe
     QF_ASSIGN(const Allocation best,
               allocate(knapsack.classes, layout.tensor_bytes - knapsack.fixed_bytes, request.allocator));
-    Recipe optimized = smallest_recipe(job.plans);
+    Recipe optimized = smallest_recipe(job.candidates);
     apply(knapsack, best, optimized);
     comparison.optimized_error =
-        predicted_error(job.plans, job.measured.measurements, job.sensitivity, optimized).value_or(0);
+        predicted_error(job.candidates, job.measured.measurements, job.sensitivity, optimized).value_or(0);
     comparisons.push_back(comparison);
   }
   std::ranges::stable_sort(comparisons, {}, &StaticComparison::tensor_bytes);
@@ -505,7 +509,7 @@ Result<std::vector<StaticComparison>> compare_static_recipes(const JobInputs& in
 
 Result<ModelFrontier> model_frontier(const PreparedJob& job, const JobRequest& request) {
   ModelFrontier result;
-  QF_ASSIGN(result.knapsack, make_knapsack(job.plans, job.measured.measurements, job.sensitivity,
+  QF_ASSIGN(result.knapsack, make_knapsack(job.candidates, job.measured.measurements, job.sensitivity,
                                            knapsack_options(job, request, 1)));
   QF_ASSIGN(result.frontier, frontier(result.knapsack.classes));
   return result;

@@ -95,7 +95,7 @@ struct JobInputs {
 
 // Everything that does not depend on the target: computed once, solved for any number of targets.
 struct PreparedJob {
-  std::vector<TensorPlan> plans;                // point into the model
+  std::vector<TensorCandidates> candidates;     // point into the model
   std::vector<std::string> notes;               // what a person should know
   std::vector<double> sensitivity;              // s_t per tensor
   std::vector<std::string> sensitivity_source;  // how each was obtained
@@ -136,7 +136,7 @@ struct Solution {
   double unfilled_error = 0;  // predicted error of the best recipe for the budgets alone, with --min-fill
   Allocation allocation;      // of the first memory
   std::optional<Allocation> host_allocation;  // of RAM, when it has a budget of its own
-  std::optional<MemoryPlan> memory;
+  std::optional<MemoryEstimate> memory;
   std::optional<std::uint64_t> host_budget_bytes;
   std::uint64_t host_used_bytes = 0;
   Recipe recipe;

@@ -127,13 +127,14 @@ std::vector<LayerTensors> layers_of(std::span<const TensorInfo> tensors, std::ui
   return layers;
 }
 
-// One model and one request; builds the plan part by part.
-class Planner {
+// One model and one request; builds the estimate part by part.
+class MemoryEstimator {
  public:
-  Planner(const GgufMetadata& metadata, std::span<const TensorInfo> tensors, const MemoryRequest& request)
+  MemoryEstimator(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
+                  const MemoryRequest& request)
       : metadata_(metadata), h_(metadata), tensors_(tensors), request_(request) {}
 
-  Result<MemoryPlan> run() {
+  Result<MemoryEstimate> run() {
     QF_TRY(check_request());
     QF_TRY(read_shape());
     place_tensors();
@@ -201,7 +202,7 @@ class Planner {
     streams_ = request_.kv_unified ? 1 : request_.parallel;
     cells_ = padded(context / streams_, kCachePadding);
     if (cells_ == 0) cells_ = kCachePadding;
-    plan_.ctx_size = cells_ * streams_;
+    estimate_.ctx_size = cells_ * streams_;
     return outcome::success();
   }
 
@@ -241,8 +242,9 @@ class Planner {
   void place_tensors() {
     std::uint64_t on_gpu = 0;
     for (const TensorInfo& tensor : tensors_) {
-      plan_.placement.push_back(place(tensor));
-      if (plan_.placement.back().device == Device::Gpu || plan_.placement.back().copied_to_gpu) ++on_gpu;
+      estimate_.placement.push_back(place(tensor));
+      if (estimate_.placement.back().device == Device::Gpu || estimate_.placement.back().copied_to_gpu)
+        ++on_gpu;
     }
     if (on_gpu > 0)
       add_item("alignment of weights", product(on_gpu, kTensorSlack), Device::Gpu,
@@ -444,7 +446,7 @@ class Planner {
   // --- Compute buffers: the largest of the graph's phases, which reuse one another's memory
 
   void add_compute_buffers() {
-    const std::uint64_t n = std::min<std::uint64_t>(request_.ubatch, plan_.ctx_size);
+    const std::uint64_t n = std::min<std::uint64_t>(request_.ubatch, estimate_.ctx_size);
     const std::uint64_t residual = product(n, embedding_, 4);
     const std::uint64_t logits = add(product(n, add(vocabulary_, 1), 4), product(2, residual));
     const std::uint64_t mask_bytes = request_.flash_attention ? 2 : 4;
@@ -503,13 +505,13 @@ class Planner {
   }
 
   void add_item(std::string what, std::uint64_t bytes, Device device, std::string how) {
-    std::uint64_t& sum = device == Device::Gpu ? plan_.gpu_other_bytes : plan_.host_other_bytes;
+    std::uint64_t& sum = device == Device::Gpu ? estimate_.gpu_other_bytes : estimate_.host_other_bytes;
     sum = add(sum, bytes);
-    plan_.items.push_back({std::move(what), bytes, device, std::move(how)});
+    estimate_.items.push_back({std::move(what), bytes, device, std::move(how)});
   }
 
-  Result<MemoryPlan> finish() {
-    if (plan_.gpu_other_bytes == kTooMuch || plan_.host_other_bytes == kTooMuch)
+  Result<MemoryEstimate> finish() {
+    if (estimate_.gpu_other_bytes == kTooMuch || estimate_.host_other_bytes == kTooMuch)
       return fail(ErrorCode::Malformed, "the memory that metadata and request imply exceeds 64 bits");
     const auto settle = [](std::optional<std::uint64_t> limit, std::uint64_t used,
                            std::optional<std::uint64_t>& budget, std::uint64_t& shortfall) {
@@ -517,18 +519,18 @@ class Planner {
       budget = *limit > used ? *limit - used : 0;
       shortfall = used > *limit ? used - *limit : 0;
     };
-    settle(request_.vram_bytes, plan_.gpu_other_bytes, plan_.gpu_weight_budget_bytes,
-           plan_.gpu_shortfall_bytes);
-    settle(request_.ram_bytes, plan_.host_other_bytes, plan_.host_weight_budget_bytes,
-           plan_.host_shortfall_bytes);
-    return std::move(plan_);
+    settle(request_.vram_bytes, estimate_.gpu_other_bytes, estimate_.gpu_weight_budget_bytes,
+           estimate_.gpu_shortfall_bytes);
+    settle(request_.ram_bytes, estimate_.host_other_bytes, estimate_.host_weight_budget_bytes,
+           estimate_.host_shortfall_bytes);
+    return std::move(estimate_);
   }
 
   const GgufMetadata& metadata_;
   Hyperparameters h_;
   std::span<const TensorInfo> tensors_;
   const MemoryRequest& request_;
-  MemoryPlan plan_;
+  MemoryEstimate estimate_;
   std::vector<LayerTensors> layer_tensors_;
   std::uint32_t all_layers_ = 0;
   std::uint32_t layers_ = 0;
@@ -570,21 +572,21 @@ Result<std::vector<PlacementRule>> parse_placement_rules(std::string_view text) 
   return rules;
 }
 
-Result<MemoryPlan> plan_memory(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
-                               const MemoryRequest& request) {
-  return Planner(metadata, tensors, request).run();
+Result<MemoryEstimate> estimate_memory(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
+                                       const MemoryRequest& request) {
+  return MemoryEstimator(metadata, tensors, request).run();
 }
 
-Result<DeviceBytes> weight_bytes(const MemoryPlan& plan, std::span<const TensorInfo> tensors,
+Result<DeviceBytes> weight_bytes(const MemoryEstimate& estimate, std::span<const TensorInfo> tensors,
                                  std::span<const Format> formats) {
-  if (plan.placement.size() != tensors.size() || formats.size() != tensors.size())
+  if (estimate.placement.size() != tensors.size() || formats.size() != tensors.size())
     return fail(ErrorCode::ShapeMismatch, "{} formats and {} placements for {} tensors", formats.size(),
-                plan.placement.size(), tensors.size());
+                estimate.placement.size(), tensors.size());
   DeviceBytes sum;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     QF_ASSIGN(const std::uint64_t bytes,
               tensor_bytes(formats[i], tensors[i].row_length(), tensors[i].rows()));
-    const TensorPlacement& place = plan.placement[i];
+    const TensorPlacement& place = estimate.placement[i];
     if (place.device == Device::Gpu || place.copied_to_gpu) sum.gpu = add(sum.gpu, bytes);
     if (place.device == Device::Host) sum.host = add(sum.host, bytes);
   }

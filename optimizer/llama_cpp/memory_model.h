@@ -69,7 +69,7 @@ struct TensorPlacement {
   std::string_view reason;     // "override", "--cpu-moe", "input layer", "--gpu-layers", "" for the default
 };
 
-struct MemoryPlan {
+struct MemoryEstimate {
   std::vector<MemoryItem> items;           // everything but weights
   std::vector<TensorPlacement> placement;  // one per tensor, in order
   std::uint64_t gpu_other_bytes = 0;       // sum of the items on the GPU
@@ -87,9 +87,9 @@ struct MemoryPlan {
 // of a wrong type or absurd size; InvalidArgument for impossible requests (a cache type that is no cache
 // type, a quantized V cache without flash attention); ShapeMismatch when a cache row is not a whole number of
 // blocks.
-[[nodiscard]] Result<MemoryPlan> plan_memory(const GgufMetadata& metadata,
-                                             std::span<const TensorInfo> tensors,
-                                             const MemoryRequest& request);
+[[nodiscard]] Result<MemoryEstimate> estimate_memory(const GgufMetadata& metadata,
+                                                     std::span<const TensorInfo> tensors,
+                                                     const MemoryRequest& request);
 
 struct DeviceBytes {
   std::uint64_t gpu = 0;
@@ -98,7 +98,8 @@ struct DeviceBytes {
 
 // Bytes of the weights on each device when tensor i is stored as formats[i]; a copied tensor counts on both.
 // ShapeMismatch when the lists differ in length or a format does not fit a row.
-[[nodiscard]] Result<DeviceBytes> weight_bytes(const MemoryPlan& plan, std::span<const TensorInfo> tensors,
+[[nodiscard]] Result<DeviceBytes> weight_bytes(const MemoryEstimate& estimate,
+                                               std::span<const TensorInfo> tensors,
                                                std::span<const Format> formats);
 
 }  // namespace quantfit::optimizer

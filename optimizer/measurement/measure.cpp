@@ -36,7 +36,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     parameters.importance_fingerprint = importance_fingerprint;
     parameters.effort = kernels::to_string(options.effort);
     parameters.encoder_version = kernels::kEncoderVersion;
-    parameters.sampling = options.plan.to_text();
+    parameters.sampling = options.sampling.to_text();
     parameters.metric = options.error_model.to_text();
     QF_ASSIGN(report.run, store->begin_run(parameters, program_version));
     QF_ASSIGN(report.measurements, store->load_run(report.run));
@@ -60,8 +60,9 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
   if (tasks.empty()) return report;
 
   // The largest first: what is left at the end is small, and no core waits for one huge tensor.
-  std::ranges::stable_sort(tasks, std::greater<>(),
-                           [&](const SamplingTask& task) { return expected_weights(task, options.plan); });
+  std::ranges::stable_sort(tasks, std::greater<>(), [&](const SamplingTask& task) {
+    return expected_weights(task, options.sampling);
+  });
 
   const auto finished = [&](const SamplingTask& task, const SampledTensor& sampled) -> Result<void> {
     state::TensorMeasurement fresh;

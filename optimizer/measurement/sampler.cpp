@@ -174,22 +174,22 @@ class TensorSampler {
         quantizers_(quantizers),
         progress_(progress),
         cancel_(cancel),
-        sample_(task.tensor->name, task.tensor->ne[1], task.tensor->matrices(), options.plan.seed) {
+        sample_(task.tensor->name, task.tensor->ne[1], task.tensor->matrices(), options.sampling.seed) {
     totals_.formats.resize(task.formats.size());
   }
 
   Result<SampledTensor> run() {
     const std::uint64_t population = sample_.size();
     const std::uint64_t limit =
-        std::min(population, std::max(options_.plan.max_rows, options_.plan.min_rows));
-    std::uint64_t encode = std::min(limit, std::max<std::uint64_t>(options_.plan.min_rows, 2));
+        std::min(population, std::max(options_.sampling.max_rows, options_.sampling.min_rows));
+    std::uint64_t encode = std::min(limit, std::max<std::uint64_t>(options_.sampling.min_rows, 2));
     std::uint64_t scan = encode;
     announced_ = encode;
     while (true) {
       scan = std::min(population, std::max(scan, kScanFactor * encode));
       QF_TRY(scan_rows(scan));
       QF_TRY(encode_rows(encode));
-      const double allowed = options_.plan.precision * options_.plan.precision;
+      const double allowed = options_.sampling.precision * options_.sampling.precision;
       Estimate worst;
       bool enough = true;
       for (const Estimate& estimate : stop_dominated()) {
@@ -249,7 +249,7 @@ class TensorSampler {
       });
     };
     // Precision 0 asks for every row, of all formats.
-    if (options_.plan.precision <= 0) return going_on;
+    if (options_.sampling.precision <= 0) return going_on;
     std::vector<Format> stopping;
     for (const Estimate& estimate : going_on)
       if (dominated(estimate.error)) stopping.push_back(estimate.error.format);
@@ -404,7 +404,7 @@ class TensorSampler {
 
 }  // namespace
 
-std::string SamplingPlan::to_text() const {
+std::string SamplingParameters::to_text() const {
   return fmt::format("method=two-phase precision={} min_rows={} max_rows={} seed={}", precision, min_rows,
                      max_rows, seed);
 }
@@ -425,8 +425,8 @@ RowSample::Row RowSample::at(std::uint64_t index) const {
           walk(row_start_, row_step_, round, rows_per_matrix_)};
 }
 
-std::uint64_t expected_weights(const SamplingTask& task, const SamplingPlan& plan) {
-  return std::min(task.tensor->rows(), plan.min_rows) * task.tensor->row_length();
+std::uint64_t expected_weights(const SamplingTask& task, const SamplingParameters& sampling) {
+  return std::min(task.tensor->rows(), sampling.min_rows) * task.tensor->row_length();
 }
 
 Result<void> sample_tensors(
@@ -438,7 +438,7 @@ Result<void> sample_tensors(
   std::uint64_t total = 0;
   for (const SamplingTask& task : tasks) {
     longest_row = std::max<std::size_t>(longest_row, task.tensor->row_length());
-    total += expected_weights(task, options.plan);
+    total += expected_weights(task, options.sampling);
   }
   progress.begin("sampling", total);
 

@@ -17,8 +17,8 @@
 
 namespace quantfit::optimizer {
 
-// How many rows are enough. Equal plans choose equal rows; they are part of a run's identity.
-struct SamplingPlan {
+// How many rows are enough. Equal parameters choose equal rows; they are part of a run's identity.
+struct SamplingParameters {
   // Rows are added until the standard error of every format's NMSE is below this share of it.
   double precision = 0.02;
   std::uint64_t min_rows = 32;        // at least this many (or the whole tensor)
@@ -62,14 +62,14 @@ struct SamplingTask {
 };
 
 struct SamplerOptions {
-  SamplingPlan plan;
+  SamplingParameters sampling;
   ErrorModel error_model;
   kernels::Effort effort = kernels::Effort::Default;
   unsigned threads = 0;  // 0: all cores
 };
 
 // Weights that measuring `task` will touch at least: the unit of progress.
-[[nodiscard]] std::uint64_t expected_weights(const SamplingTask& task, const SamplingPlan& plan);
+[[nodiscard]] std::uint64_t expected_weights(const SamplingTask& task, const SamplingParameters& sampling);
 
 // Measures all tasks, by two-phase sampling (README.md, "Sampling"). `finished` is called once per tensor,
 // never concurrently, in any order; an error that it returns stops the sampler. Returns Interrupted when

@@ -8,20 +8,20 @@
 
 namespace quantfit::optimizer {
 
-Result<ModelPlan> plan_tensors(const Model& model, const ImportanceMatrix* importance,
-                               const CandidatePolicy& policy) {
+Result<ModelCandidates> find_candidates(const Model& model, const ImportanceMatrix* importance,
+                                        const CandidatePolicy& policy) {
   QF_TRY(check_sources(model.tensors(), policy.allow_requantize));
   QF_ASSIGN(const ModelTraits facts, model_traits(model.metadata(), model.tensors()));
   ConstraintRules rules = policy.rules;
   rules.has_importance = importance != nullptr;
   QF_ASSIGN(Constraints constraints, resolve_constraints(facts, model.tensors(), rules));
 
-  ModelPlan plan;
-  plan.notes = std::move(constraints.notes);
+  ModelCandidates answer;
+  answer.notes = std::move(constraints.notes);
   for (std::size_t i = 0; i < model.tensors().size(); ++i) {
     const TensorInfo& tensor = model.tensors()[i];
     TensorChoices& choices = constraints.tensors[i];
-    TensorPlan entry;
+    TensorCandidates entry;
     entry.tensor = &tensor;
     if (choices.kept) entry.kept_because = choices.reason;
     const bool listed = std::ranges::find(choices.formats, tensor.format) != choices.formats.end();
@@ -40,27 +40,27 @@ Result<ModelPlan> plan_tensors(const Model& model, const ImportanceMatrix* impor
       entry.tie_group = constraints.groups[*choices.group].name;
       entry.formats = constraints.groups[*choices.group].formats;
     }
-    plan.tensors.push_back(std::move(entry));
+    answer.tensors.push_back(std::move(entry));
   }
-  return plan;
+  return answer;
 }
 
-std::vector<SamplingTask> sampling_tasks(std::span<const TensorPlan> plans) {
+std::vector<SamplingTask> sampling_tasks(std::span<const TensorCandidates> candidates) {
   std::vector<SamplingTask> tasks;
-  for (const TensorPlan& plan : plans) {
+  for (const TensorCandidates& own : candidates) {
     SamplingTask task;
-    task.tensor = plan.tensor;
-    std::ranges::copy_if(plan.formats, std::back_inserter(task.formats),
-                         [&](Format format) { return format != plan.tensor->format; });
+    task.tensor = own.tensor;
+    std::ranges::copy_if(own.formats, std::back_inserter(task.formats),
+                         [&](Format format) { return format != own.tensor->format; });
     if (!task.formats.empty()) tasks.push_back(std::move(task));
   }
   return tasks;
 }
 
-Recipe smallest_recipe(std::span<const TensorPlan> plans) {
+Recipe smallest_recipe(std::span<const TensorCandidates> candidates) {
   Recipe recipe;
-  for (const TensorPlan& plan : plans)
-    recipe.entries.push_back({plan.tensor->name, *std::ranges::min_element(plan.formats, {}, [](Format f) {
+  for (const TensorCandidates& own : candidates)
+    recipe.entries.push_back({own.tensor->name, *std::ranges::min_element(own.formats, {}, [](Format f) {
                                 return bits_per_weight(f);
                               })});
   return recipe;

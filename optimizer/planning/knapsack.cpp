@@ -12,9 +12,9 @@ std::uint64_t aligned(std::uint64_t bytes, std::uint64_t alignment) {
 }
 
 // N(t, f), or nothing when it was not measured. Keeping the source costs nothing.
-std::optional<double> nmse_of(const TensorPlan& plan, Format format, const Measurements& measurements) {
-  if (format == plan.tensor->format) return 0.0;
-  const auto found = measurements.find(plan.tensor->name);
+std::optional<double> nmse_of(const TensorCandidates& own, Format format, const Measurements& measurements) {
+  if (format == own.tensor->format) return 0.0;
+  const auto found = measurements.find(own.tensor->name);
   if (found == measurements.end()) return std::nullopt;
   for (const FormatMeasurement& error : found->second.errors)
     if (error.format == format) return error.nmse;
@@ -23,20 +23,20 @@ std::optional<double> nmse_of(const TensorPlan& plan, Format format, const Measu
 
 }  // namespace
 
-Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurements& measurements,
+Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors, const Measurements& measurements,
                                std::span<const double> sensitivity, const KnapsackOptions& options,
                                std::span<const std::uint32_t> subset) {
   Knapsack knapsack;
   std::unordered_map<std::string, std::size_t> class_of_group;
-  const std::size_t count = subset.empty() ? plans.size() : subset.size();
+  const std::size_t count = subset.empty() ? tensors.size() : subset.size();
   for (std::size_t position = 0; position < count; ++position) {
     const auto i = subset.empty() ? static_cast<std::uint32_t>(position) : subset[position];
-    const TensorPlan& plan = plans[i];
-    const TensorInfo& tensor = *plan.tensor;
+    const TensorCandidates& own = tensors[i];
+    const TensorInfo& tensor = *own.tensor;
     std::vector<Candidate> candidates;
     std::vector<double> errors;
-    for (const Format format : plan.formats) {
-      const std::optional<double> nmse = nmse_of(plan, format, measurements);
+    for (const Format format : own.formats) {
+      const std::optional<double> nmse = nmse_of(own, format, measurements);
       if (!nmse)
         return fail(ErrorCode::Internal, "tensor '{}' was not measured as {}", tensor.name, name_of(format));
       QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(format, tensor.row_length(), tensor.rows()));
@@ -47,23 +47,23 @@ Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurem
       errors.push_back(*nmse);
     }
     // Tied tensors must keep all formats in common; a veto of one member would veto the group's.
-    if (options.max_nmse > 0 && plan.tie_group.empty() &&
+    if (options.max_nmse > 0 && own.tie_group.empty() &&
         std::ranges::any_of(errors, [&](double error) { return error <= options.max_nmse; })) {
       std::size_t kept = 0;
       for (std::size_t c = 0; c < candidates.size(); ++c)
         if (errors[c] <= options.max_nmse) candidates[kept++] = candidates[c];
       candidates.resize(kept);
     }
-    if (plan.formats.size() == 1 && plan.tie_group.empty()) {
+    if (own.formats.size() == 1 && own.tie_group.empty()) {
       knapsack.fixed_bytes += candidates[0].bytes;
       knapsack.fixed_cost += candidates[0].cost;
       continue;
     }
-    const auto group = plan.tie_group.empty() ? class_of_group.end() : class_of_group.find(plan.tie_group);
+    const auto group = own.tie_group.empty() ? class_of_group.end() : class_of_group.find(own.tie_group);
     if (group == class_of_group.end()) {
-      if (!plan.tie_group.empty()) class_of_group.emplace(plan.tie_group, knapsack.classes.size());
+      if (!own.tie_group.empty()) class_of_group.emplace(own.tie_group, knapsack.classes.size());
       knapsack.classes.push_back(
-          {plan.tie_group.empty() ? tensor.name : plan.tie_group, std::move(candidates)});
+          {own.tie_group.empty() ? tensor.name : own.tie_group, std::move(candidates)});
       knapsack.members.push_back({i});
       continue;
     }
@@ -77,7 +77,7 @@ Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans, const Measurem
     }
     if (common.empty())
       return fail(ErrorCode::Infeasible, "no format is allowed for all tensors of the tied group '{}'",
-                  plan.tie_group);
+                  own.tie_group);
     joined.candidates = std::move(common);
     knapsack.members[group->second].push_back(i);
   }
@@ -96,11 +96,12 @@ void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recip
       recipe.entries[member].format = allocation.choice[c];
 }
 
-std::optional<double> predicted_error(std::span<const TensorPlan> plans, const Measurements& measurements,
-                                      std::span<const double> sensitivity, const Recipe& recipe) {
+std::optional<double> predicted_error(std::span<const TensorCandidates> tensors,
+                                      const Measurements& measurements, std::span<const double> sensitivity,
+                                      const Recipe& recipe) {
   double total = 0;
-  for (std::size_t i = 0; i < plans.size(); ++i) {
-    const std::optional<double> nmse = nmse_of(plans[i], recipe.entries[i].format, measurements);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::optional<double> nmse = nmse_of(tensors[i], recipe.entries[i].format, measurements);
     if (!nmse) return std::nullopt;
     total += sensitivity[i] * *nmse;
   }

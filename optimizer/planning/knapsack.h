@@ -39,7 +39,7 @@ struct KnapsackOptions {
 
 // The knapsack over the tensors `subset` (indices, ascending; empty: all). `sensitivity[i]` is s_t of tensor
 // i. Internal when a measurement is missing, Infeasible when a tied group has no common format in the subset.
-[[nodiscard]] Result<Knapsack> make_knapsack(std::span<const TensorPlan> plans,
+[[nodiscard]] Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors,
                                              const Measurements& measurements,
                                              std::span<const double> sensitivity,
                                              const KnapsackOptions& options = {},
@@ -49,7 +49,7 @@ struct KnapsackOptions {
 void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recipe);
 
 // Predicted error of any recipe whose formats were all measured; nothing otherwise.
-[[nodiscard]] std::optional<double> predicted_error(std::span<const TensorPlan> plans,
+[[nodiscard]] std::optional<double> predicted_error(std::span<const TensorCandidates> tensors,
                                                     const Measurements& measurements,
                                                     std::span<const double> sensitivity,
                                                     const Recipe& recipe);

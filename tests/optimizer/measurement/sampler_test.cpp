@@ -61,14 +61,14 @@ TEST(RowSample, DependsOnNameAndSeed) {
   EXPECT_NE(first("a", 1), first("a", 2));
 }
 
-TEST(SamplingPlan, TextNamesEveryParameter) {
-  SamplingPlan plan;
-  const std::string text = plan.to_text();
-  plan.seed = 2;
-  EXPECT_NE(plan.to_text(), text);
-  plan = {};
-  plan.precision = 0.5;
-  EXPECT_NE(plan.to_text(), text);
+TEST(SamplingParameters, TextNamesEveryParameter) {
+  SamplingParameters sampling;
+  const std::string text = sampling.to_text();
+  sampling.seed = 2;
+  EXPECT_NE(sampling.to_text(), text);
+  sampling = {};
+  sampling.precision = 0.5;
+  EXPECT_NE(sampling.to_text(), text);
 }
 
 using Samples = std::map<std::string, SampledTensor>;
@@ -138,8 +138,8 @@ TEST(Sampler, NumbersDoNotDependOnTheInstructionSet) {
   const test::SmallModel small(three_tensors());
   SamplerOptions options;
   options.threads = 2;
-  options.plan.precision = 0.2;
-  options.plan.min_rows = 6;
+  options.sampling.precision = 0.2;
+  options.sampling.min_rows = 6;
   const std::vector<Format> formats = {Format::IQ2_XXS, Format::Q4_K, Format::Q8_0};
   const Samples best = sample(small, formats, options);
   for (const kernels::RowKernels& kernels : kernels::runnable_kernels()) {
@@ -154,16 +154,16 @@ TEST(Sampler, ReachesThePrecisionOrMeasuresAllRows) {
   SamplerOptions options;
   options.threads = 2;
   SamplerOptions everything = options;
-  everything.plan.precision = 0;
+  everything.sampling.precision = 0;
   const Samples whole = sample(small, formats, everything);
   for (const double precision : {0.1, 0.02}) {
-    options.plan.precision = precision;
+    options.sampling.precision = precision;
     const Samples part = sample(small, formats, options);
     for (const TensorInfo& tensor : small.model().tensors()) {
       const SampledTensor& sampled = part.at(tensor.name);
       const SampledTensor& exact = whole.at(tensor.name);
       EXPECT_EQ(exact.rows_sampled, tensor.rows());
-      EXPECT_GE(sampled.rows_sampled, options.plan.min_rows);
+      EXPECT_GE(sampled.rows_sampled, options.sampling.min_rows);
       EXPECT_LT(sampled.rows_sampled, tensor.rows()) << tensor.name;
       for (std::size_t f = 0; f < formats.size(); ++f) {
         EXPECT_EQ(exact.errors[f].standard_error, 0) << tensor.name;
@@ -181,10 +181,10 @@ TEST(Sampler, FormatsThatAreWorseAtTheSameSizeStopEarly) {
   const std::vector<Format> formats = {Format::Q4_0, Format::Q4_K, Format::Q8_0};
   SamplerOptions options;
   options.threads = 2;
-  options.plan.precision = 0;
+  options.sampling.precision = 0;
   const SampledTensor exact = sample(small, formats, options).begin()->second;
   ASSERT_GT(exact.errors[0].nmse, 1.3 * exact.errors[1].nmse);  // Q4_0 and Q4_K both take 4.5 bits per weight
-  options.plan.precision = 0.02;
+  options.sampling.precision = 0.02;
   const SampledTensor sampled = sample(small, formats, options).begin()->second;
   EXPECT_GT(sampled.errors[0].standard_error, 0.02 * sampled.errors[0].nmse);
   EXPECT_LE(sampled.errors[1].standard_error, 0.02 * sampled.errors[1].nmse);
@@ -211,7 +211,7 @@ TEST(Sampler, StandardErrorIsWhatRepetitionShows) {
         {{"blk.0.attn_output.weight", {kColumns, kRows, 1}, Format::F16, shuffled, {1000}}});
     SamplerOptions options;
     options.threads = 2;
-    options.plan.precision = precision;
+    options.sampling.precision = precision;
     return sample(small, formats, options).begin()->second;
   };
   const SampledTensor exact = measure(0, 0);
@@ -247,7 +247,7 @@ TEST(Sampler, ExpertsCountByTheirTokens) {
     const test::SmallModel small(
         {{"blk.0.ffn_up_exps.weight", {kColumns, kRows, experts}, Format::F16, weights, std::move(tokens)}});
     SamplerOptions options;
-    options.plan.precision = 0;
+    options.sampling.precision = 0;
     options.error_model.kappa = 1;
     return sample(small, {Format::Q4_0}, options).begin()->second.errors[0].nmse;
   };
