@@ -89,8 +89,8 @@ inline Instance make_instance(std::string name, const std::vector<Shape>& shapes
   return instance;
 }
 
-// The same instance where every tensor may also stay F16, as in the source file: no error, 16 bits per
-// weight.
+// The same instance where every tensor may also stay F16, as in the source file: no
+// error, 16 bits per weight.
 inline Instance with_source_format(Instance instance) {
   instance.name += "+F16";
   instance.largest = 0;

@@ -101,8 +101,8 @@ class Watch {
     const std::scoped_lock guard(lock_);
     return peak_;
   }
-  // Seconds that all threads together were ready to run: what they could have computed had every one its own
-  // core.
+  // Seconds that all threads together were ready to run: what they could have computed
+  // had every one its own core.
   [[nodiscard]] double ready_seconds() {
     look();
     const std::scoped_lock guard(lock_);

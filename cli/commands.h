@@ -1,7 +1,6 @@
 // Every subcommand: its options and what it does. One source file per command.
 #pragma once
 
-
 #include "core/error.h"
 
 namespace CLI {

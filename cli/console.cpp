@@ -32,7 +32,8 @@ void ConsoleProgress::begin(std::string_view phase, std::uint64_t total) {
   total_ = total;
   done_ = 0;
   started_ = drawn_ = std::chrono::steady_clock::now();
-  if (!style_.quiet && !style_.terminal) fmt::print(stderr, "{}: {} weights\n", phase_, format_count(double(total_)));
+  if (!style_.quiet && !style_.terminal)
+    fmt::print(stderr, "{}: {} weights\n", phase_, format_count(double(total_)));
 }
 
 void ConsoleProgress::advance(std::uint64_t done, std::string_view what) {
@@ -62,8 +63,8 @@ void ConsoleProgress::draw(bool last) {
   const double left = speed > 0 ? std::max(double(total_) - double(done_), 0.0) / speed : 0;
   const std::string time = last ? format_duration(elapsed) : format_duration(left) + " left";
   if (!style_.terminal) {
-    fmt::print(stderr, "{}: {:3.0f} %, {} weights/s, {}{}{}\n", phase_, 100 * share, format_count(speed), time,
-               what_.empty() ? "" : ", at ", what_);
+    fmt::print(stderr, "{}: {:3.0f} %, {} weights/s, {}{}{}\n", phase_, 100 * share, format_count(speed),
+               time, what_.empty() ? "" : ", at ", what_);
     return;
   }
   const int filled = static_cast<int>(share * kBarWidth);
@@ -79,7 +80,8 @@ void ConsoleProgress::draw(bool last) {
 
 void ConsoleLogger::log(LogLevel level, std::string_view message) {
   if (level == LogLevel::Warning) {
-    fmt::print(stderr, "{}warning:{} {}\n", style_.color ? "\x1b[33m" : "", style_.color ? "\x1b[0m" : "", message);
+    fmt::print(stderr, "{}warning:{} {}\n", style_.color ? "\x1b[33m" : "", style_.color ? "\x1b[0m" : "",
+               message);
   } else if (!style_.quiet) {
     fmt::print(stderr, "{}\n", message);
   }

@@ -20,8 +20,8 @@ struct ConsoleStyle {
   [[nodiscard]] static ConsoleStyle detect();
 };
 
-// A bar with speed and time left on a terminal; otherwise a plain line per phase and every few seconds. Progress
-// is counted in weights. Thread-safe.
+// A bar with speed and time left on a terminal; otherwise a plain line per phase and every few seconds.
+// Progress is counted in weights. Thread-safe.
 class ConsoleProgress final : public ProgressSink {
  public:
   explicit ConsoleProgress(ConsoleStyle style) : style_(style) {}

@@ -15,10 +15,14 @@ enum ExitCode : int {
 
 [[nodiscard]] constexpr ExitCode exit_code_of(ErrorCode code) {
   switch (code) {
-    case ErrorCode::Infeasible: return kInfeasible;
-    case ErrorCode::Interrupted: return kInterrupted;
-    case ErrorCode::InvalidArgument: return kBadUsage;
-    default: return kFailed;
+    case ErrorCode::Infeasible:
+      return kInfeasible;
+    case ErrorCode::Interrupted:
+      return kInterrupted;
+    case ErrorCode::InvalidArgument:
+      return kBadUsage;
+    default:
+      return kFailed;
   }
 }
 

@@ -34,7 +34,8 @@ int show_frontier(const FrontierOptions& options) {
   auto inputs = optimizer::open_inputs(request.value().paths);
   if (!inputs) return report(inputs.error());
   for (const std::string& warning : inputs.value().warnings) logger.log(LogLevel::Warning, warning);
-  auto job = optimizer::prepare_job(inputs.value(), request.value(), *kernels.value(), progress, interrupt.token());
+  auto job =
+      optimizer::prepare_job(inputs.value(), request.value(), *kernels.value(), progress, interrupt.token());
   if (!job) return report(job.error());
   auto frontier = optimizer::model_frontier(job.value(), request.value());
   if (!frontier) return report(frontier.error());
@@ -46,7 +47,8 @@ int show_frontier(const FrontierOptions& options) {
   else if (options.csv)
     fmt::print("{}", frontier_to_csv(model, frontier.value(), statics.value()));
   else
-    fmt::print("{}", describe_frontier(model, frontier.value(), statics.value(), options.points, options.steps));
+    fmt::print("{}",
+               describe_frontier(model, frontier.value(), statics.value(), options.points, options.steps));
   return kDone;
 }
 
@@ -56,7 +58,8 @@ void add_frontier_command(CLI::App& app, int& status) {
   auto options = std::make_shared<FrontierOptions>();
   CLI::App* command = app.add_subcommand("frontier", "Show the whole curve of size against predicted error");
   command->footer(
-      "\nEvery point is the exact optimum for its own size; static recipes of llama.cpp stand beside the curve.\n"
+      "\nEvery point is the exact optimum for its own size; static recipes of llama.cpp stand beside "
+      "the curve.\n"
       "With a state file that knows the model the answer comes at once.");
   add_input_options(*command, options->job);
   add_search_options(*command, options->job);

@@ -35,7 +35,8 @@ int inspect(const InspectOptions& options) {
 
 void add_inspect_command(CLI::App& app, int& status) {
   auto options = std::make_shared<InspectOptions>();
-  CLI::App* command = app.add_subcommand("inspect", "Show what is in a GGUF file: formats, sizes, bits per weight");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show what is in a GGUF file: formats, sizes, bits per weight");
   command->add_option("file", options->file, "GGUF file (the first, when it is sharded)")
       ->required()
       ->type_name("FILE.gguf");

@@ -36,8 +36,12 @@ InterruptHandler::InterruptHandler() {
   install(on_signal);
 }
 
-InterruptHandler::~InterruptHandler() { install(SIG_DFL); }
+InterruptHandler::~InterruptHandler() {
+  install(SIG_DFL);
+}
 
-const CancellationToken& InterruptHandler::token() const { return g_token; }
+const CancellationToken& InterruptHandler::token() const {
+  return g_token;
+}
 
 }  // namespace quantfit::cli

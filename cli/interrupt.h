@@ -1,4 +1,5 @@
-// Ctrl-C: the first asks the work to stop at the next row and keeps what was finished, the second ends at once.
+// Ctrl-C: the first asks the work to stop at the next row and keeps what was
+// finished, the second ends at once.
 #pragma once
 
 #include "core/progress.h"

@@ -15,8 +15,8 @@ class App;
 
 namespace quantfit::cli {
 
-// As parsed; text is turned into meaning by make_request and make_targets, so that every front end checks
-// alike.
+// As parsed; text is turned into meaning by make_request and make_targets, so that
+// every front end checks alike.
 struct JobOptions {
   std::string model;
   std::string importance;

@@ -23,7 +23,9 @@ double bpw_of(std::uint64_t bytes, std::uint64_t elements) {
   return elements == 0 ? 0 : 8.0 * double(bytes) / double(elements);
 }
 
-std::string percent(double part, double whole) { return whole > 0 ? fmt::format("{:.1f} %", 100 * part / whole) : ""; }
+std::string percent(double part, double whole) {
+  return whole > 0 ? fmt::format("{:.1f} %", 100 * part / whole) : "";
+}
 
 // A metadata value as one line; long strings and arrays are cut.
 std::string value_text(const GgufKeyValue& value) {
@@ -46,8 +48,9 @@ std::string value_text(const GgufKeyValue& value) {
 std::string format_table(std::span<const FormatUse> uses, std::uint64_t total_bytes) {
   Table table({"format", "tensors", "weights", "size", "bpw", "share"});
   for (const FormatUse& use : uses)
-    table.add({std::string(name_of(use.format)), std::to_string(use.tensors), format_count(double(use.elements)),
-               format_bytes(use.bytes), fmt::format("{:.4f}", bpw_of(use.bytes, use.elements)),
+    table.add({std::string(name_of(use.format)), std::to_string(use.tensors),
+               format_count(double(use.elements)), format_bytes(use.bytes),
+               fmt::format("{:.4f}", bpw_of(use.bytes, use.elements)),
                percent(double(use.bytes), double(total_bytes))});
   return table.to_text();
 }
@@ -71,7 +74,8 @@ std::string used_text(const optimizer::Solution& solution) {
 // What filling a budget took, and its proof's range, in one line.
 std::string fill_text(const optimizer::Fill& fill) {
   if (fill.least_bytes == 0)
-    return fill.met ? fmt::format("{} bytes or more: the optimum for the budget alone does that", fill.wanted_bytes)
+    return fill.met ? fmt::format("{} bytes or more: the optimum for the budget alone does that",
+                                  fill.wanted_bytes)
                     : fmt::format("not to {} bytes", fill.wanted_bytes);
   return fmt::format("to {} bytes or more{}; the optimum for the budget alone has {}", fill.least_bytes,
                      fill.met ? "" : fmt::format(" instead of {}", fill.wanted_bytes), fill.unfilled_bytes);
@@ -81,7 +85,8 @@ std::string fill_text(const optimizer::Fill& fill) {
 std::string proof_text(const optimizer::Allocation& allocation) {
   const std::string range = allocation.least_bytes == 0 ? "" : " among recipes that are as full";
   if (allocation.why == optimizer::Termination::Optimal)
-    return fmt::format("optimal{}, {} partial states, {:.0f} ms", range, allocation.states, 1000 * allocation.seconds);
+    return fmt::format("optimal{}, {} partial states, {:.0f} ms", range, allocation.states,
+                       1000 * allocation.seconds);
   return fmt::format("{}: at most {:.2e} above the optimum{}", to_string(allocation.why),
                      allocation.objective > 0 ? allocation.gap() / allocation.objective : 0.0, range);
 }
@@ -103,8 +108,9 @@ std::string static_table(std::span<const optimizer::StaticComparison> statics) {
     table.add({std::string(optimizer::name_of(recipe.type)), fmt::format("{:.4f}", recipe.bpw),
                format_bytes(recipe.tensor_bytes), fmt::format("{:.6g}", recipe.predicted_error),
                fmt::format("{:.6g}", recipe.optimized_error),
-               recipe.predicted_error > 0 ? fmt::format("{:.3f}", recipe.optimized_error / recipe.predicted_error)
-                                          : ""});
+               recipe.predicted_error > 0
+                   ? fmt::format("{:.3f}", recipe.optimized_error / recipe.predicted_error)
+                   : ""});
   return table.to_text();
 }
 
@@ -120,14 +126,10 @@ nlohmann::ordered_json statics_to_json(std::span<const optimizer::StaticComparis
 }
 
 nlohmann::ordered_json allocation_to_json(const optimizer::Allocation& allocation) {
-  return {{"objective", allocation.objective},
-          {"lower_bound", allocation.lower_bound},
-          {"gap", allocation.gap()},
-          {"multiplier", allocation.multiplier},
-          {"cost_unit", allocation.cost_unit},
-          {"states", allocation.states},
-          {"seconds", allocation.seconds},
-          {"termination", to_string(allocation.why)}};
+  return {{"objective", allocation.objective}, {"lower_bound", allocation.lower_bound},
+          {"gap", allocation.gap()},           {"multiplier", allocation.multiplier},
+          {"cost_unit", allocation.cost_unit}, {"states", allocation.states},
+          {"seconds", allocation.seconds},     {"termination", to_string(allocation.why)}};
 }
 
 nlohmann::ordered_json fill_to_json(const optimizer::Fill& fill) {
@@ -192,11 +194,12 @@ std::string describe_model(const Model& model, bool all_tensors, bool metadata) 
   text += fmt::format("{}: GGUF version {}{}\n", first.path.filename().string(), first.version,
                       model.shards().size() > 1 ? fmt::format(", {} shards", model.shards().size()) : "");
   if (!model.architecture().empty()) text += fmt::format("architecture  {}\n", model.architecture());
-  if (const auto name = model.metadata().string("general.name")) text += fmt::format("name          {}\n", *name);
-  text += fmt::format("tensors       {}\nweights       {}\nfile size     {}\ntensor data   {}\nbpw           {:.4f}\n\n",
-                      model.tensors().size(), format_count(double(model.total_elements())), format_bytes(file_bytes),
-                      format_bytes(model.total_tensor_bytes()),
-                      bpw_of(model.total_tensor_bytes(), model.total_elements()));
+  if (const auto name = model.metadata().string("general.name"))
+    text += fmt::format("name          {}\n", *name);
+  text += fmt::format(
+      "tensors       {}\nweights       {}\nfile size     {}\ntensor data   {}\nbpw           {:.4f}\n\n",
+      model.tensors().size(), format_count(double(model.total_elements())), format_bytes(file_bytes),
+      format_bytes(model.total_tensor_bytes()), bpw_of(model.total_tensor_bytes(), model.total_elements()));
   text += format_table(formats_used(model.tensors()), model.total_tensor_bytes());
   if (metadata) {
     Table table({"key", "value"});
@@ -206,7 +209,8 @@ std::string describe_model(const Model& model, bool all_tensors, bool metadata) 
   if (all_tensors) {
     Table table({"tensor", "shape", "format", "size", "bpw"});
     for (const TensorInfo& tensor : model.tensors())
-      table.add({tensor.name, dims_of(tensor), std::string(name_of(tensor.format)), std::to_string(tensor.bytes),
+      table.add({tensor.name, dims_of(tensor), std::string(name_of(tensor.format)),
+                 std::to_string(tensor.bytes),
                  fmt::format("{:.4f}", bpw_of(tensor.bytes, tensor.elements()))});
     text += '\n' + table.to_text();
   }
@@ -269,11 +273,12 @@ std::string describe_solution(const Model& model, const optimizer::PreparedJob& 
   if (solution.fill) text += fmt::format("filled           {}\n", fill_text(*solution.fill));
   if (solution.host_fill) text += fmt::format("filled (RAM)     {}\n", fill_text(*solution.host_fill));
   if ((solution.fill || solution.host_fill) && solution.unfilled_error != solution.predicted_error)
-    text += fmt::format("price of that    predicted error {:.6g} became {:.6g}{}\n", solution.unfilled_error,
-                        solution.predicted_error,
-                        solution.unfilled_error > 0
-                            ? fmt::format(" ({:+.3g} %)", 100 * (solution.predicted_error / solution.unfilled_error - 1))
-                            : "");
+    text += fmt::format(
+        "price of that    predicted error {:.6g} became {:.6g}{}\n", solution.unfilled_error,
+        solution.predicted_error,
+        solution.unfilled_error > 0
+            ? fmt::format(" ({:+.3g} %)", 100 * (solution.predicted_error / solution.unfilled_error - 1))
+            : "");
   if (searched) text += fmt::format("proof            {}\n", proof_text(allocation));
   if (solution.host_allocation && solution.host_budget_bytes)
     text += fmt::format("proof (RAM)      {}\n", proof_text(*solution.host_allocation));
@@ -290,7 +295,8 @@ std::string describe_solution(const Model& model, const optimizer::PreparedJob& 
       const double nmse = nmse_of(job, outputs[i], outputs[i].format);
       table.add({outputs[i].name, dims_of(outputs[i]), std::string(name_of(model.tensors()[i].format)),
                  std::string(name_of(outputs[i].format)), std::to_string(outputs[i].bytes),
-                 kept ? "" : fmt::format("{:.3e}", nmse), kept ? "" : fmt::format("{:.3g}", job.sensitivity[i]),
+                 kept ? "" : fmt::format("{:.3e}", nmse),
+                 kept ? "" : fmt::format("{:.3g}", job.sensitivity[i]),
                  kept ? "" : fmt::format("{:.3e}", job.sensitivity[i] * nmse)});
     }
     text += '\n' + table.to_text();
@@ -308,7 +314,8 @@ std::string describe_memory(const optimizer::Solution& solution) {
     table.add({"weights", std::string(to_string(optimizer::Device::Gpu)), format_bytes(solution.used_bytes),
                fmt::format("of {} left for them", format_bytes(*memory.gpu_weight_budget_bytes))});
   if (solution.host_used_bytes != 0)
-    table.add({"weights", std::string(to_string(optimizer::Device::Host)), format_bytes(solution.host_used_bytes),
+    table.add({"weights", std::string(to_string(optimizer::Device::Host)),
+               format_bytes(solution.host_used_bytes),
                solution.host_budget_bytes
                    ? fmt::format("of {} left for them", format_bytes(*solution.host_budget_bytes))
                    : std::string("no limit given")});
@@ -341,8 +348,10 @@ nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::Pre
     nlohmann::ordered_json& memory = json["memory"];
     memory["ctx_size"] = solution.memory->ctx_size;
     for (const optimizer::MemoryItem& item : solution.memory->items)
-      memory["items"].push_back(
-          {{"what", item.what}, {"device", to_string(item.device)}, {"bytes", item.bytes}, {"how", item.how}});
+      memory["items"].push_back({{"what", item.what},
+                                 {"device", to_string(item.device)},
+                                 {"bytes", item.bytes},
+                                 {"how", item.how}});
     if (solution.memory->gpu_weight_budget_bytes)
       memory["gpu_weight_budget_bytes"] = *solution.memory->gpu_weight_budget_bytes;
     if (solution.host_budget_bytes) memory["host_weight_budget_bytes"] = *solution.host_budget_bytes;
@@ -353,10 +362,10 @@ nlohmann::ordered_json solution_to_json(const Model& model, const optimizer::Pre
   for (std::size_t i = 0; i < solution.recipe.entries.size(); ++i) {
     const RecipeEntry& entry = solution.recipe.entries[i];
     const TensorInfo& tensor = model.tensors()[i];
-    nlohmann::ordered_json row = {{"name", entry.tensor},
-                                  {"from", name_of(tensor.format)},
-                                  {"format", name_of(entry.format)}};
-    if (auto bytes = tensor_bytes(entry.format, tensor.row_length(), tensor.rows())) row["bytes"] = bytes.value();
+    nlohmann::ordered_json row = {
+        {"name", entry.tensor}, {"from", name_of(tensor.format)}, {"format", name_of(entry.format)}};
+    if (auto bytes = tensor_bytes(entry.format, tensor.row_length(), tensor.rows()))
+      row["bytes"] = bytes.value();
     if (entry.format != tensor.format) {
       row["nmse"] = nmse_of(job, tensor, entry.format);
       row["sensitivity"] = job.sensitivity[i];
@@ -373,24 +382,26 @@ std::string describe_infeasible(const optimizer::Solution& solution) {
   const double scale = solution.elements == 0 ? 0 : 8.0 / double(solution.elements);
   if (std::holds_alternative<optimizer::BpwTarget>(solution.target))
     return fmt::format(
-        "{} cannot be reached: this model can be between {:.4f} and {:.4f} bpw ({} to {}) with the formats and "
-        "constraints given",
-        to_text(solution.target), double(solution.smallest_bytes) * scale, double(solution.largest_bytes) * scale,
-        format_bytes(solution.smallest_bytes), format_bytes(solution.largest_bytes));
+        "{} cannot be reached: this model can be between {:.4f} and {:.4f} bpw ({} to {}) "
+        "with the formats and constraints given",
+        to_text(solution.target), double(solution.smallest_bytes) * scale,
+        double(solution.largest_bytes) * scale, format_bytes(solution.smallest_bytes),
+        format_bytes(solution.largest_bytes));
   if (solution.memory)
     return fmt::format("{} cannot be met: {} are left for weights {}, which take {} to {}{}{}",
                        to_text(solution.target), format_bytes(solution.budget_bytes),
                        solution.memory->gpu_weight_budget_bytes ? "on the GPU" : "in RAM",
                        format_bytes(solution.smallest_bytes), format_bytes(solution.largest_bytes),
                        solution.limits.empty() ? "" : "; ", fmt::join(solution.limits, "; "));
-  return fmt::format("{} cannot be reached: this model's file can be between {} and {} with the formats and "
-                     "constraints given",
-                     to_text(solution.target), format_bytes(solution.smallest_bytes),
-                     format_bytes(solution.largest_bytes));
+  return fmt::format(
+      "{} cannot be reached: this model's file can be between {} and {} with the formats and "
+      "constraints given",
+      to_text(solution.target), format_bytes(solution.smallest_bytes), format_bytes(solution.largest_bytes));
 }
 
 std::string describe_frontier(const Model& model, const optimizer::ModelFrontier& frontier,
-                              std::span<const optimizer::StaticComparison> statics, std::size_t points, bool steps) {
+                              std::span<const optimizer::StaticComparison> statics, std::size_t points,
+                              bool steps) {
   const std::vector<CurvePoint> curve = curve_of(model, frontier);
   Table table({"bpw", "size", "predicted error", "lambda per MiB"});
   const std::size_t stride = points == 0 ? 1 : std::max<std::size_t>((curve.size() + points - 1) / points, 1);
@@ -415,7 +426,8 @@ nlohmann::ordered_json frontier_to_json(const Model& model, const optimizer::Mod
   nlohmann::ordered_json json;
   json["curve"] = nlohmann::ordered_json::array();
   for (const CurvePoint& point : curve_of(model, frontier)) {
-    nlohmann::ordered_json row = {{"bpw", point.bpw}, {"bytes", point.bytes}, {"predicted_error", point.error}};
+    nlohmann::ordered_json row = {
+        {"bpw", point.bpw}, {"bytes", point.bytes}, {"predicted_error", point.error}};
     if (!point.changed.empty()) {
       row["multiplier"] = point.multiplier;
       row["changed"] = point.changed;
@@ -432,8 +444,8 @@ std::string frontier_to_csv(const Model& model, const optimizer::ModelFrontier& 
                             std::span<const optimizer::StaticComparison> statics) {
   std::string text = "kind,name,bpw,bytes,predicted_error,multiplier,from,to\n";
   for (const CurvePoint& point : curve_of(model, frontier))
-    text += fmt::format("curve,{},{:.6f},{},{:.9g},{:.9g},{},{}\n", point.changed, point.bpw, point.bytes, point.error,
-                        point.multiplier, point.from, point.to);
+    text += fmt::format("curve,{},{:.6f},{},{:.9g},{:.9g},{},{}\n", point.changed, point.bpw, point.bytes,
+                        point.error, point.multiplier, point.from, point.to);
   for (const optimizer::StaticComparison& recipe : statics)
     text += fmt::format("static,{},{:.6f},{},{:.9g},,,\n", optimizer::name_of(recipe.type), recipe.bpw,
                         recipe.tensor_bytes, recipe.predicted_error);
@@ -448,8 +460,8 @@ std::string describe_diff(const optimizer::RecipeDiff& diff) {
                change.before && change.after
                    ? fmt::format("{:+.4f}", bits_per_weight(*change.after) - bits_per_weight(*change.before))
                    : ""});
-  return fmt::format("{}{} tensors differ, {} are the same\n", diff.changes.empty() ? "" : table.to_text() + "\n",
-                     diff.changes.size(), diff.same);
+  return fmt::format("{}{} tensors differ, {} are the same\n",
+                     diff.changes.empty() ? "" : table.to_text() + "\n", diff.changes.size(), diff.same);
 }
 
 nlohmann::ordered_json diff_to_json(const optimizer::RecipeDiff& diff) {

@@ -6,8 +6,8 @@
 
 namespace quantfit::cli {
 
-// First row is the header. Cells that begin with a digit, sign or dot are right-aligned; others left-aligned by
-// the header's column. UTF-8 widths are counted in code points.
+// First row is the header. Cells that begin with a digit, sign or dot are right-aligned; others left-aligned
+// by the header's column. UTF-8 widths are counted in code points.
 class Table {
  public:
   explicit Table(std::vector<std::string> header) : rows_{std::move(header)} {}

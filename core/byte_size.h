@@ -24,8 +24,8 @@ struct Decimal {
   std::uint64_t numerator = 0;
   std::uint32_t digits = 0;  // after the point, at most 12 (14 where it was a percentage)
 };
-// "4.5678" is 45678 / 10^4. InvalidArgument for signs, exponents, blanks, more than 12 digits after the
-// point.
+// "4.5678" is 45678 / 10^4. InvalidArgument for signs, exponents, blanks, more than
+// 12 digits after the point.
 [[nodiscard]] Result<Decimal> parse_decimal(std::string_view text);
 
 // A share of a whole, above 0 and at most 1: "99.99%" or "0.9999", both 9999 / 10^4. InvalidArgument for

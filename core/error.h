@@ -13,16 +13,16 @@ namespace quantfit {
 
 // The same defect always yields the same code, whatever the wording of the message.
 enum class ErrorCode {
-  InvalidArgument,  // the caller asked for something that has no meaning
-  Io,               // the operating system refused: open, read, write, fsync, rename
-  NoSpace,          // the disk is full
-  Malformed,        // a file breaks its format's rules
-  Unsupported,      // well-formed, but not something this program handles
-  ShapeMismatch,    // sizes that must agree do not
-  IdentityMismatch, // a state file or importance matrix that belongs to another model
-  Infeasible,       // constraints that no choice of formats can meet
-  Interrupted,      // cancelled on request; what was finished is kept
-  Internal,         // a broken promise of this program itself
+  InvalidArgument,   // the caller asked for something that has no meaning
+  Io,                // the operating system refused: open, read, write, fsync, rename
+  NoSpace,           // the disk is full
+  Malformed,         // a file breaks its format's rules
+  Unsupported,       // well-formed, but not something this program handles
+  ShapeMismatch,     // sizes that must agree do not
+  IdentityMismatch,  // a state file or importance matrix that belongs to another model
+  Infeasible,        // constraints that no choice of formats can meet
+  Interrupted,       // cancelled on request; what was finished is kept
+  Internal,          // a broken promise of this program itself
 };
 
 [[nodiscard]] std::string_view to_string(ErrorCode code);
@@ -48,8 +48,8 @@ template <class... Args>
 }  // namespace quantfit
 
 // Evaluates `expression`; on failure returns its error from the enclosing function.
-#define QF_TRY(expression)                                     \
-  do {                                                         \
+#define QF_TRY(expression)                                                              \
+  do {                                                                                  \
     if (auto qf_result = (expression); !qf_result) return std::move(qf_result).error(); \
   } while (false)
 

@@ -15,8 +15,8 @@ namespace quantfit {
 // True when both paths exist and are the same file, through links too.
 [[nodiscard]] bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
 
-// A file being written in the folder of its final place. Without commit() it vanishes with the object; where the
-// file system knows files without a name, it vanishes even when the process is killed. Not thread-safe.
+// A file being written in the folder of its final place. Without commit() it vanishes with the object; where
+// the file system knows files without a name, it vanishes even when the process is killed. Not thread-safe.
 class AtomicFile {
  public:
   // Creates a file that has no name, or one that nobody else can guess. When `expected_bytes` exceed the free

@@ -9,12 +9,12 @@
 
 namespace quantfit {
 
-// 32 lower-case hexadecimal digits (XXH3, 128 bits) over every tensor's name, dimensions, format and a sample
-// of its bytes, tensors taken in the order of their names. Metadata, file names, sharding and the order of
-// tensors do not count; trailing dimensions of 1 do not either. Up to 24 pieces of 4 KiB are read per tensor,
-// spread evenly from its first byte to its last: about 100 MB of a model with a thousand tensors, whatever
-// its size. In MetadataOnly mode tensors without data count as such, so the result differs from the whole
-// model's.
+// 32 lower-case hexadecimal digits (XXH3, 128 bits) over every tensor's name, dimensions, format and a
+// sample of its bytes, tensors taken in the order of their names. Metadata, file names, sharding and the
+// order of tensors do not count; trailing dimensions of 1 do not either. Up to 24 pieces of 4 KiB are read
+// per tensor, spread evenly from its first byte to its last: about 100 MB of a model with a thousand
+// tensors, whatever its size. In MetadataOnly mode tensors without data count as such, so the result
+// differs from the whole model's.
 [[nodiscard]] std::string fingerprint(const Model& model);
 
 // The same for all names, counts and sums of an importance matrix; not its path or data set names. The two

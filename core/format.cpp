@@ -56,21 +56,26 @@ constexpr auto kIndexOfId = [] {
 }();
 
 constexpr std::array kDefaultCandidates = {
-    Format::IQ1_S, Format::IQ1_M,  Format::IQ2_XXS, Format::IQ2_XS, Format::IQ2_S,  Format::Q2_K, Format::IQ3_XXS,
-    Format::IQ3_S, Format::Q3_K,   Format::IQ4_XS,  Format::IQ4_NL, Format::Q4_0,   Format::Q4_K, Format::Q4_1,
-    Format::Q5_0,  Format::Q5_K,   Format::Q5_1,    Format::Q6_K,   Format::Q8_0,
+    Format::IQ1_S,  Format::IQ1_M,   Format::IQ2_XXS, Format::IQ2_XS, Format::IQ2_S,
+    Format::Q2_K,   Format::IQ3_XXS, Format::IQ3_S,   Format::Q3_K,   Format::IQ4_XS,
+    Format::IQ4_NL, Format::Q4_0,    Format::Q4_K,    Format::Q4_1,   Format::Q5_0,
+    Format::Q5_K,   Format::Q5_1,    Format::Q6_K,    Format::Q8_0,
 };
 
 }  // namespace
 
-std::span<const FormatTraits> all_formats() { return kFormats; }
+std::span<const FormatTraits> all_formats() {
+  return kFormats;
+}
 
 const FormatTraits* find_format(std::uint32_t id) {
   if (id >= kFormatIdCount || kIndexOfId[id] < 0) return nullptr;
   return &kFormats[static_cast<std::size_t>(kIndexOfId[id])];
 }
 
-const FormatTraits& traits(Format format) { return *find_format(static_cast<std::uint32_t>(format)); }
+const FormatTraits& traits(Format format) {
+  return *find_format(static_cast<std::uint32_t>(format));
+}
 
 std::optional<Format> parse_format(std::string_view name) {
   for (const FormatTraits& candidate : kFormats)
@@ -78,7 +83,9 @@ std::optional<Format> parse_format(std::string_view name) {
   return std::nullopt;
 }
 
-std::span<const Format> default_candidate_formats() { return kDefaultCandidates; }
+std::span<const Format> default_candidate_formats() {
+  return kDefaultCandidates;
+}
 
 double bits_per_weight(Format format) {
   const FormatTraits& t = traits(format);
@@ -88,8 +95,8 @@ double bits_per_weight(Format format) {
 Result<std::uint64_t> row_bytes(Format format, std::uint64_t ne0) {
   const FormatTraits& t = traits(format);
   if (ne0 % t.block_len != 0)
-    return fail(ErrorCode::ShapeMismatch, "a row of {} weights is not a whole number of {} blocks of {}", ne0, t.name,
-                t.block_len);
+    return fail(ErrorCode::ShapeMismatch, "a row of {} weights is not a whole number of {} blocks of {}", ne0,
+                t.name, t.block_len);
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(ne0 / t.block_len, std::uint64_t{t.block_bytes}, &bytes))
     return fail(ErrorCode::ShapeMismatch, "a row of {} weights as {} exceeds 64-bit sizes", ne0, t.name);

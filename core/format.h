@@ -1,4 +1,4 @@
-// Every element type that a GGUF file can carry: id, block length, block bytes. Exact integer arithmetic only.
+// Every element type that a GGUF file can carry: id, block length, block bytes. Exact integers only.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 namespace quantfit {
 
 // Numeric values are the type ids of the GGUF container.
+// clang-format off
 enum class Format : std::uint32_t {
   F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q5_0 = 6, Q5_1 = 7, Q8_0 = 8, Q8_1 = 9,
   Q2_K = 10, Q3_K = 11, Q4_K = 12, Q5_K = 13, Q6_K = 14, Q8_K = 15,
@@ -18,6 +19,7 @@ enum class Format : std::uint32_t {
   I8 = 24, I16 = 25, I32 = 26, I64 = 27, F64 = 28, IQ1_M = 29, BF16 = 30,
   TQ1_0 = 34, TQ2_0 = 35, MXFP4 = 39, NVFP4 = 40, Q1_0 = 41, Q2_0 = 42,
 };
+// clang-format on
 
 // One more than the largest format id: the length of tables indexed by format.
 inline constexpr std::size_t kFormatIdCount = 43;
@@ -35,7 +37,7 @@ struct FormatTraits {
   std::uint32_t block_len;    // weights per block; a row is a whole number of blocks
   std::uint32_t block_bytes;  // bytes per block
   FormatKind kind;
-  bool needs_importance;      // llama.cpp's policy refuses it without an importance matrix
+  bool needs_importance;  // llama.cpp's policy refuses it without an importance matrix
 };
 
 // All formats in ascending order of id.
@@ -44,8 +46,12 @@ struct FormatTraits {
 // Null when the id was withdrawn or does not exist (yet).
 [[nodiscard]] const FormatTraits* find_format(std::uint32_t id);
 [[nodiscard]] const FormatTraits& traits(Format format);
-[[nodiscard]] inline std::string_view name_of(Format format) { return traits(format).name; }
-[[nodiscard]] inline bool is_quantized(Format format) { return traits(format).kind == FormatKind::Quantized; }
+[[nodiscard]] inline std::string_view name_of(Format format) {
+  return traits(format).name;
+}
+[[nodiscard]] inline bool is_quantized(Format format) {
+  return traits(format).kind == FormatKind::Quantized;
+}
 
 // Accepts any case: "q4_k", "Q4_K", "bf16".
 [[nodiscard]] std::optional<Format> parse_format(std::string_view name);

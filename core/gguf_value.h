@@ -32,9 +32,9 @@ enum class GgufType : std::uint32_t {
 // Bytes of a value of that type; 0 for strings and arrays, whose size varies.
 [[nodiscard]] std::uint64_t fixed_size(GgufType type);
 
-// One key and its value. `bytes` is the value as it stands in the file, without the type id; for arrays
-// without the element type and count; for a string without its length. Copying a GgufKeyValue copies bit for
-// bit.
+// One key and its value. `bytes` is the value as it stands in the file, without the type id; for
+// arrays without the element type and count; for a string without its length. Copying a
+// GgufKeyValue copies bit for bit.
 struct GgufKeyValue {
   std::string key;
   GgufType type = GgufType::UInt8;

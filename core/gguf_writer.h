@@ -14,9 +14,10 @@
 
 namespace quantfit {
 
-// Exact size of the file that GgufWriter makes from these: header, metadata, tensor infos, data, padding after
-// every tensor, the last included. `tensors` need names, dims and formats; offsets are computed.
-[[nodiscard]] Result<std::uint64_t> gguf_file_bytes(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
+// Exact size of the file that GgufWriter makes from these: header, metadata, tensor infos, data, padding
+// after every tensor, the last included. `tensors` need names, dims and formats; offsets are computed.
+[[nodiscard]] Result<std::uint64_t> gguf_file_bytes(const GgufMetadata& metadata,
+                                                    std::span<const TensorInfo> tensors,
                                                     std::uint32_t alignment = 32);
 
 // Bytes before the data section, padding included.
@@ -24,14 +25,17 @@ namespace quantfit {
                                                       std::span<const TensorInfo> tensors,
                                                       std::uint32_t alignment = 32);
 
-// Writes to a temporary file beside `path`; only commit() gives it its name (fsync, rename, fsync of the folder).
-// Destroyed without commit(), the temporary file is removed. Not thread-safe: one thread appends, in order.
+// Writes to a temporary file beside `path`; only commit() gives it its name (fsync, rename,
+// fsync of the folder). Destroyed without commit(), the temporary file is removed. Not
+// thread-safe: one thread appends, in order.
 class GgufWriter {
  public:
-  // Creates the temporary file, checks free disk space against the final size (NoSpace) and writes the header.
-  // Sets offset and bytes of `tensors`. InvalidArgument when a name is too long or repeated.
-  [[nodiscard]] static Result<GgufWriter> create(const std::filesystem::path& path, const GgufMetadata& metadata,
-                                                 std::span<const TensorInfo> tensors, std::uint32_t alignment = 32);
+  // Creates the temporary file, checks free disk space against the final size (NoSpace) and writes the
+  // header. Sets offset and bytes of `tensors`. InvalidArgument when a name is too long or repeated.
+  [[nodiscard]] static Result<GgufWriter> create(const std::filesystem::path& path,
+                                                 const GgufMetadata& metadata,
+                                                 std::span<const TensorInfo> tensors,
+                                                 std::uint32_t alignment = 32);
   GgufWriter(GgufWriter&&) noexcept;
   GgufWriter& operator=(GgufWriter&&) noexcept;
   ~GgufWriter();

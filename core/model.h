@@ -36,8 +36,8 @@ enum class OpenMode {
 class Model {
  public:
   // Opens `path`; when it is the first of several shards, the others too (names from the pattern
-  // PREFIX-00001-of-0000N.gguf). Malformed, Unsupported (big-endian, version 1, a later shard) or Io otherwise,
-  // with a message that names file, place and cause.
+  // PREFIX-00001-of-0000N.gguf). Malformed, Unsupported (big-endian, version 1, a later shard) or Io
+  // otherwise, with a message that names file, place and cause.
   [[nodiscard]] static Result<Model> open(const std::filesystem::path& path, OpenMode mode = OpenMode::Data);
 
   Model(Model&&) noexcept;
@@ -63,7 +63,8 @@ class Model {
   // Hints to the operating system about pages of the mapping: soon needed, or no longer needed.
   void will_need(std::span<const std::byte> bytes) const noexcept;
   void done_with(std::span<const std::byte> bytes) const noexcept;
-  // A hint for all tensor data: rows far apart will be read (true), or runs of rows (false, as after opening).
+  // A hint for all tensor data: rows far apart will be read (true), or runs of rows
+  // (false, as after opening).
   void expect_random_access(bool random) const noexcept;
 
   [[nodiscard]] std::uint64_t total_elements() const;      // of all tensors

@@ -18,8 +18,9 @@ struct RecipeEntry {
 };
 
 struct Recipe {
-  std::vector<RecipeEntry> entries;                // every tensor of the model, in file order
-  std::map<std::string, std::string> provenance;   // model, importance matrix, target, objective, bound, version
+  std::vector<RecipeEntry> entries;  // every tensor of the model, in file order
+  // Model, importance matrix, target, objective, bound, version.
+  std::map<std::string, std::string> provenance;
 
   // Null when the tensor is not part of the recipe. Linear: for tests and small lookups.
   [[nodiscard]] const RecipeEntry* find(const std::string& tensor) const {

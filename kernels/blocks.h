@@ -337,8 +337,8 @@ constexpr void unpack_2_bit(const std::uint8_t* qs, std::uint8_t* codes) noexcep
       for (std::size_t l = 0; l < 32; ++l) codes[128 * h + 32 * j + l] = (qs[32 * h + l] >> (2 * j)) & 3;
 }
 
-// Bit `bit` of 256 codes into 32 bytes: weight i goes to bit i / 32 of byte i % 32 (Q3_K: bit 2, Q5_K: bit
-// 4).
+// Bit `bit` of 256 codes into 32 bytes: weight i goes to bit i / 32 of byte i % 32
+// (Q3_K: bit 2, Q5_K: bit 4).
 constexpr void pack_high_bits(const std::uint8_t* codes, unsigned bit, std::uint8_t* bytes) noexcept {
   for (std::size_t l = 0; l < 32; ++l) {
     unsigned byte = 0;

@@ -12,10 +12,10 @@
 // minus signs must be even and is not, one weight of the group gets the wrong sign: the flip costs 4 s w |x|
 // g, the cheapest of the half is added to either half, and the search takes both into account.
 //
-// Scales. For a fixed vector the cost is C - 2 s A + s^2 B. Each search at some scale gives a point (A, B)
-// per sub-block, and the minimum over points bounds the cost at every scale from above. The super-block scale
-// and the sub-block codes are chosen against these bounds, searched exactly, added as points, and chosen
-// again.
+// Scales. For a fixed vector the cost is C - 2 s A + s^2 B. Each search at some scale gives a point
+// (A, B) per sub-block, and the minimum over points bounds the cost at every scale from above. The
+// super-block scale and the sub-block codes are chosen against these bounds, searched exactly, added
+// as points, and chosen again.
 //
 // Row sums. The row's bias and gain (error_metric.h) enter as a shift of the targets, x - (l_p p + l_q q) /
 // v, with the multipliers l = (I + M)^-1 s that the rest of the row would choose at the continuous optimum; s
@@ -477,8 +477,8 @@ struct Symmetric {
   [[nodiscard]] double form(Pair s) const { return pp * s.p * s.p + 2 * pq * s.p * s.q + qq * s.q * s.q; }
 };
 
-// (I + M)^-1: what is left to pay of the form s^T s when columns with M = sum (p, q)^T (p, q) / v can
-// compensate.
+// (I + M)^-1: what is left to pay of the form s^T s when columns with M = sum (p, q)^T
+// (p, q) / v can compensate.
 Symmetric compensation(const Symmetric& m) {
   const double pp = 1 + m.pp;
   const double qq = 1 + m.qq;
@@ -486,9 +486,9 @@ Symmetric compensation(const Symmetric& m) {
   return {qq / determinant, -m.pq / determinant, pp / determinant};
 }
 
-// Columns with hardly any variance around a large mean would seem able to compensate everything for nothing;
-// but their own rounding errors count with the square of the mean. So no column is taken to be cheaper than
-// that.
+// Columns with hardly any variance around a large mean would seem able to compensate everything
+// for nothing; but their own rounding errors count with the square of the mean. So no column is
+// taken to be cheaper than that.
 HWY_INLINE F inverse_price(F v, F p, F q) {
   return set(1.0F) / max(max(v, set(1e-20F)), max(p * p, q * q));
 }

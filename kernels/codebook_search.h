@@ -19,9 +19,9 @@ struct SplitCodebook {
   static constexpr std::size_t kMaxPatterns = 81;
   static constexpr std::size_t kMaxNodes = 224;
   static constexpr int kIdBits = 7;  // patterns fit into seven bits
-  // Floats from one pattern's or node's costs to the next one's in the tables of the search. Joins and lists
-  // hold offsets instead of ids: the inner loops have as many instructions for addresses as for work
-  // otherwise.
+  // Floats from one pattern's or node's costs to the next one's in the tables of the search.
+  // Joins and lists hold offsets instead of ids: the inner loops have as many instructions for
+  // addresses as for work otherwise.
   static constexpr std::uint16_t kStride = 32;
   // Nodes that are the minimum of two earlier ones follow the patterns.
   struct Join {

@@ -1,5 +1,5 @@
-// The constant tables of the block formats. Their entries and the order of the entries are part of the
-// formats.
+// The constant tables of the block formats. Their entries and the order of the
+// entries are part of the formats.
 //
 // Grid entries are integers whose byte j, the least significant first, is element j of the vector. On
 // little-endian machines (all that this program supports) the tables may thus be read as bytes.

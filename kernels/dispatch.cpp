@@ -18,7 +18,8 @@ struct Target {
   std::string_view isa;
 };
 
-// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL adds VNNI, VBMI and friends.
+// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL
+// adds VNNI, VBMI and friends.
 constexpr Target kTargets[] = {
     {HWY_AVX3_DL, "avx512_dl"}, {HWY_AVX3, "avx512"},   {HWY_AVX2, "avx2"},
     {HWY_NEON, "neon"},         {HWY_EMU128, "scalar"}, {HWY_SCALAR, "scalar"},

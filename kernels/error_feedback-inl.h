@@ -33,8 +33,8 @@ struct FeedbackTile {
   float offset[16];
 };
 
-// Codes one after another, each against what the earlier errors of the tile leave. `columns` of the tile are
-// real.
+// Codes one after another, each against what the earlier errors of the tile leave.
+// `columns` of the tile are real.
 inline HWY_NOINLINE void round_in_order(const CovarianceFactor& factor, std::size_t first,
                                         std::size_t columns, const UniformLevels& levels,
                                         FeedbackTile& tile) {

@@ -1,5 +1,5 @@
-// What an encoder minimizes: the expected squared output error of one row, from what is known about its
-// inputs.
+// What an encoder minimizes: the expected squared output error of one row, from what
+// is known about its inputs.
 //
 //   D(e) = sum_j v_j e_j^2 + (sum_j m_j e_j)^2 + (kappa - 1) (sum_j a_j w_j e_j)^2 / sum_j a_j w_j^2
 //
@@ -17,8 +17,8 @@
 
 namespace quantfit::kernels {
 
-// How long an encoder may search. What each level does is the encoder's business; more is never worse on
-// average.
+// How long an encoder may search. What each level does is the encoder's business; more
+// is never worse on average.
 enum class Effort : unsigned char { Fast, Default, Max };
 [[nodiscard]] std::string_view to_string(Effort effort);
 [[nodiscard]] std::optional<Effort> parse_effort(std::string_view name);  // "fast", "default", "max"

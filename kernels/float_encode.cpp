@@ -41,8 +41,8 @@ HWY_INLINE I to_bfloat16(F x) {
   return sign | shift_right<16>(round_off<16>(magnitude));
 }
 
-// The row is padded with zeros to a multiple of 16; of the last group only the part inside the row is
-// written.
+// The row is padded with zeros to a multiple of 16; of the last group only the part
+// inside the row is written.
 template <I (*kConvert)(F)>
 void encode(const PreparedRow& row, Effort, std::byte* out) {
   for (std::size_t j = 0; j < row.columns; j += 16) {

@@ -1,6 +1,6 @@
-// Scales (and offsets) of groups of 16 to 256 weights by weighted least squares, sixteen lanes of a tile at
-// once. A group is kLanes neighbouring lanes; all of them hold its results. Included once per target, as
-// lanes-inl.h.
+// Scales (and offsets) of groups of 16 to 256 weights by weighted least squares, sixteen lanes of a
+// tile at once. A group is kLanes neighbouring lanes; all of them hold its results. Included once
+// per target, as lanes-inl.h.
 
 #if defined(QUANTFIT_GROUP_FIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUANTFIT_GROUP_FIT_INL_H_
@@ -65,9 +65,9 @@ ScaleSums scale_sums(const Tile& tile, const LevelSet& levels, F inverse) {
   return sums;
 }
 
-// Inverse scales to try, as multiples of the one that just covers the largest weight. The near ones move the
-// ends by parts of a step, which decides where the levels fall; the far ones cut unimportant large weights
-// off.
+// Inverse scales to try, as multiples of the one that just covers the largest weight. The near ones
+// move the ends by parts of a step, which decides where the levels fall; the far ones cut
+// unimportant large weights off.
 struct ScaleGrid {
   float near_first;  // in steps: multiple 1 + near / levels
   float near_step;

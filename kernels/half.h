@@ -1,5 +1,5 @@
-// Conversions between binary32 and the 16-bit formats, bit for bit as block_formats.md section 3 defines
-// them.
+// Conversions between binary32 and the 16-bit formats, bit for bit as
+// block_formats.md section 3 defines them.
 #pragma once
 
 #include <bit>

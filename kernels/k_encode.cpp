@@ -1,5 +1,5 @@
-// Encoders of the K formats: super-blocks of 256 weights whose group scales (and minimums) are small
-// integers.
+// Encoders of the K formats: super-blocks of 256 weights whose group scales (and
+// minimums) are small integers.
 //
 // A super-block is a tile, its groups are lanes (Q2_K, Q3_K, Q6_K) or pairs of lanes (Q4_K, Q5_K). First
 // every group gets its own best scale and offset, as if they were stored freely. Then the super-block scales
@@ -81,8 +81,8 @@ struct SignedSuperCodec {
 // ---- Scale and minimum per group: Q2_K, Q4_K, Q5_K
 // -------------------------------------------------------------
 
-// w = d * scale * code - dmin * minimum, 0 <= code <= kHigh, 0 <= scale, minimum <= kScaleHigh, groups of
-// kLanes.
+// w = d * scale * code - dmin * minimum, 0 <= code <= kHigh, 0 <= scale, minimum <=
+// kScaleHigh, groups of kLanes.
 template <class Block, int kHigh, int kScaleHigh, int kLanes>
 struct MinimumSuperCodec {
   float d;
@@ -211,8 +211,8 @@ struct MinimumSuperCodec {
     return free;
   }
 
-  // From one d and dmin: integers for the wanted scales and offsets, d and dmin again, and so on; keeps the
-  // best.
+  // From one d and dmin: integers for the wanted scales and offsets, d and dmin again,
+  // and so on; keeps the best.
   static void try_super(const Tile& tile, float d, float dmin, F wanted_scale, F wanted_offset, int reach,
                         int rounds, float& best, Choice& best_choice) {
     Choice choice{d, dmin, zero(), zero()};
@@ -250,8 +250,8 @@ struct MinimumSuperCodec {
                   half_scale(absolute_max(bottom) / static_cast<float>(kScaleHigh)), wanted, bottom, 1, 2,
                   best, best_choice);
     }
-    // One group much wider than the others: its own fit may need an offset that makes dmin too coarse for
-    // them.
+    // One group much wider than the others: its own fit may need an offset that
+    // makes dmin too coarse for them.
     const M widest = span == set(absolute_max(span));
     for (int top = kHigh; top >= kHigh - 3 && top > 0; --top) {
       AffineFit wide = free.fit;

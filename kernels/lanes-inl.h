@@ -2,8 +2,8 @@
 //
 // Every kernel is written once, on these types, and compiled per target by Highway's foreach_target.h: one
 // 512-bit register, two 256-bit registers, four 128-bit ones, or plain arrays (the scalar reference). Each
-// operation is one correctly rounded IEEE operation per lane, multiply-adds are fused on every target, and sums
-// over lanes use one fixed tree; so all variants give the same bytes, and the plain arrays are the definition.
+// operation is one correctly rounded IEEE operation per lane, multiply-adds are fused on every target, and
+// sums over lanes use one fixed tree: all variants give the same bytes, and the plain arrays define them.
 //
 // Contract: no NaN reaches min, max, compare or to_int; to_int and round take |value| < 2^30.
 // Included once per target, between HWY_BEFORE_NAMESPACE() and HWY_AFTER_NAMESPACE() of hwy/highway.h.
@@ -52,6 +52,9 @@ struct M {
 
 #define QF_EACH for (int i = 0; i < 16; ++i)
 
+// One operation a line.
+// clang-format off
+
 HWY_INLINE F load(const float* p) { F r; QF_EACH r.v[i] = p[i]; return r; }
 HWY_INLINE void store(F a, float* p) { QF_EACH p[i] = a.v[i]; }
 HWY_INLINE F set(float x) { F r; QF_EACH r.v[i] = x; return r; }
@@ -68,7 +71,11 @@ HWY_INLINE F min_nonnegative(F a, F b) { return min(a, b); }
 HWY_INLINE F abs(F a) { F r; QF_EACH r.v[i] = std::fabs(a.v[i]); return r; }
 HWY_INLINE F sqrt(F a) { F r; QF_EACH r.v[i] = std::sqrt(a.v[i]); return r; }
 HWY_INLINE F round(F a) { F r; QF_EACH r.v[i] = std::nearbyint(a.v[i]); return r; }
-HWY_INLINE I to_int(F a) { I r; QF_EACH r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i])); return r; }
+HWY_INLINE I to_int(F a) {
+  I r;
+  QF_EACH r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i]));
+  return r;
+}
 HWY_INLINE F to_float(I a) { F r; QF_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
 HWY_INLINE I bits_of(F a) { I r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
 HWY_INLINE F float_of_bits(I a) { F r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
@@ -141,7 +148,11 @@ HWY_INLINE void store_u16(I a, std::uint16_t* p) { QF_EACH p[i] = static_cast<st
 HWY_INLINE F load_half(const std::uint16_t* p) { F r; QF_EACH r.v[i] = half_to_float(p[i]); return r; }
 HWY_INLINE F set_half(std::uint16_t pattern) { return set(half_to_float(pattern)); }
 HWY_INLINE float half_value(std::uint16_t pattern) { return half_to_float(pattern); }
-HWY_INLINE F load_bfloat16(const std::uint16_t* p) { F r; QF_EACH r.v[i] = bfloat16_to_float(p[i]); return r; }
+HWY_INLINE F load_bfloat16(const std::uint16_t* p) {
+  F r;
+  QF_EACH r.v[i] = bfloat16_to_float(p[i]);
+  return r;
+}
 HWY_INLINE F gather(const float* base, I index) { F r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
 HWY_INLINE I gather(const std::int32_t* base, I index) { I r; QF_EACH r.v[i] = base[index.v[i]]; return r; }
 HWY_INLINE F lookup16(F table, I index) { F r; QF_EACH r.v[i] = table.v[index.v[i]]; return r; }
@@ -170,8 +181,17 @@ HWY_INLINE float sum(F a) {
 HWY_INLINE std::int32_t sum(I a) { std::int32_t r = 0; QF_EACH r += a.v[i]; return r; }
 HWY_INLINE float min_lane(F a) { float r = a.v[0]; QF_EACH r = a.v[i] < r ? a.v[i] : r; return r; }
 HWY_INLINE float max_lane(F a) { float r = a.v[0]; QF_EACH r = a.v[i] > r ? a.v[i] : r; return r; }
-HWY_INLINE std::int32_t min_lane(I a) { std::int32_t r = a.v[0]; QF_EACH r = a.v[i] < r ? a.v[i] : r; return r; }
-HWY_INLINE std::int32_t max_lane(I a) { std::int32_t r = a.v[0]; QF_EACH r = a.v[i] > r ? a.v[i] : r; return r; }
+HWY_INLINE std::int32_t min_lane(I a) {
+  std::int32_t r = a.v[0];
+  QF_EACH r = a.v[i] < r ? a.v[i] : r;
+  return r;
+}
+HWY_INLINE std::int32_t max_lane(I a) {
+  std::int32_t r = a.v[0];
+  QF_EACH r = a.v[i] > r ? a.v[i] : r;
+  return r;
+}
+// clang-format on
 #undef QF_EACH
 
 #else  // vector registers
@@ -208,6 +228,8 @@ struct M {
 
 #define QF_EACH for (int i = 0; i < kParts; ++i)
 
+// clang-format off
+
 HWY_INLINE F load(const float* p) { F r; QF_EACH r.v[i] = hn::LoadU(DF(), p + i * kPartLanes); return r; }
 HWY_INLINE void store(F a, float* p) { QF_EACH hn::StoreU(a.v[i], DF(), p + i * kPartLanes); }
 HWY_INLINE F set(float x) { F r; QF_EACH r.v[i] = hn::Set(DF(), x); return r; }
@@ -220,7 +242,7 @@ HWY_INLINE F fma(F a, F b, F c) { F r; QF_EACH r.v[i] = hn::MulAdd(a.v[i], b.v[i
 HWY_INLINE F fnma(F a, F b, F c) { F r; QF_EACH r.v[i] = hn::NegMulAdd(a.v[i], b.v[i], c.v[i]); return r; }
 HWY_INLINE F min(F a, F b) { F r; QF_EACH r.v[i] = hn::Min(a.v[i], b.v[i]); return r; }
 HWY_INLINE F max(F a, F b) { F r; QF_EACH r.v[i] = hn::Max(a.v[i], b.v[i]); return r; }
-// The minimum where no sign bit is set: floats are ordered as integers then, whose unit has twice the throughput.
+// The minimum where no sign bit is set: floats are ordered as integers then, at twice the throughput.
 HWY_INLINE F min_nonnegative(F a, F b) {
   F r;
   QF_EACH r.v[i] = hn::BitCast(DF(), hn::Min(hn::BitCast(DI(), a.v[i]), hn::BitCast(DI(), b.v[i])));
@@ -265,7 +287,11 @@ HWY_INLINE M mask_of_bits(std::uint32_t b) {
   return r;
 }
 
-HWY_INLINE I load(const std::int32_t* p) { I r; QF_EACH r.v[i] = hn::LoadU(DI(), p + i * kPartLanes); return r; }
+HWY_INLINE I load(const std::int32_t* p) {
+  I r;
+  QF_EACH r.v[i] = hn::LoadU(DI(), p + i * kPartLanes);
+  return r;
+}
 HWY_INLINE void store(I a, std::int32_t* p) { QF_EACH hn::StoreU(a.v[i], DI(), p + i * kPartLanes); }
 HWY_INLINE I set(std::int32_t x) { I r; QF_EACH r.v[i] = hn::Set(DI(), x); return r; }
 HWY_INLINE I iota() { I r; QF_EACH r.v[i] = hn::Iota(DI(), i * kPartLanes); return r; }
@@ -291,8 +317,16 @@ HWY_INLINE I shift_right(I a) {
 }
 HWY_INLINE I min(I a, I b) { I r; QF_EACH r.v[i] = hn::Min(a.v[i], b.v[i]); return r; }
 HWY_INLINE I max(I a, I b) { I r; QF_EACH r.v[i] = hn::Max(a.v[i], b.v[i]); return r; }
-HWY_INLINE M operator==(I a, I b) { M r; QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Eq(a.v[i], b.v[i])); return r; }
-HWY_INLINE M operator<(I a, I b) { M r; QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Lt(a.v[i], b.v[i])); return r; }
+HWY_INLINE M operator==(I a, I b) {
+  M r;
+  QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Eq(a.v[i], b.v[i]));
+  return r;
+}
+HWY_INLINE M operator<(I a, I b) {
+  M r;
+  QF_EACH r.v[i] = hn::RebindMask(DF(), hn::Lt(a.v[i], b.v[i]));
+  return r;
+}
 HWY_INLINE I load_u8(const std::uint8_t* p) {
   const hn::Rebind<std::uint8_t, DI> d8;
   I r;
@@ -350,7 +384,8 @@ HWY_INLINE I load_u8_4x4(const std::uint8_t* p0, const std::uint8_t* p1, const s
     std::memcpy(&words[3], p3, 4);
     const std::uint64_t low = words[0] | (std::uint64_t{words[1]} << 32);
     const std::uint64_t high = words[2] | (std::uint64_t{words[3]} << 32);
-    r = load_u8_2x8(reinterpret_cast<const std::uint8_t*>(&low), reinterpret_cast<const std::uint8_t*>(&high));
+    r = load_u8_2x8(reinterpret_cast<const std::uint8_t*>(&low),
+                    reinterpret_cast<const std::uint8_t*>(&high));
   }
   return r;
 }
@@ -379,7 +414,8 @@ HWY_INLINE void store_u16(I a, std::uint16_t* p) {
 HWY_INLINE F load_half(const std::uint16_t* p) {
   const hn::Rebind<hwy::float16_t, DF> d16;
   F r;
-  QF_EACH r.v[i] = hn::PromoteTo(DF(), hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(p) + i * kPartLanes));
+  const auto* halves = reinterpret_cast<const hwy::float16_t*>(p);
+  QF_EACH r.v[i] = hn::PromoteTo(DF(), hn::LoadU(d16, halves + i * kPartLanes));
   return r;
 }
 // One half in all lanes, and as a number: half_to_float by one instruction where there is one.
@@ -440,7 +476,8 @@ HWY_INLINE hn::Vec<D> load_blocks(D d, const float* from, const std::int32_t* of
     return hn::LoadU(d, from + offset[0]);
   } else {
     const hn::Half<D> half;
-    return hn::Combine(d, load_blocks(half, from, offset + hn::MaxLanes(D()) / 2), load_blocks(half, from, offset));
+    const auto high = load_blocks(half, from, offset + hn::MaxLanes(D()) / 2);
+    return hn::Combine(d, high, load_blocks(half, from, offset));
   }
 }
 // Lane l of out[e] is base[offset[l] + e], e = 0..15: sixteen runs of sixteen floats, one per lane.
@@ -592,14 +629,23 @@ HWY_INLINE std::int32_t max_lane(I a) {
   for (int i = 1; i < kParts; ++i) best = hn::Max(best, a.v[i]);
   return hn::GetLane(hn::MaxOfLanes(DI(), best));
 }
+// clang-format on
 #undef QF_EACH
 
 #endif  // QF_SCALAR_LANES
 
-HWY_INLINE F zero() { return set(0.0F); }
-HWY_INLINE F clamp(F a, F low, F high) { return min(max(a, low), high); }
-HWY_INLINE bool any(M m) { return bits(m) != 0; }
-HWY_INLINE bool all(M m) { return bits(m) == 0xFFFFU; }
+HWY_INLINE F zero() {
+  return set(0.0F);
+}
+HWY_INLINE F clamp(F a, F low, F high) {
+  return min(max(a, low), high);
+}
+HWY_INLINE bool any(M m) {
+  return bits(m) != 0;
+}
+HWY_INLINE bool all(M m) {
+  return bits(m) == 0xFFFFU;
+}
 
 // Sums over neighbouring lanes, kLanes = 1, 2, 4, 8 or 16 at a time, present in each of them.
 template <int kLanes>

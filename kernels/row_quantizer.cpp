@@ -25,11 +25,12 @@ Result<void> RowQuantizer::load(Format source, std::span<const std::byte> bytes,
   if (decode == nullptr) return fail(ErrorCode::Unsupported, "{} cannot be quantized", name_of(source));
   const std::size_t columns = metric.columns();
   if (columns > workspace_.max_columns())
-    return fail(ErrorCode::Internal, "a row of {} weights in a workspace for {}", columns, workspace_.max_columns());
+    return fail(ErrorCode::Internal, "a row of {} weights in a workspace for {}", columns,
+                workspace_.max_columns());
   QF_ASSIGN(const std::uint64_t expected, row_bytes(source, columns));
   if (bytes.size() != expected)
-    return fail(ErrorCode::ShapeMismatch, "a {} row of {} weights has {} bytes, not {}", name_of(source), columns,
-                expected, bytes.size());
+    return fail(ErrorCode::ShapeMismatch, "a {} row of {} weights has {} bytes, not {}", name_of(source),
+                columns, expected, bytes.size());
   decode(bytes.data(), columns, workspace_.x());
   for (std::size_t j = columns; j % 16 != 0; ++j) workspace_.x()[j] = 0.0F;
   if (!all_finite(workspace_.x(), columns)) {

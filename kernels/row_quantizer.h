@@ -17,9 +17,11 @@ class RowQuantizer {
   // `kernels` must outlive the object (tables live as long as the program).
   RowQuantizer(const RowKernels& kernels, std::size_t max_columns);
 
-  // Decodes one row of the source (any format with a decoder) and prepares it under `metric`, which must outlive
-  // the row's use. Malformed when a weight is NaN or infinite, Unsupported when the format has no decoder.
-  [[nodiscard]] Result<void> load(Format source, std::span<const std::byte> bytes, const ColumnMetric& metric);
+  // Decodes one row of the source (any format with a decoder) and prepares it under `metric`,
+  // which must outlive the row's use. Malformed when a weight is NaN or infinite, Unsupported when
+  // the format has no decoder.
+  [[nodiscard]] Result<void> load(Format source, std::span<const std::byte> bytes,
+                                  const ColumnMetric& metric);
 
   // The row loaded last.
   [[nodiscard]] const PreparedRow& row() const { return row_; }

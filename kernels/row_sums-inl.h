@@ -7,9 +7,9 @@
 // a block is coded against shifted targets by an encoder that knows nothing of the sums, and candidates for a
 // block are compared by their variance term plus the price of the sums they leave behind.
 //
-// A column that hardly varies but has a large mean (v much below p^2) would promise a capacity that its few
-// levels cannot keep; so v + p^2 / 4 stands for v here and in `suffix`, which bounds what one column
-// contributes.
+// A column that hardly varies but has a large mean (v much below p^2) would promise a capacity
+// that its few levels cannot keep; so v + p^2 / 4 stands for v here and in `suffix`, which bounds
+// what one column contributes.
 //
 // Plain scalar arithmetic, the same on every instruction set. Included once per target, as lanes-inl.h.
 

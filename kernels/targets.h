@@ -36,7 +36,9 @@ void fill_codebook_encoders(std::int64_t target, RowKernels& table);
 }  // namespace quantfit::kernels
 
 #define QF_FILL_CASE(flag, space, function) \
-  case flag: space::function(table); return;
+  case flag:                                \
+    space::function(table);                 \
+    return;
 
 #if HWY_TARGETS & HWY_AVX3_DL
 #define QF_CASE_AVX3_DL(function) QF_FILL_CASE(HWY_AVX3_DL, N_AVX3_DL, function)
@@ -69,17 +71,18 @@ void fill_codebook_encoders(std::int64_t target, RowKernels& table);
 #define QF_CASE_SCALAR(function)
 #endif
 
-#define QF_DEFINE_FILL(function)                                      \
-  namespace quantfit::kernels {                                       \
-  void function(std::int64_t target, RowKernels& table) {             \
-    switch (target) {                                                 \
-      QF_CASE_AVX3_DL(function)                                       \
-      QF_CASE_AVX3(function)                                          \
-      QF_CASE_AVX2(function)                                          \
-      QF_CASE_NEON(function)                                          \
-      QF_CASE_EMU128(function)                                        \
-      QF_CASE_SCALAR(function)                                        \
-      default: return;                                                \
-    }                                                                 \
-  }                                                                   \
+#define QF_DEFINE_FILL(function)                          \
+  namespace quantfit::kernels {                           \
+  void function(std::int64_t target, RowKernels& table) { \
+    switch (target) {                                     \
+      QF_CASE_AVX3_DL(function)                           \
+      QF_CASE_AVX3(function)                              \
+      QF_CASE_AVX2(function)                              \
+      QF_CASE_NEON(function)                              \
+      QF_CASE_EMU128(function)                            \
+      QF_CASE_SCALAR(function)                            \
+      default:                                            \
+        return;                                           \
+    }                                                     \
+  }                                                       \
   }

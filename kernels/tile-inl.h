@@ -1,7 +1,7 @@
-// Tiles: 256 columns of a row as a transposed matrix of 16 x 16, so that lane l of register k holds column
-// 16 l + k of the tile. Every lane is a group of sixteen weights and whatever is done per group (scales,
-// sums, least squares) is done for all groups at once, without sums across lanes; groups of 32 are pairs of
-// lanes.
+// Tiles: 256 columns of a row as a transposed matrix of 16 x 16, so that lane l of register k holds
+// column 16 l + k of the tile. Every lane is a group of sixteen weights and whatever is done per
+// group (scales, sums, least squares) is done for all groups at once, without sums across lanes;
+// groups of 32 are pairs of lanes.
 //
 // A codec (see encode_tiles) fits scales and codes of one tile; this file carries the row sums from tile to
 // tile, shifts the targets, and at the end changes single codes where that lowers the whole objective.

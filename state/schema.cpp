@@ -206,9 +206,8 @@ Result<FileKind> inspect_inside(Database& database, std::span<const Migration> s
                 database.path(), version, writer, lowest);
   if (lowest > current)
     return fail(ErrorCode::Unsupported,
-                "{}: written by a newer program (schema {}, readable from schema {} on; this program has "
-                "{}); use the "
-                "newer program or another file",
+                "{}: written by a newer program (schema {}, readable from schema {} on; this program "
+                "has {}); use the newer program or another file",
                 database.path(), version, lowest, current);
   if (version > current) return FileKind::NewerCompatible;
   return version < current ? FileKind::Older : FileKind::Current;

@@ -26,9 +26,9 @@ struct Migration {
 // What a file is, found by reading only.
 enum class FileKind { Empty, Current, Older, NewerCompatible };
 
-// Malformed when the file is not SQLite, damaged, or the database of another application; Unsupported when a
-// newer program wrote it and declared it unreadable for versions as old as this one. The message says what to
-// do.
+// Malformed when the file is not SQLite, damaged, or the database of another application;
+// Unsupported when a newer program wrote it and declared it unreadable for versions as old as this
+// one. The message says what to do.
 [[nodiscard]] Result<FileKind> inspect(Database& database, std::span<const Migration> steps = migrations());
 
 // Brings an Empty or Older file to the last step's version, each step in a transaction of its own. Safe when

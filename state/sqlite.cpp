@@ -170,8 +170,8 @@ Result<Database> Database::open(const std::filesystem::path& path, Access access
   if (absolute.find('\0') != std::string::npos)
     return fail(ErrorCode::InvalidArgument, "the name of a state file must not contain a zero byte");
 
-  // A look without opening: closing a second descriptor of the file would drop the locks of other
-  // connections.
+  // A look without opening: closing a second descriptor of the file would drop the
+  // locks of other connections.
   struct stat status = {};
   if (stat(absolute.c_str(), &status) == 0) {
     if (S_ISDIR(status.st_mode))

@@ -45,10 +45,10 @@ inline constexpr int kBusyTimeoutMilliseconds = 30'000;
 //   Internal   a constraint of the schema refused a value that this program should have refused before
 class Database {
  public:
-  // Io when `path` is a folder, not a regular file, or may not be opened. The content is not looked at yet,
-  // and opening changes nothing: the journal mode is set by use_write_ahead_log(), once the file is known to
-  // be ours. Schema objects of the file are not trusted: its triggers do not run and its views call no unsafe
-  // function.
+  // Io when `path` is a folder, not a regular file, or may not be opened. The content is not looked at
+  // yet, and opening changes nothing: the journal mode is set by use_write_ahead_log(), once the file
+  // is known to be ours. Schema objects of the file are not trusted: its triggers do not run and its
+  // views call no unsafe function.
   [[nodiscard]] static Result<Database> open(const std::filesystem::path& path, Access access);
   [[nodiscard]] static Result<Database> open_in_memory();
   Database(Database&&) noexcept;

@@ -78,11 +78,9 @@ Result<void> claim_for_model(Database& database, const ModelIdentity& model) {
   }
   if (stored->fingerprint != model.fingerprint)
     return fail(ErrorCode::IdentityMismatch,
-                "{}: holds measurements of model '{}' (fingerprint {}), not of '{}' (fingerprint {}); name "
-                "another state "
-                "file for this model",
-                database.path(), stored->name, stored->fingerprint, to_utf8(model.name),
-                model.fingerprint);
+                "{}: holds measurements of model '{}' (fingerprint {}), not of '{}' (fingerprint {}); "
+                "name another state file for this model",
+                database.path(), stored->name, stored->fingerprint, to_utf8(model.name), model.fingerprint);
   return outcome::success();
 }
 
@@ -93,17 +91,16 @@ Result<void> verify_kind(Database& database, FileKind kind) {
 }
 
 constexpr Sql kUpsertImportance =
-    "INSERT INTO importance (fingerprint, name, datasets, chunk_count, has_activations) VALUES (?, ?, ?, ?, "
-    "?) "
+    "INSERT INTO importance (fingerprint, name, datasets, chunk_count, has_activations) "
+    "VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (fingerprint) DO UPDATE SET name = excluded.name, datasets = excluded.datasets, "
     "chunk_count = excluded.chunk_count, has_activations = excluded.has_activations";
 
 Result<void> upsert_importance(Database& database, const ImportanceIdentity& importance) {
   QF_TRY(check_text(importance.fingerprint, "the importance matrix's fingerprint"));
   QF_ASSIGN(auto statement, Statement::prepare(database, kUpsertImportance));
-  return statement.run(importance.fingerprint, to_utf8(importance.name),
-                       to_utf8(importance.datasets), importance.chunk_count,
-                       importance.has_activations);
+  return statement.run(importance.fingerprint, to_utf8(importance.name), to_utf8(importance.datasets),
+                       importance.chunk_count, importance.has_activations);
 }
 
 constexpr Sql kSelectImportances =
@@ -125,13 +122,13 @@ Result<std::vector<ImportanceIdentity>> select_importances(const Database& datab
 }
 
 constexpr Sql kInsertNamelessImportance =
-    "INSERT INTO importance (fingerprint, name, datasets, chunk_count, has_activations) VALUES (?, '', '', "
-    "NULL, 0) "
+    "INSERT INTO importance (fingerprint, name, datasets, chunk_count, has_activations) "
+    "VALUES (?, '', '', NULL, 0) "
     "ON CONFLICT (fingerprint) DO NOTHING";
 constexpr Sql kSelectImportanceId = "SELECT importance_id FROM importance WHERE fingerprint = ?";
 
-// The row of the importance matrix, made without a name when remember_importance() has not been told of it
-// yet.
+// The row of the importance matrix, made without a name when remember_importance()
+// has not been told of it yet.
 Result<std::optional<std::int64_t>> importance_id_of(Database& database, const std::string& fingerprint) {
   if (fingerprint.empty()) return std::optional<std::int64_t>();
   QF_ASSIGN(auto insert, Statement::prepare(database, kInsertNamelessImportance));
@@ -159,8 +156,7 @@ Result<std::optional<RunId>> find_run(const Database& database, const RunParamet
 
 constexpr Sql kInsertRun =
     "INSERT INTO run (parameters, importance_id, effort, encoder_version, sampling, metric, unit, "
-    "program_version, "
-    "started, finished) "
+    "program_version, started, finished) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, coalesce(?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now')), ?)";
 
 // `started` and `finished` empty: now, and not yet.
@@ -314,8 +310,7 @@ Result<void> write_measurement(Database& database, RunId run, const TensorMeasur
 
 constexpr Sql kSelectMeasurements =
     "SELECT tensor.name, tensor.role, tensor.layer, tensor.dimensions, tensor.ne0, tensor.ne1, tensor.ne2, "
-    "tensor.ne3, "
-    "tensor.source_format, measurement.rows_sampled "
+    "tensor.ne3, tensor.source_format, measurement.rows_sampled "
     "FROM measurement JOIN tensor ON tensor.tensor_id = measurement.tensor_id "
     "WHERE measurement.run_id = ? ORDER BY tensor.name";
 constexpr Sql kSelectErrors =
@@ -742,12 +737,12 @@ Result<MergeSummary> StateStore::merge(const std::filesystem::path& other) {
   }
   QF_ASSIGN(const ModelIdentity ours, model());
   if (theirs.model.fingerprint != ours.fingerprint)
-    return fail(ErrorCode::IdentityMismatch,
-                "{}: holds measurements of model '{}' (fingerprint {}), but {} is about '{}' (fingerprint "
-                "{}); only files "
-                "of the same model can be merged",
-                other.string(), theirs.model.name, theirs.model.fingerprint, impl_->database.path(),
-                ours.name, ours.fingerprint);
+    return fail(
+        ErrorCode::IdentityMismatch,
+        "{}: holds measurements of model '{}' (fingerprint {}), but {} is about '{}' (fingerprint {}); "
+        "only files of the same model can be merged",
+        other.string(), theirs.model.name, theirs.model.fingerprint, impl_->database.path(), ours.name,
+        ours.fingerprint);
   MergeSummary summary;
   Database& database = impl_->database;
   QF_ASSIGN(auto transaction, Transaction::begin_write(database));

@@ -32,8 +32,8 @@ struct ImportanceIdentity {
   bool has_activations = false;
 };
 
-// Everything that changes a measured value. Runs with equal parameters continue one another; others never
-// mix.
+// Everything that changes a measured value. Runs with equal parameters continue one
+// another; others never mix.
 struct RunParameters {
   std::string importance_fingerprint;
   std::string effort;  // "fast", "default", "max"
@@ -132,14 +132,14 @@ class StateStore {
   // In order of creation.
   [[nodiscard]] Result<std::vector<RunSummary>> runs() const;
 
-  // Replaces what the run knows about the tensor's listed formats: all or nothing after kill -9. Formats
-  // stored earlier and not listed stay, so that a wider pool of formats adds to a narrower one. ShapeMismatch
-  // when the tensor's shape or source format is not what the file says: it is the same in all runs on one
-  // model.
+  // Replaces what the run knows about the tensor's listed formats: all or nothing after kill -9.
+  // Formats stored earlier and not listed stay, so that a wider pool of formats adds to a narrower
+  // one. ShapeMismatch when the tensor's shape or source format is not what the file says: it is the
+  // same in all runs on one model.
   [[nodiscard]] Result<void> save_tensor(RunId run, const TensorMeasurement& measurement);
-  // Everything the run measured, by tensor name. In `shape`, name, dims, format and bytes are set; offset and
-  // shard are 0, since they belong to a file, not to the model. Unsupported when a format is unknown to this
-  // program.
+  // Everything the run measured, by tensor name. In `shape`, name, dims, format and bytes are set;
+  // offset and shard are 0, since they belong to a file, not to the model. Unsupported when a format
+  // is unknown to this program.
   [[nodiscard]] Result<std::map<std::string, TensorMeasurement>> load_run(RunId run) const;
 
   // All or nothing; a tensor's earlier value is replaced, other tensors keep theirs.
@@ -151,9 +151,9 @@ class StateStore {
   // In the order in which they were saved.
   [[nodiscard]] Result<std::vector<SavedRecipe>> load_recipes(RunId run) const;
 
-  // Copies what another state file of the same model knows and this one does not, in one transaction; the
-  // other file is only read. What both know stays as it is here. IdentityMismatch when it is about another
-  // model.
+  // Copies what another state file of the same model knows and this one does not, in one
+  // transaction; the other file is only read. What both know stays as it is here. IdentityMismatch
+  // when it is about another model.
   [[nodiscard]] Result<MergeSummary> merge(const std::filesystem::path& other);
 
  private:

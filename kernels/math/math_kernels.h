@@ -157,8 +157,8 @@ struct RouterShape {
 // ---- recurrences
 // ----------------------------------------------------------------------------------------------
 
-// Gated delta rule of one value head over one sequence; decay per token, or per token and key dimension
-// (KDA).
+// Gated delta rule of one value head over one sequence; decay per token, or per
+// token and key dimension (KDA).
 struct DeltaNetShape {
   std::size_t tokens = 0, key_dim = 0, value_dim = 0;
   bool decay_per_key = false;

@@ -29,8 +29,8 @@ using mckp::Items;
 constexpr int kCostBits = 53;
 static_assert(kCostBits + mckp::kMultiplierShift <= 61);
 
-// A candidate cost this much above a feasible objective is in no optimal choice, whatever the rounding of the
-// sums.
+// A candidate cost this much above a feasible objective is in no optimal choice,
+// whatever the rounding of the sums.
 constexpr double kCostFilter = 1.0 + 1e-9;
 
 // A window's problem is rounded again, in finer units, until the rounding of a whole choice is at most this
@@ -169,8 +169,8 @@ IntegerProblem scale(const ParetoClasses& pareto, const Room& room) {
   }
 }
 
-// Large classes at the front, equal shapes side by side: sums over equal weights coincide and their states
-// merge.
+// Large classes at the front, equal shapes side by side: sums over equal weights
+// coincide and their states merge.
 std::vector<std::uint32_t> search_order(std::span<const Items> classes) {
   std::vector<std::uint32_t> order(classes.size());
   std::iota(order.begin(), order.end(), 0U);

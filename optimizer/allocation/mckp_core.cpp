@@ -192,8 +192,8 @@ class Search {
   }
 
  private:
-  // Fixes items, finds the open classes, tightens the slack to what their weights can use, and sorts the
-  // hulls.
+  // Fixes items, finds the open classes, tightens the slack to what their weights
+  // can use, and sorts the hulls.
   void prepare(std::span<const std::uint32_t> order) {
     const std::vector<std::vector<ReducedItem>> reduced = fix_by_reduced_cost(classes_, dual_, gap_);
     std::int64_t step = 0;

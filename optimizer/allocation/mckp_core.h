@@ -1,6 +1,6 @@
-// The core of the multiple-choice knapsack: all choices within a given gap of the Lagrangian bound, by
-// dynamic programming over Pareto states from both ends of the open classes, joined in the middle. See
-// allocation.md.
+// The core of the multiple-choice knapsack: all choices within a given gap of the Lagrangian bound,
+// by dynamic programming over Pareto states from both ends of the open classes, joined in the
+// middle. See allocation.md.
 #pragma once
 
 #include <chrono>
@@ -65,10 +65,10 @@ struct GapResult {
   std::uint32_t open_classes = 0;
 };
 
-// Searches wider and wider gaps until the cheapest choice known lies within the gap searched or a limit stops
-// it. `choice` is any choice within the capacity and `spare`, `best` its scaled cost less the bound. When
-// none is known: empty, and a gap that no choice reaches; a result Optimal and empty then proves that none
-// exists.
+// Searches wider and wider gaps until the cheapest choice known lies within the gap searched or a
+// limit stops it. `choice` is any choice within the capacity and `spare`, `best` its scaled cost less
+// the bound. When none is known: empty, and a gap that no choice reaches; a result Optimal and empty
+// then proves that none exists.
 [[nodiscard]] GapResult close_gap(std::span<const Items> classes, const Dual& dual,
                                   std::vector<std::uint32_t> choice, std::int64_t best,
                                   const GapSchedule& schedule, std::span<const std::uint32_t> order,

@@ -62,13 +62,13 @@ struct Dual {
 [[nodiscard]] Dual dual_bound(std::span<const Items> classes, std::span<const HullStep> steps,
                               std::int64_t capacity);
 
-// L(lambda) for any multiplier >= 0 (scaled): sum over classes of min(cost + lambda * weight) - lambda *
-// capacity.
+// L(lambda) for any multiplier >= 0 (scaled): sum over classes of min(cost + lambda *
+// weight) - lambda * capacity.
 [[nodiscard]] Int128 lagrangian(std::span<const Items> classes, std::int64_t capacity,
                                 std::int64_t multiplier);
 
-// A feasible choice: hull steps taken in order while they fit, then single exchanges that fit, best gain
-// first.
+// A feasible choice: hull steps taken in order while they fit, then single exchanges
+// that fit, best gain first.
 [[nodiscard]] std::vector<std::uint32_t> greedy_choice(std::span<const Items> classes,
                                                        std::span<const HullStep> steps,
                                                        std::int64_t capacity);

@@ -90,8 +90,8 @@ class ForwardObserver {
   // of the final norm.
   virtual Result<void> layer_input(std::uint32_t layer, std::uint64_t first_token,
                                    kernels::MatrixView<const float> rows);
-  // Called for every matrix that multiplies activations; of experts, for those that tokens of the batch
-  // chose.
+  // Called for every matrix that multiplies activations; of experts, for those that
+  // tokens of the batch chose.
   virtual Result<void> product(const MatrixProduct& product);
   virtual Result<void> end_layer(std::uint32_t layer);
 };

@@ -16,8 +16,8 @@ constexpr std::uint64_t kMaxHeads = 1U << 16;
 
 enum class Need { Required, Optional };
 
-// Reads keys and tensors; the first thing that is wrong stays in error(), and everything after it yields
-// nothing.
+// Reads keys and tensors; the first thing that is wrong stays in error(), and
+// everything after it yields nothing.
 class Resolver {
  public:
   Resolver(const Model& model, const ArchitectureTraits& traits)
@@ -480,8 +480,8 @@ std::uint32_t Resolver::rope_spec(std::uint64_t dims, bool windowed, std::uint64
     double grow = 1;
     if (s > 1) {
       const double lambda = number_or("rope.scaling.yarn_log_multiplier", 0);
-      // With latent attention both magnitudes of the original's scheme cancel (and the scale of the scores
-      // grows).
+      // With latent attention both magnitudes of the original's scheme cancel (and the
+      // scale of the scores grows).
       if (lambda == 0)
         grow = 1 + 0.1 * std::log(s);
       else if (traits_.mixer != Mixer::LatentAttention)

@@ -185,8 +185,8 @@ std::uint64_t minus(std::uint64_t a, std::uint64_t b) {
   return a > b ? a - b : 0;
 }
 
-// The best recipe for a budget of which `spent` bytes are taken already, or the best that uses the share
-// wanted.
+// The best recipe for a budget of which `spent` bytes are taken already, or the best
+// that uses the share wanted.
 Result<FilledAllocation> allocate_part(const Knapsack& knapsack, std::uint64_t budget, std::uint64_t spent,
                                        const JobRequest& request, std::optional<Fill>& fill,
                                        Solution& solution) {

@@ -83,10 +83,10 @@ struct MemoryEstimate {
   std::uint64_t ctx_size = 0;  // tokens of all sequences, as padded by the runtime
 };
 
-// Malformed when metadata lack what the architecture needs (layers, heads, embedding length) or hold values
-// of a wrong type or absurd size; InvalidArgument for impossible requests (a cache type that is no cache
-// type, a quantized V cache without flash attention); ShapeMismatch when a cache row is not a whole number of
-// blocks.
+// Malformed when metadata lack what the architecture needs (layers, heads, embedding length) or hold
+// values of a wrong type or absurd size; InvalidArgument for impossible requests (a cache type that
+// is no cache type, a quantized V cache without flash attention); ShapeMismatch when a cache row is
+// not a whole number of blocks.
 [[nodiscard]] Result<MemoryEstimate> estimate_memory(const GgufMetadata& metadata,
                                                      std::span<const TensorInfo> tensors,
                                                      const MemoryRequest& request);

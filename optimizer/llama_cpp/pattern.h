@@ -9,9 +9,9 @@
 
 namespace quantfit::optimizer {
 
-// A compiled pattern in Perl syntax, a superset of what llama.cpp's tools accept (ECMAScript). The text is hostile
-// input: it may have at most kMaxPatternBytes, and a search that would explode is given up by the library (see
-// found_in). Immutable: may be used from any thread.
+// A compiled pattern in Perl syntax, a superset of what llama.cpp's tools accept (ECMAScript). The text is
+// hostile input: it may have at most kMaxPatternBytes, and a search that would explode is given up by the
+// library (see found_in). Immutable: may be used from any thread.
 class Pattern {
  public:
   static constexpr std::size_t kMaxPatternBytes = 10000;
@@ -19,8 +19,8 @@ class Pattern {
   // InvalidArgument, with the position and the cause, when the text is no pattern.
   [[nodiscard]] static Result<Pattern> compile(std::string_view text);
 
-  // True when the pattern matches anywhere inside `text` (a search, so anchors are needed for a whole match). A
-  // search that exceeds the library's bound on steps counts as not found.
+  // True when the pattern matches anywhere inside `text` (a search, so anchors are needed for a whole match).
+  // A search that exceeds the library's bound on steps counts as not found.
   [[nodiscard]] bool found_in(std::string_view text) const;
 
   [[nodiscard]] const std::string& text() const { return text_; }

@@ -168,8 +168,8 @@ constexpr std::array kRules = {
     Rule{kDown, set_of(FileType::Q4_0), kImportance, Where::FirstEighth, Format::Q4_1},
     Rule{kDown, set_of(FileType::Q5_0), kImportance, Where::FirstEighth, Format::Q5_1},
     // Attention output.
-    Rule{kOutput, set_of(FileType::Q2_K, FileType::Q3_K_S, FileType::Q3_K_M, FileType::Q4_K_S, FileType::Q4_K_M,
-                         FileType::IQ3_XXS, FileType::IQ3_XS, FileType::IQ3_S, FileType::IQ3_M) | kIq4,
+    Rule{kOutput, set_of(FileType::Q2_K, FileType::Q3_K_S, FileType::Q3_K_M, FileType::Q4_K_S,
+                         FileType::Q4_K_M, FileType::IQ3_XXS, FileType::IQ3_XS, FileType::IQ3_S, FileType::IQ3_M) | kIq4,
          kEightExperts | kNotFalcon, Where::Anywhere, Format::Q5_K},
     Rule{kOutput, kEveryFileType, kEightExperts | kNotFalcon, Where::Anywhere, std::nullopt},
     Rule{kOutput, set_of(FileType::Q2_K), kNotFalcon, Where::Anywhere, Format::Q3_K},

@@ -1,5 +1,5 @@
-// The named mixtures of llama.cpp ("Q4_K_M"): which format each tensor gets. The yardstick for optimized
-// recipes.
+// The named mixtures of llama.cpp ("Q4_K_M"): which format each tensor gets. The
+// yardstick for optimized recipes.
 #pragma once
 
 #include <cstdint>

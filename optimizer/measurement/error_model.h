@@ -1,4 +1,5 @@
-// From an importance matrix to the metric that encoders minimize and the sampler reports; design: error_model.md.
+// From an importance matrix to the metric that encoders minimize and the sampler reports; design:
+// error_model.md.
 #pragma once
 
 #include <optional>
@@ -18,9 +19,10 @@ struct ErrorModel {
   static constexpr float kKappa = 5.0F;
   static constexpr float kAveragedKappa = 20.0F;
 
-  // Weight of an error along the row (the gain term) for all tensors alike; 1 leaves the term out. Without it:
-  // kAveragedKappa where the outputs are averaged afterwards (values, by attention; up and gate projections, by the
-  // columns of the down projection), kKappa elsewhere. error_model.md says why and how they were chosen.
+  // Weight of an error along the row (the gain term) for all tensors alike; 1 leaves the term out. Without
+  // it: kAveragedKappa where the outputs are averaged afterwards (values, by attention; up and gate
+  // projections, by the columns of the down projection), kKappa elsewhere. error_model.md says why and how
+  // they were chosen.
   std::optional<float> kappa;
 
   [[nodiscard]] float kappa_of(std::string_view tensor) const;
@@ -28,7 +30,8 @@ struct ErrorModel {
   [[nodiscard]] std::string to_text() const;
 };
 
-// The metric of each matrix of a tensor (one, or one per expert) and each matrix's weight in sums over the tensor.
+// The metric of each matrix of a tensor (one, or one per expert) and each matrix's
+// weight in sums over the tensor.
 struct TensorMetric {
   std::vector<kernels::ColumnMetric> matrices;  // one per matrix of the tensor, or a single one shared by all
   std::vector<double> weights;                  // per matrix: its share of routed tokens, averaging 1
@@ -41,7 +44,8 @@ struct TensorMetric {
 };
 
 // `importance` may be null. ShapeMismatch when its entry does not fit the tensor.
-[[nodiscard]] Result<TensorMetric> make_tensor_metric(const TensorInfo& tensor, const ImportanceMatrix* importance,
+[[nodiscard]] Result<TensorMetric> make_tensor_metric(const TensorInfo& tensor,
+                                                      const ImportanceMatrix* importance,
                                                       const ErrorModel& model);
 
 }  // namespace quantfit::optimizer

@@ -1,5 +1,5 @@
-// What is known about each tensor: from the state file where it was measured before, from the sampler
-// otherwise.
+// What is known about each tensor: from the state file where it was measured before,
+// from the sampler otherwise.
 #pragma once
 
 #include <cstdint>

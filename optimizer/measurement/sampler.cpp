@@ -29,8 +29,8 @@ std::uint64_t hash_of(std::string_view text, std::uint64_t seed) {
   return hash ^ (hash >> 32);
 }
 
-// A step that visits all of 0..n-1 and spreads any prefix evenly: coprime to n, near n divided by the golden
-// ratio.
+// A step that visits all of 0..n-1 and spreads any prefix evenly: coprime to n, near n
+// divided by the golden ratio.
 std::uint64_t spreading_step(std::uint64_t n) {
   if (n < 3) return 1;
   auto step = static_cast<std::uint64_t>(static_cast<double>(n) * 0.6180339887498949);
@@ -227,8 +227,8 @@ class TensorSampler {
   }
 
  private:
-  // Rows scanned per row encoded at least: a scan takes about 1 ns per weight, the default formats some
-  // hundred.
+  // Rows scanned per row encoded at least: a scan takes about 1 ns per weight, the
+  // default formats some hundred.
   static constexpr std::uint64_t kScanFactor = 16;
   static constexpr double kScanShare = 0.2;  // of the variance allowed
   static constexpr std::uint64_t kRowsInFlight = 1024;

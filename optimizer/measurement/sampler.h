@@ -52,7 +52,7 @@ class RowSample {
 };
 
 struct SampledTensor {
-  std::uint64_t rows_sampled = 0;   // that were encoded
+  std::uint64_t rows_sampled = 0;         // that were encoded
   std::vector<FormatMeasurement> errors;  // in the order of the formats asked for
 };
 

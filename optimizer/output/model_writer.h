@@ -1,5 +1,5 @@
-// Encodes every tensor into the format its recipe names and writes the GGUF file, in a bounded parallel
-// pipeline.
+// Encodes every tensor into the format its recipe names and writes the GGUF file, in a
+// bounded parallel pipeline.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Recipes as text: the form that llama-quantize reads, quantfit's own commented form, and the difference of
-// two.
+// Recipes as text: the form that llama-quantize reads, quantfit's own commented form,
+// and the difference of two.
 #pragma once
 
 #include <map>
@@ -31,9 +31,9 @@ namespace quantfit::optimizer {
 // The same rules joined by commas, for tools that take `--custom-q`.
 [[nodiscard]] Result<std::string> to_custom_q(const Recipe& recipe, std::span<const TensorInfo> tensors);
 
-// quantfit's own form: a first line "# quantfit recipe 1", one line "# key: value" per provenance entry,
-// sorted by key, then the lines of to_tensor_type_file(). Removing the lines that start with '#' gives that
-// form.
+// quantfit's own form: a first line "# quantfit recipe 1", one line "# key: value" per
+// provenance entry, sorted by key, then the lines of to_tensor_type_file(). Removing the lines
+// that start with '#' gives that form.
 [[nodiscard]] Result<std::string> to_recipe_text(const Recipe& recipe, std::span<const TensorInfo> tensors);
 
 // What a text says before it meets a model.

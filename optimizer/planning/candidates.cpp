@@ -26,8 +26,8 @@ Result<ModelCandidates> find_candidates(const Model& model, const ImportanceMatr
     if (choices.kept) entry.kept_because = choices.reason;
     const bool listed = std::ranges::find(choices.formats, tensor.format) != choices.formats.end();
     if (!choices.group && (choices.may_keep || listed)) {
-      // What takes more room than the source cannot be worth choosing; what takes as much, only when asked
-      // for.
+      // What takes more room than the source cannot be worth choosing; what takes as
+      // much, only when asked for.
       const double source_bits = bits_per_weight(tensor.format);
       std::erase_if(choices.formats, [&](Format format) {
         const double bits = bits_per_weight(format);

@@ -32,8 +32,8 @@ struct TensorCandidates {
 
 struct ModelCandidates {
   std::vector<TensorCandidates>
-      tensors;                      // one per tensor of the model, in file order; they point into the model
-  std::vector<std::string> notes;   // what a person should know: substitutions, rules that match nothing
+      tensors;                     // one per tensor of the model, in file order; they point into the model
+  std::vector<std::string> notes;  // what a person should know: substitutions, rules that match nothing
 };
 
 // Infeasible, naming the constraint, when rules contradict one another; InvalidArgument for a quantized

@@ -1,5 +1,5 @@
-// What users demand of a recipe, turned into the formats that each tensor may have and the tensors that must
-// agree.
+// What users demand of a recipe, turned into the formats that each tensor may have and
+// the tensors that must agree.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// What is slow where a model runs: formats without fast kernels, the time to read a weight, how often it is
-// read.
+// What is slow where a model runs: formats without fast kernels, the time to read a
+// weight, how often it is read.
 #pragma once
 
 #include <cstdint>

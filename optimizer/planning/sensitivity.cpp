@@ -60,8 +60,8 @@ constexpr std::array kRoleAlphas = {
     RoleAlpha{SensitivityGroup::Moe, "ssm_alpha", 0.360, 0.275, 0.536, 4},
 };
 
-// Families whose measured values differ from the groups above. Relative to their own ffn_gate; an architecture
-// belongs to a family when its name starts with the family's.
+// Families whose measured values differ from the groups above. Relative to their own ffn_gate; an
+// architecture belongs to a family when its name starts with the family's.
 struct FamilyAlpha {
   std::string_view family;
   std::string_view role;
@@ -106,8 +106,8 @@ constexpr double kLastDown = 2.5;
 // That of the first two layers: one to two times, the geometric middle here.
 constexpr double kFirstDown = 1.4;
 constexpr std::uint32_t kFirstLayerCount = 2;
-// Next-token-prediction layers leave the model's own output as it is; they decide how many drafted tokens are
-// kept.
+// Next-token-prediction layers leave the model's own output as it is; they decide how
+// many drafted tokens are kept.
 constexpr double kNextTokenLayers = 0.1;
 
 const RoleAlpha* find_alpha(SensitivityGroup group, std::string_view role) {
@@ -159,8 +159,8 @@ class Prior {
     for (const FamilyAlpha& line : kFamilyAlphas)
       if (model_.architecture.starts_with(line.family) && line.role == role)
         return {line.alpha, fmt::format("prior {}/{}", line.family, role)};
-    // In a tied model the embedding is the head too. Tied expert models were not measured: dense ones stand
-    // in.
+    // In a tied model the embedding is the head too. Tied expert models were not
+    // measured: dense ones stand in.
     const bool tied_embedding = role == "token_embd" && model_.tied;
     if (const RoleAlpha* line = find_alpha(tied_embedding ? SensitivityGroup::DenseTied : group_, role))
       return {line->alpha, fmt::format("prior {}/{}", to_string(line->group), role)};

@@ -38,8 +38,8 @@ struct RoleAlpha {
 // unmeasured role gets (0.73 dense untied, 0.90 dense tied, 1.07 MoE).
 [[nodiscard]] double unknown_role_alpha(SensitivityGroup group);
 
-// `--role-weight regex=x`: s_t = x for tensors whose name the pattern is found in; the first such pattern
-// counts.
+// `--role-weight regex=x`: s_t = x for tensors whose name the pattern is found in; the
+// first such pattern counts.
 struct RoleWeight {
   Pattern pattern;
   double weight = 1;

@@ -32,15 +32,21 @@ class Planning : public testing::Test {
   }
 
   static std::vector<std::string> command(const std::string& name, std::vector<std::string> options) {
-    std::vector<std::string> all = {kBinary,    name,
+    std::vector<std::string> all = {kBinary,
+                                    name,
                                     test::data_dir() / "tale-dense-F16.gguf",
-                                    "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf",
-                                    "--effort", "fast",
-                                    "--state",  *folder_ / "s.qfstate"};
+                                    "--imatrix",
+                                    test::data_dir() / "tale-dense.imatrix.gguf",
+                                    "--effort",
+                                    "fast",
+                                    "--state",
+                                    *folder_ / "s.qfstate"};
     all.insert(all.end(), options.begin(), options.end());
     return all;
   }
-  static ProcessResult run_plan(std::vector<std::string> options) { return test::run(command("plan", std::move(options))); }
+  static ProcessResult run_plan(std::vector<std::string> options) {
+    return test::run(command("plan", std::move(options)));
+  }
   static nlohmann::json plan(std::vector<std::string> options) {
     options.push_back("--json");
     const auto result = run_plan(std::move(options));
@@ -85,7 +91,8 @@ TEST_F(Planning, FileSizeCountsEverythingExactly) {
 }
 
 TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
-  const auto answer = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch", "16"});
+  const auto answer =
+      plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch", "16"});
   EXPECT_TRUE(answer["feasible"].get<bool>());
   EXPECT_FALSE(answer["memory"]["items"].empty());
   std::uint64_t others = 0;
@@ -97,19 +104,19 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
   const auto ram = plan({"--target-ram", "520MiB", "--ctx-size", "256", "--ubatch", "16"});
   EXPECT_GT(ram["used_bytes"].get<std::uint64_t>(), 0U);
   EXPECT_LE(ram["used_bytes"].get<std::uint64_t>(), ram["budget_bytes"].get<std::uint64_t>());
-  const auto both = plan({"--target-vram", "6MiB", "--vram-margin", "0", "--target-ram", "600MiB", "--ctx-size", "256",
-                          "--ubatch", "16", "--override-tensor", "ffn_down=CPU"});
+  const auto both = plan({"--target-vram", "6MiB", "--vram-margin", "0", "--target-ram", "600MiB",
+                          "--ctx-size", "256", "--ubatch", "16", "--override-tensor", "ffn_down=CPU"});
   EXPECT_TRUE(both["feasible"].get<bool>());
   EXPECT_TRUE(both.contains("host_allocation"));
-  const auto idle = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch", "16",
-                          "--override-tensor", "nowhere=CPU", "--cpu-moe"});
+  const auto idle = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch",
+                          "16", "--override-tensor", "nowhere=CPU", "--cpu-moe"});
   EXPECT_THAT(idle["notes"], testing::ElementsAre(testing::HasSubstr("'nowhere' applies to no tensor"),
                                                   testing::HasSubstr("--cpu-moe changes nothing")));
 }
 
 TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
-  const auto pinned = plan({"--target-bpw", "4", "--tensor-type", "attn_v=q6_K", "--min-type", "ffn_down=Q4_K",
-                            "--max-type", "ffn_up=Q4_K", "--output-tensor-type", "Q8_0"});
+  const auto pinned = plan({"--target-bpw", "4", "--tensor-type", "attn_v=q6_K", "--min-type",
+                            "ffn_down=Q4_K", "--max-type", "ffn_up=Q4_K", "--output-tensor-type", "Q8_0"});
   EXPECT_EQ(format_of(pinned, "blk.2.attn_v.weight"), "Q6_K");
   EXPECT_EQ(format_of(pinned, "output.weight"), "Q8_0");
   const auto tied = plan({"--target-bpw", "3.3", "--tie", "ffn_(gate|up)"});
@@ -120,7 +127,8 @@ TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
   const auto untied = plan({"--target-bpw", "3.3"});
   EXPECT_GE(tied["predicted_error"].get<double>(), untied["predicted_error"].get<double>());
   // A contradiction is refused up front, naming the constraint.
-  const auto conflict = run_plan({"--target-bpw", "4", "--tensor-type", "attn_v=Q2_K", "--min-type", "attn_v=Q6_K"});
+  const auto conflict =
+      run_plan({"--target-bpw", "4", "--tensor-type", "attn_v=Q2_K", "--min-type", "attn_v=Q6_K"});
   EXPECT_EQ(conflict.exit_code, 3);
   EXPECT_NE(conflict.err.find("attn_v"), std::string::npos) << conflict.err;
 }
@@ -161,7 +169,8 @@ TEST_F(Planning, StaticRecipesStandBesideAndNeverWin) {
 
 TEST_F(Planning, RecipesRoundTrip) {
   const TemporaryFolder out;
-  const auto first = plan({"--target-bpw", "3.7", "--export-recipe", out / "r.txt", "--export-tensor-types", out / "t.txt"});
+  const auto first =
+      plan({"--target-bpw", "3.7", "--export-recipe", out / "r.txt", "--export-tensor-types", out / "t.txt"});
   const auto second = plan({"--recipe", out / "r.txt"});
   ASSERT_EQ(first["tensors"].size(), second["tensors"].size());
   for (std::size_t i = 0; i < first["tensors"].size(); ++i)
@@ -179,7 +188,8 @@ TEST_F(Planning, RecipesRoundTrip) {
 TEST_F(Planning, DiffOfTwoModels) {
   const TemporaryFolder out;
   ASSERT_EQ(test::run(command("quantize", {"--preset", "Q4_0", "-o", out / "a.gguf"})).exit_code, 0);
-  const auto diff = test::run({kBinary, "diff", test::data_dir() / "tale-dense-F16.gguf", out / "a.gguf", "--json"});
+  const auto diff =
+      test::run({kBinary, "diff", test::data_dir() / "tale-dense-F16.gguf", out / "a.gguf", "--json"});
   ASSERT_EQ(diff.exit_code, 0) << diff.err;
   EXPECT_EQ(nlohmann::json::parse(diff.out)["changes"].size(), 44U);
   EXPECT_EQ(nlohmann::json::parse(diff.out)["same"], 25);
@@ -240,8 +250,8 @@ TEST_F(Planning, BudgetsAreFilledOnDemand) {
 
 TEST_F(Planning, AFilledFileHasTheSizeItPromises) {
   const TemporaryFolder out;
-  const auto result = test::run(
-      command("quantize", {"--target-size", "4MB", "--min-fill", "0.9999", "-o", out / "model.gguf", "--json"}));
+  const auto result = test::run(command(
+      "quantize", {"--target-size", "4MB", "--min-fill", "0.9999", "-o", out / "model.gguf", "--json"}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const auto size = std::filesystem::file_size(out / "model.gguf");
   EXPECT_LE(size, 4'000'000U);
@@ -250,8 +260,9 @@ TEST_F(Planning, AFilledFileHasTheSizeItPromises) {
 }
 
 TEST_F(Planning, EveryMemoryIsFilledOnItsOwn) {
-  const auto answer = plan({"--target-vram", "5MiB", "--vram-margin", "0", "--target-ram", "514MiB", "--ctx-size", "256",
-                            "--ubatch", "16", "--override-tensor", "ffn_down=CPU", "--min-fill", "99.9%"});
+  const auto answer =
+      plan({"--target-vram", "5MiB", "--vram-margin", "0", "--target-ram", "514MiB", "--ctx-size", "256",
+            "--ubatch", "16", "--override-tensor", "ffn_down=CPU", "--min-fill", "99.9%"});
   EXPECT_TRUE(answer["fill"]["met"].get<bool>());
   EXPECT_TRUE(answer["host_fill"]["met"].get<bool>());
   EXPECT_GE(answer["used_bytes"].get<std::uint64_t>(), answer["fill"]["wanted_bytes"].get<std::uint64_t>());
@@ -276,7 +287,8 @@ TEST_F(Planning, WhatCannotBeFilledIsSaid) {
 TEST_F(Planning, SaysWhenEveryTensorIsAtItsBest) {
   const auto answer = plan({"--target-bpw", "30", "--formats", "IQ4_XS,Q4_0"});
   EXPECT_LT(answer["used_bytes"].get<std::uint64_t>(), answer["largest_bytes"].get<std::uint64_t>());
-  EXPECT_NE(answer["limits"].dump().find("every tensor has its best format"), std::string::npos) << answer["limits"];
+  EXPECT_NE(answer["limits"].dump().find("every tensor has its best format"), std::string::npos)
+      << answer["limits"];
 }
 
 TEST_F(Planning, TheSourceFormatMayBeChosen) {
@@ -288,9 +300,14 @@ TEST_F(Planning, TheSourceFormatMayBeChosen) {
 }
 
 TEST_F(Planning, OptionsWithoutEffectAreRefused) {
-  for (const std::vector<std::string>& options :
-       {std::vector<std::string>{"--ctx-size", "128"}, {"--cpu-moe"}, {"--gpu-layers", "2"}, {"--swa-full"},
-        {"--cache-type-k", "q8_0"}, {"--cache-type-v", "q8_0"}, {"--parallel", "2"}, {"--ubatch", "64"}}) {
+  for (const std::vector<std::string>& options : {std::vector<std::string>{"--ctx-size", "128"},
+                                                  {"--cpu-moe"},
+                                                  {"--gpu-layers", "2"},
+                                                  {"--swa-full"},
+                                                  {"--cache-type-k", "q8_0"},
+                                                  {"--cache-type-v", "q8_0"},
+                                                  {"--parallel", "2"},
+                                                  {"--ubatch", "64"}}) {
     std::vector<std::string> all = {"--target-bpw", "4"};
     all.insert(all.end(), options.begin(), options.end());
     const auto result = run_plan(all);

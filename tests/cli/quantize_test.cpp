@@ -21,8 +21,12 @@ using test::TemporaryFolder;
 
 const std::string kBinary = QUANTFIT_BINARY;
 
-std::string example_model() { return test::data_dir() / "tale-dense-F16.gguf"; }
-std::string example_imatrix() { return test::data_dir() / "tale-dense.imatrix.gguf"; }
+std::string example_model() {
+  return test::data_dir() / "tale-dense-F16.gguf";
+}
+std::string example_imatrix() {
+  return test::data_dir() / "tale-dense.imatrix.gguf";
+}
 
 // `quantfit quantize` of the example model at fast effort, which is all that these tests need.
 std::vector<std::string> quantize_command(const std::string& bpw, const std::string& output,
@@ -88,8 +92,8 @@ TEST(Quantize, ThreadsAndInstructionSetsDoNotChangeTheBytes) {
   EXPECT_EQ(test::read_file(folder / "one.gguf"), test::read_file(folder / "avx2.gguf"));
 }
 
-// Stops the program by `signal_number` later and later, continues each time, and compares the result with that of
-// an uninterrupted run.
+// Stops the program by `signal_number` later and later, continues each time, and compares the result with
+// that of an uninterrupted run.
 void interrupt_and_resume(int signal_number) {
   const TemporaryFolder folder;
   const auto whole = test::run(quantize_command("4.25", folder / "whole.gguf"));
@@ -117,8 +121,12 @@ void interrupt_and_resume(int signal_number) {
   EXPECT_EQ(test::read_file(folder / "whole.gguf"), test::read_file(folder / "resumed.gguf"));
 }
 
-TEST(Quantize, ResumesAfterCtrlC) { interrupt_and_resume(SIGINT); }
-TEST(Quantize, ResumesAfterKill) { interrupt_and_resume(SIGKILL); }
+TEST(Quantize, ResumesAfterCtrlC) {
+  interrupt_and_resume(SIGINT);
+}
+TEST(Quantize, ResumesAfterKill) {
+  interrupt_and_resume(SIGKILL);
+}
 
 TEST(Quantize, UnreachableTargetIsAnAnswerWithTheRange) {
   const TemporaryFolder folder;
@@ -149,7 +157,8 @@ TEST(Quantize, RefusesBadInputsWithAReason) {
   EXPECT_EQ(test::run(quantize_command("four", folder / "out.gguf")).exit_code, 2);
   EXPECT_EQ(test::run({kBinary, "quantize", example_model(), "-o", folder / "out.gguf"}).exit_code, 2);
   EXPECT_EQ(test::run({kBinary, "frobnicate"}).exit_code, 2);
-  EXPECT_EQ(test::run(quantize_command("4.5", example_model())).exit_code, 2) << "would replace its own source";
+  EXPECT_EQ(test::run(quantize_command("4.5", example_model())).exit_code, 2)
+      << "would replace its own source";
   EXPECT_FALSE(std::filesystem::exists(folder / "out.gguf"));
 }
 
@@ -195,9 +204,12 @@ TEST(Quantize, UnwritableFolderIsRefusedBeforeWork) {
 }
 
 TEST(Help, TeachesAndSucceeds) {
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {kBinary, "--help"}, {kBinary, "quantize", "--help"}, {kBinary, "plan", "--help"},
-           {kBinary, "inspect", "--help"}, {kBinary, "--version"}}) {
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{kBinary, "--help"},
+                                             {kBinary, "quantize", "--help"},
+                                             {kBinary, "plan", "--help"},
+                                             {kBinary, "inspect", "--help"},
+                                             {kBinary, "--version"}}) {
     const auto result = test::run(command);
     EXPECT_EQ(result.exit_code, 0);
     EXPECT_FALSE(result.out.empty());

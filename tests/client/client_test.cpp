@@ -1,5 +1,5 @@
-// The real llama.cpp loads, scores and is scored; every test is skipped, and says so, where it is not
-// installed.
+// The real llama.cpp loads, scores and is scored; every test is skipped, and says so,
+// where it is not installed.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// What quantization does to a model: perplexity and KL divergence over held-out text, measured by llama.cpp
-// itself.
+// What quantization does to a model: perplexity and KL divergence over held-out text,
+// measured by llama.cpp itself.
 //
 // The text is cut into chunks of `context` tokens. The second half of each is scored as llama-perplexity
 // does: positions context / 2 .. context - 2 predict the token after them (127 positions of a chunk of 256).
@@ -67,9 +67,9 @@ struct PairedDifference {
 };
 [[nodiscard]] PairedDifference paired_difference(const ModelScore& a, const ModelScore& b);
 
-// Errors of LlamaModel::open for any of the models; InvalidArgument when the text is shorter than a chunk or
-// a candidate's vocabulary has another size than the base model's; Malformed when a model's logits are not
-// finite.
+// Errors of LlamaModel::open for any of the models; InvalidArgument when the text is shorter than a
+// chunk or a candidate's vocabulary has another size than the base model's; Malformed when a
+// model's logits are not finite.
 [[nodiscard]] Result<Evaluation> evaluate(const std::filesystem::path& base,
                                           std::span<const std::filesystem::path> candidates,
                                           std::string_view text, const EvaluationOptions& options);

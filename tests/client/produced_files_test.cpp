@@ -1,5 +1,5 @@
-// The files that the real program makes, in the hands of the real llama.cpp: each one loads, and the smaller it is
-// the further its predictions are from the source's.
+// The files that the real program makes, in the hands of the real llama.cpp: each one loads, and the smaller
+// it is the further its predictions are from the source's.
 
 #include <gtest/gtest.h>
 
@@ -23,8 +23,8 @@ void check_all_targets(const std::filesystem::path& model, const std::filesystem
   const TemporaryFolder folder;
   std::string targets;
   for (const std::string& target : kTargets) targets += (targets.empty() ? "" : ",") + target;
-  const ProcessResult made = run({QUANTFIT_BINARY, "quantize", model, "--imatrix", imatrix, "--target-bpw", targets,
-                                  "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
+  const ProcessResult made = run({QUANTFIT_BINARY, "quantize", model, "--imatrix", imatrix, "--target-bpw",
+                                  targets, "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
   ASSERT_EQ(made.exit_code, 0) << made.err;
 
   std::vector<std::filesystem::path> files;
@@ -34,8 +34,8 @@ void check_all_targets(const std::filesystem::path& model, const std::filesystem
   const auto scored = evaluate(model, files, text, options);
   ASSERT_TRUE(scored) << scored.error().message;
   const Evaluation& scores = scored.value();
-  std::printf("%s: PPL %.3f\n%8s %12s %10s %12s %8s\n", model.filename().c_str(), scores.base.perplexity, "bpw",
-              "bytes", "PPL", "mean KLD", "top-1");
+  std::printf("%s: PPL %.3f\n%8s %12s %10s %12s %8s\n", model.filename().c_str(), scores.base.perplexity,
+              "bpw", "bytes", "PPL", "mean KLD", "top-1");
   for (std::size_t i = 0; i < files.size(); ++i) {
     const ModelScore& score = scores.candidates[i];
     std::printf("%8s %12llu %10.3f %12.6f %7.2f%%\n", kTargets[i].c_str(),
@@ -64,7 +64,8 @@ TEST(ProducedFiles, DenseModelAtEveryTarget) {
 TEST(ProducedFiles, MixtureOfExpertsAtEveryTarget) {
   if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
   const auto shared = shared_dir();
-  if (!shared) GTEST_SKIP() << "the larger data are not there; no mixture-of-experts model was made or loaded";
+  if (!shared)
+    GTEST_SKIP() << "the larger data are not there; no mixture-of-experts model was made or loaded";
   check_all_targets(*shared / "models" / "tale-moe-F16.gguf", *shared / "models" / "tale-moe.imatrix.gguf",
                     text_of(data_dir() / "eval-books.txt"));
 }

@@ -1,5 +1,5 @@
-// Packing of bit fields: everything that is packed comes back, and the decoders read it as the encoders wrote
-// it.
+// Packing of bit fields: everything that is packed comes back, and the decoders read
+// it as the encoders wrote it.
 #include "kernels/blocks.h"
 
 #include <gtest/gtest.h>

@@ -16,8 +16,8 @@
 namespace quantfit::kernels {
 namespace {
 
-// The least of sum w (x - s g)^2 over a whole codebook and the signs that its format allows, for eight
-// weights.
+// The least of sum w (x - s g)^2 over a whole codebook and the signs that its format
+// allows, for eight weights.
 double least_cost_of_eight(Format format, const float* x, const float* w, double s) {
   const auto error = [&](int k, double level) { return w[k] * (x[k] - s * level) * (x[k] - s * level); };
   double least = 1e300;

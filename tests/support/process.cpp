@@ -29,7 +29,8 @@ std::string text_of(const std::filesystem::path& path) {
 
 }  // namespace
 
-Process::Process(const std::vector<std::string>& command, const std::map<std::string, std::string>& environment)
+Process::Process(const std::vector<std::string>& command,
+                 const std::map<std::string, std::string>& environment)
     : out_(temporary_file()), err_(temporary_file()) {
   pid_ = fork();
   if (pid_ == 0) {
@@ -81,7 +82,8 @@ ProcessResult Process::wait() {
   return result;
 }
 
-ProcessResult run(const std::vector<std::string>& command, const std::map<std::string, std::string>& environment) {
+ProcessResult run(const std::vector<std::string>& command,
+                  const std::map<std::string, std::string>& environment) {
   return Process(command, environment).wait();
 }
 

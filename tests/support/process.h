@@ -21,7 +21,8 @@ struct ProcessResult {
 // A started child whose standard output and error go to temporary files.
 class Process {
  public:
-  Process(const std::vector<std::string>& command, const std::map<std::string, std::string>& environment = {});
+  Process(const std::vector<std::string>& command,
+          const std::map<std::string, std::string>& environment = {});
   ~Process();  // kills and reaps what still runs
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;

@@ -27,8 +27,8 @@ inline constexpr const char* kReferenceLibraryAbsent =
 // Loaded once per process and never unloaded; every method may be called from any thread.
 class ReferenceLibrary {
  public:
-  // Unsupported when the libraries are not installed (kReferenceLibraryAbsent) or lack a symbol, with its
-  // name.
+  // Unsupported when the libraries are not installed (kReferenceLibraryAbsent) or
+  // lack a symbol, with its name.
   [[nodiscard]] static Result<const ReferenceLibrary*> load();
 
   // True when the library has an encoder for `format`: the quantized formats, F16, BF16 and F32.
@@ -36,11 +36,11 @@ class ReferenceLibrary {
   // True when the library's encoder would abort without importance.
   [[nodiscard]] bool requires_importance(Format format) const;
 
-  // Encodes `rows` rows of `columns` weights at `x` (row-major). `importance`: one value per column, shared
-  // by all rows, or empty. `out` receives tensor_bytes(format, columns, rows) bytes. InvalidArgument when
-  // importance is needed and missing or a size is wrong, ShapeMismatch when a row is not a whole number of
-  // blocks. Tables of the codebook formats are built at the first call for that format: make one call before
-  // timing.
+  // Encodes `rows` rows of `columns` weights at `x` (row-major). `importance`: one value per column,
+  // shared by all rows, or empty. `out` receives tensor_bytes(format, columns, rows) bytes.
+  // InvalidArgument when importance is needed and missing or a size is wrong, ShapeMismatch when a row is
+  // not a whole number of blocks. Tables of the codebook formats are built at the first call for that
+  // format: make one call before timing.
   [[nodiscard]] Result<void> quantize_chunk(Format format, std::span<const float> x, std::uint64_t rows,
                                             std::uint64_t columns, std::span<const float> importance,
                                             std::span<std::byte> out) const;

@@ -17,8 +17,8 @@
 
 namespace quantfit::test {
 
-// One set of a folder. Holds the index only; matrices are read when asked for. Immutable; threads may share
-// it.
+// One set of a folder. Holds the index only; matrices are read when asked for.
+// Immutable; threads may share it.
 class SecondMoments {
  public:
   struct Input {

@@ -8,7 +8,9 @@
 
 namespace quantfit::test {
 
-std::filesystem::path data_dir() { return QUANTFIT_TEST_DATA; }
+std::filesystem::path data_dir() {
+  return QUANTFIT_TEST_DATA;
+}
 
 std::optional<std::filesystem::path> shared_dir() {
   const char* from_environment = std::getenv("QUANTFIT_SHARED_DIR");

@@ -466,8 +466,8 @@ TEST(Allocator, ModelsOfRealShapesAreProvenOptimal) {
       const long double bound = independent_bound(instance.classes, budget, answer.value().multiplier);
       const double objective = answer.value().objective;
       EXPECT_LE(bound, static_cast<long double>(objective) * (1 + 1e-9L));
-      // The reported bound is as good as the recomputed one: it counts whole steps of bytes, so it may be
-      // better.
+      // The reported bound is as good as the recomputed one: it counts whole steps of
+      // bytes, so it may be better.
       EXPECT_GE(answer.value().lp_bound, static_cast<double>(bound) - 1e-9 * objective);
       EXPECT_LE(answer.value().lp_bound, objective * (1 + 1e-9));
       EXPECT_LE(static_cast<double>(instance.classes.size()) * answer.value().cost_unit, 1e-9 * objective);

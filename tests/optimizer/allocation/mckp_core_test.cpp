@@ -86,8 +86,8 @@ CoreLimits no_limits() {
   return limits;
 }
 
-// For any gap: the search finds the optimum when it lies within the gap, and finds nothing within it
-// otherwise.
+// For any gap: the search finds the optimum when it lies within the gap, and finds
+// nothing within it otherwise.
 TEST(Core, FindsTheOptimumExactlyWhenItLiesWithinTheGap) {
   Engine random(1);
   const CoreLimits limits = no_limits();
@@ -119,8 +119,8 @@ TEST(Core, FindsTheOptimumExactlyWhenItLiesWithinTheGap) {
   }
 }
 
-// However small the first gap and however slow its growth: the optimum, and bounds that enclose it when
-// stopped.
+// However small the first gap and however slow its growth: the optimum, and bounds
+// that enclose it when stopped.
 TEST(CloseGap, EndsAtTheOptimumFromAnyFirstGap) {
   Engine random(4);
   int stopped = 0;
