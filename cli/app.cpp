@@ -1,52 +1,113 @@
 #include "cli/app.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <new>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/exit_code.h"
+#include "cli/help.h"
+#include "cli/interrupt.h"
+#include "cli/streams.h"
+#include "cli/suggest.h"
+#include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
 
-constexpr const char* kDescription =
-    "quantfit fits a language model into an exact number of bits.\n"
-    "\n"
-    "It measures what every GGUF format costs every tensor, chooses the best mix for your\n"
-    "size, proves how near to optimal that is, and writes a file that llama.cpp loads:\n"
-    "\n"
-    "  quantfit quantize model-F16.gguf --imatrix imatrix.gguf --target-bpw 4.5 \\\n"
-    "           --state model.qfstate -o model-4.5bpw.gguf\n";
+constexpr std::size_t kWidestHelp = 100;
+constexpr std::size_t kNarrowestHelp = 40;
 
-constexpr const char* kFooter =
-    "\nExit status: 0 done, 1 failed, 2 bad usage, 3 target infeasible (the reachable range is\n"
-    "printed), 130 interrupted (run the same command again to continue).\n"
-    "Results go to standard output, progress and warnings to standard error.\n"
-    "'quantfit COMMAND --help' explains each command.";
+int show(const std::string& text) {
+  if (auto printed = print(text); !printed) {
+    say_error(printed.error().message);
+    return kFailed;
+  }
+  return kDone;
+}
+
+std::size_t help_width() {
+  return std::clamp(columns_of_terminal(STDOUT_FILENO, kWidestHelp), kNarrowestHelp, kWidestHelp);
+}
+
+bool asks_for_help(std::string_view word) {
+  return word == "--help" || word == "-h" || word == "help";
+}
+
+int bad_usage(const std::string& message, const std::string& path) {
+  say_error(message);
+  say(fmt::format("'quantfit{}{} --help' explains\n", path.empty() ? "" : " ", path));
+  return kBadUsage;
+}
+
+// The commands that a word could have meant.
+std::string unknown_command(const std::string& word, const std::vector<Command>& commands) {
+  std::vector<std::string_view> names;
+  for (const Command& command : commands) names.push_back(command.name);
+  return fmt::format("there is no command {}{}; there are {}", printable(word), suggestion(word, names),
+                     fmt::join(names, ", "));
+}
+
+int run_command(const Command& command) {
+  Console console(*command.console);
+  const InterruptHandler interrupt(console.token());
+  return console.finish(command.run(console));
+}
+
+// Runs what `words` name among `commands`; `path` led there.
+int dispatch(const std::vector<Command>& commands, std::vector<std::string> words, const std::string& path) {
+  const auto command = std::ranges::find(commands, words.front(), &Command::name);
+  if (command == commands.end()) return bad_usage(unknown_command(words.front(), commands), path);
+  const std::string here = path.empty() ? command->name : path + ' ' + command->name;
+  words.erase(words.begin());
+  if (!command->commands.empty()) {
+    if (words.empty()) {
+      say(command_help(*command, here, help_width()));
+      return kBadUsage;
+    }
+    if (asks_for_help(words.front())) return show(command_help(*command, here, help_width()));
+    return dispatch(command->commands, std::move(words), here);
+  }
+  for (const std::string& word : words) {
+    if (word == "--") break;
+    if (word == "--help" || word == "-h") return show(command_help(*command, here, help_width()));
+  }
+  if (auto read = command->table.read_arguments(words); !read) return bad_usage(read.error().message, here);
+  return run_command(*command);
+}
+
+int run_words(std::vector<std::string> words) {
+  const std::vector<Command> commands = all_commands();
+  if (words.empty()) {
+    say(program_help(commands, help_width()));
+    return kBadUsage;
+  }
+  if (words.front() == "--version" || words.front() == "-V" || words.front() == "version")
+    return show("quantfit " QUANTFIT_VERSION "\n");
+  if (asks_for_help(words.front())) {
+    words.erase(words.begin());
+    if (words.empty()) return show(program_help(commands, help_width()));
+    words.push_back("--help");
+  }
+  return dispatch(commands, std::move(words), "");
+}
 
 }  // namespace
 
 int run(int argc, char** argv) {
-  CLI::App app{kDescription, "quantfit"};
-  app.set_version_flag("--version", "quantfit " QUANTFIT_VERSION);
-  app.footer(kFooter);
-  app.require_subcommand(1);
-  app.fallthrough(false);
-
-  int status = kDone;
-  register_commands(app, status);
+  secure_standard_streams();
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    // Help and version are "errors" with exit code 0 to the parser.
-    return app.exit(error) == 0 ? kDone : kBadUsage;
-  } catch (const std::exception& error) {  // out of memory and the like, from libraries that throw
-    fmt::print(stderr, "error: {}\n", error.what());
-    return kFailed;
+    return run_words({argv + std::min(argc, 1), argv + argc});
+  } catch (const std::bad_alloc&) {
+    say_error("out of memory");
+  } catch (const std::exception& error) {  // from libraries that throw
+    say_error(error.what());
   }
-  return status;
+  return kFailed;
 }
 
 }  // namespace quantfit::cli

@@ -1,24 +1,35 @@
 // Every subcommand: its options and what it does. One source file per command.
 #pragma once
 
-#include "core/error.h"
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
 
-namespace CLI {
-class App;
-}
+#include "cli/console.h"
+#include "cli/option_table.h"
 
 namespace quantfit::cli {
 
-// Adds all subcommands to `app`. The one that is parsed runs and leaves its exit status in `status`.
-void register_commands(CLI::App& app, int& status);
+// A command with options of its own, or one that only leads to others.
+struct Command {
+  std::string name;
+  std::string sentence;
+  std::vector<std::string>
+      notes;  // paragraphs below the options; those that start with a blank are shown as they are
+  OptionTable table;
+  std::shared_ptr<ConsoleOptions> console = std::make_shared<ConsoleOptions>();
+  std::function<int(Console&)> run;  // returns the exit status; empty where `commands` are to choose from
+  std::vector<Command> commands = {};
+};
 
-void add_quantize_command(CLI::App& app, int& status);
-void add_plan_command(CLI::App& app, int& status);
-void add_inspect_command(CLI::App& app, int& status);
-void add_frontier_command(CLI::App& app, int& status);
-void add_diff_command(CLI::App& app, int& status);
+// In the order in which help lists them.
+[[nodiscard]] std::vector<Command> all_commands();
 
-// Prints an error to standard error ("error: ...") and returns its exit status.
-int report(const Error& error);
+[[nodiscard]] Command make_quantize_command();
+[[nodiscard]] Command make_plan_command();
+[[nodiscard]] Command make_frontier_command();
+[[nodiscard]] Command make_inspect_command();
+[[nodiscard]] Command make_diff_command();
 
 }  // namespace quantfit::cli

@@ -4,8 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
+
+#include "cli/exit_code.h"
+#include "cli/interrupt.h"
+#include "cli/option_table.h"
+#include "cli/streams.h"
+#include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
@@ -33,7 +38,7 @@ void ConsoleProgress::begin(std::string_view phase, std::uint64_t total) {
   done_ = 0;
   started_ = drawn_ = std::chrono::steady_clock::now();
   if (!style_.quiet && !style_.terminal)
-    fmt::print(stderr, "{}: {} weights\n", phase_, format_count(double(total_)));
+    say(fmt::format("{}: {} weights\n", phase_, format_count(double(total_))));
 }
 
 void ConsoleProgress::advance(std::uint64_t done, std::string_view what) {
@@ -43,7 +48,7 @@ void ConsoleProgress::advance(std::uint64_t done, std::string_view what) {
   if (style_.quiet || now - drawn_ < (style_.terminal ? std::chrono::milliseconds(kRedrawInterval)
                                                       : std::chrono::milliseconds(kPlainInterval)))
     return;
-  what_ = what;
+  what_ = escaped(what);
   drawn_ = now;
   draw(false);
 }
@@ -63,8 +68,8 @@ void ConsoleProgress::draw(bool last) {
   const double left = speed > 0 ? std::max(double(total_) - double(done_), 0.0) / speed : 0;
   const std::string time = last ? format_duration(elapsed) : format_duration(left) + " left";
   if (!style_.terminal) {
-    fmt::print(stderr, "{}: {:3.0f} %, {} weights/s, {}{}{}\n", phase_, 100 * share, format_count(speed),
-               time, what_.empty() ? "" : ", at ", what_);
+    say(fmt::format("{}: {:3.0f} %, {} weights/s, {}{}{}\n", phase_, 100 * share, format_count(speed), time,
+                    what_.empty() ? "" : ", at ", what_));
     return;
   }
   const int filled = static_cast<int>(share * kBarWidth);
@@ -73,18 +78,48 @@ void ConsoleProgress::draw(bool last) {
   // The line is cut to the usual width, so that redrawing never wraps.
   std::string tail = fmt::format(" {:3.0f} %  {} weights/s  {}", 100 * share, format_count(speed), time);
   if (!what_.empty() && tail.size() + what_.size() + kBarWidth < 105) tail += "  " + what_;
-  fmt::print(stderr, "\r{:<9}{}{}{}{}\x1b[K{}", phase_, style_.color ? "\x1b[36m" : "", bar,
-             style_.color ? "\x1b[0m" : "", tail, last ? "\n" : "");
-  std::fflush(stderr);
+  say(fmt::format("\r{:<9}{}{}{}{}\x1b[K{}", phase_, style_.color ? "\x1b[36m" : "", bar,
+                  style_.color ? "\x1b[0m" : "", tail, last ? "\n" : ""));
 }
 
 void ConsoleLogger::log(LogLevel level, std::string_view message) {
   if (level == LogLevel::Warning) {
-    fmt::print(stderr, "{}warning:{} {}\n", style_.color ? "\x1b[33m" : "", style_.color ? "\x1b[0m" : "",
-               message);
+    say(fmt::format("{}warning:{} {}\n", style_.color ? "\x1b[33m" : "", style_.color ? "\x1b[0m" : "",
+                    escaped(message)));
   } else if (!style_.quiet) {
-    fmt::print(stderr, "{}\n", message);
+    say(fmt::format("{}\n", escaped(message)));
   }
+}
+
+void add_console_options(OptionTable& table, ConsoleOptions& options) {
+  table.flag("--quiet", options.quiet, "no progress").alias("-q");
+}
+
+Console::Console(const ConsoleOptions& options)
+    : style_([&] {
+        ConsoleStyle style = ConsoleStyle::detect();
+        style.quiet = options.quiet;
+        return style;
+      }()),
+      progress_(style_),
+      logger_(style_) {}
+
+void Console::print(std::string_view text) {
+  if (lost_) return;
+  if (auto printed = cli::print(text); !printed) lost_ = printed.error();
+}
+
+int Console::fail(const Error& error) {
+  say_error(error.message);
+  if (error.code == ErrorCode::Interrupted && InterruptHandler::exit_status() != 0)
+    return InterruptHandler::exit_status();
+  return exit_code_of(error.code);
+}
+
+int Console::finish(int status) {
+  if (!lost_) return status;
+  say_error(lost_->message);
+  return status == kDone ? kFailed : status;
 }
 
 std::string format_duration(double seconds) {

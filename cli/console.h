@@ -4,13 +4,17 @@
 #include <chrono>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "core/error.h"
 #include "core/log.h"
 #include "core/progress.h"
 
 namespace quantfit::cli {
+
+class OptionTable;
 
 struct ConsoleStyle {
   bool terminal = false;  // standard error is a terminal: one line that is redrawn
@@ -19,6 +23,12 @@ struct ConsoleStyle {
 
   [[nodiscard]] static ConsoleStyle detect();
 };
+
+// What every command that takes long lets people choose.
+struct ConsoleOptions {
+  bool quiet = false;
+};
+void add_console_options(OptionTable& table, ConsoleOptions& options);
 
 // A bar with speed and time left on a terminal; otherwise a plain line per phase and every few seconds.
 // Progress is counted in weights. Thread-safe.
@@ -46,6 +56,37 @@ class ConsoleLogger final : public Logger {
 
  private:
   ConsoleStyle style_;
+};
+
+// One job's ears and voice, whoever runs it: a terminal here, a connection elsewhere.
+struct JobContext {
+  ProgressSink& progress;
+  Logger& logger;
+  const CancellationToken& cancel;
+};
+
+// The same on a terminal.
+class Console {
+ public:
+  explicit Console(const ConsoleOptions& options);
+  [[nodiscard]] JobContext context() { return {progress_, logger_, token_}; }
+  [[nodiscard]] Logger& logger() { return logger_; }
+  [[nodiscard]] ProgressSink& progress() { return progress_; }
+  [[nodiscard]] CancellationToken& token() { return token_; }
+
+  // Adds to the answer on standard output. When that is lost the work goes on, and finish() says so.
+  void print(std::string_view text);
+  // Says what went wrong; the exit status that it means.
+  [[nodiscard]] int fail(const Error& error);
+  // The exit status of a command that ended with `status`: a failure where its answer could not be printed.
+  [[nodiscard]] int finish(int status);
+
+ private:
+  ConsoleStyle style_;
+  ConsoleProgress progress_;
+  ConsoleLogger logger_;
+  CancellationToken token_;
+  std::optional<Error> lost_;  // why standard output did not take everything
 };
 
 // "3.2 s", "4 min 10 s", "2 h 05 min".

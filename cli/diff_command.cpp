@@ -1,12 +1,11 @@
 // `quantfit diff`: which tensors two models or recipes store differently.
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/exit_code.h"
-#include "cli/render.h"
+#include "cli/report/json.h"
+#include "cli/report/text.h"
 #include "core/file_util.h"
 #include "optimizer/output/recipe_io.h"
 
@@ -58,33 +57,33 @@ Result<Recipe> recipe_of_side(const Side& side, const Side& other) {
   return recipe;
 }
 
-int show_diff(const DiffOptions& options) {
+int show_diff(const DiffOptions& options, Console& console) {
   auto before = open_side(options.before);
-  if (!before) return report(before.error());
+  if (!before) return console.fail(before.error());
   auto after = open_side(options.after);
-  if (!after) return report(after.error());
+  if (!after) return console.fail(after.error());
   auto first = recipe_of_side(before.value(), after.value());
-  if (!first) return report(first.error());
+  if (!first) return console.fail(first.error());
   auto second = recipe_of_side(after.value(), before.value());
-  if (!second) return report(second.error());
-  const optimizer::RecipeDiff diff = optimizer::diff_recipes(first.value(), second.value());
-  if (options.json)
-    fmt::print("{}\n", diff_to_json(diff).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
-  else
-    fmt::print("{}", describe_diff(diff));
+  if (!second) return console.fail(second.error());
+  const DiffReport report = make_diff_report(optimizer::diff_recipes(first.value(), second.value()));
+  console.print(options.json ? document_text(to_json(report)) : to_text(report));
   return kDone;
 }
 
 }  // namespace
 
-void add_diff_command(CLI::App& app, int& status) {
+Command make_diff_command() {
   auto options = std::make_shared<DiffOptions>();
-  CLI::App* command =
-      app.add_subcommand("diff", "Show which tensors two GGUF files or recipes store differently");
-  command->add_option("before", options->before, "GGUF file or recipe")->required()->type_name("FILE");
-  command->add_option("after", options->after, "GGUF file or recipe")->required()->type_name("FILE");
-  command->add_flag("--json", options->json, "print one JSON document instead of text");
-  command->callback([options, &status] { status = show_diff(*options); });
+  Command command;
+  command.name = "diff";
+  command.sentence = "Show which tensors two GGUF files or recipes store differently";
+  OptionTable& table = command.table;
+  table.add("before", options->before, "BEFORE", "GGUF file or recipe").needed().file();
+  table.add("after", options->after, "AFTER", "GGUF file or recipe").needed().file();
+  table.flag("--json", options->json, "print one JSON document instead of text");
+  command.run = [options](Console& console) { return show_diff(*options, console); };
+  return command;
 }
 
 }  // namespace quantfit::cli

@@ -5,6 +5,7 @@
 
 namespace quantfit::cli {
 
+// A run that a signal ended has 128 and the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
 enum ExitCode : int {
   kDone = 0,
   kFailed = 1,

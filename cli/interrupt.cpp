@@ -1,47 +1,68 @@
 #include "cli/interrupt.h"
 
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
-
-#include "cli/exit_code.h"
+#include <cstdint>
 
 namespace quantfit::cli {
 namespace {
 
-CancellationToken g_token;
-std::atomic<int> g_signals{0};
+constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+// `timeout` and terminals send one request twice; a person takes longer to ask again.
+constexpr std::int64_t kSameRequestNanoseconds = 300'000'000;
 
-extern "C" void on_signal(int) {
-  if (g_signals.fetch_add(1) > 0) _exit(kInterrupted);  // temporary files are left to the next run's clean-up
-  g_token.cancel();
+std::atomic<CancellationToken*> g_token{nullptr};
+std::atomic<int> g_signal{0};
+std::atomic<std::int64_t> g_first_time{0};
+static_assert(std::atomic<CancellationToken*>::is_always_lock_free &&
+              std::atomic<std::int64_t>::is_always_lock_free);
+
+std::int64_t now() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+extern "C" void on_signal(int number) {
+  int none = 0;
+  if (!g_signal.compare_exchange_strong(none, number)) {
+    if (now() - g_first_time.load() > kSameRequestNanoseconds) _exit(128 + number);
+    return;
+  }
+  g_first_time.store(now());
+  if (CancellationToken* token = g_token.load()) token->cancel();
   constexpr char kNote[] = "\nstopping after the rows in progress; press Ctrl-C again to end at once\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, kNote, sizeof(kNote) - 1);
 }
 
-void install(void (*handler)(int)) {
+// Replaces `before` by `after`, and nothing else.
+void exchange_handler(int number, void (*before)(int), void (*after)(int)) {
   struct sigaction action {};
-  action.sa_handler = handler;
+  if (sigaction(number, nullptr, &action) != 0 || action.sa_handler != before) return;
+  action.sa_handler = after;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  action.sa_flags = SA_RESTART;
+  sigaction(number, &action, nullptr);
 }
 
 }  // namespace
 
-InterruptHandler::InterruptHandler() {
-  signal(SIGPIPE, SIG_IGN);
-  signal(SIGXFSZ, SIG_IGN);  // a file size limit is then an error like a full disk
-  install(on_signal);
+InterruptHandler::InterruptHandler(CancellationToken& token) {
+  g_token.store(&token);
+  for (const int number : kSignals) exchange_handler(number, SIG_DFL, on_signal);
 }
 
 InterruptHandler::~InterruptHandler() {
-  install(SIG_DFL);
+  for (const int number : kSignals) exchange_handler(number, on_signal, SIG_DFL);
+  g_token.store(nullptr);
 }
 
-const CancellationToken& InterruptHandler::token() const {
-  return g_token;
+int InterruptHandler::exit_status() {
+  const int number = g_signal.load();
+  return number == 0 ? 0 : 128 + number;
 }
 
 }  // namespace quantfit::cli

@@ -1,20 +1,22 @@
-// Ctrl-C: the first asks the work to stop at the next row and keeps what was
-// finished, the second ends at once.
+// Ctrl-C and its relatives: the first asks the work to stop at the next row and keeps what was finished, a
+// second one ends at once.
 #pragma once
 
 #include "core/progress.h"
 
 namespace quantfit::cli {
 
-// Installs handlers for SIGINT and SIGTERM as long as it lives. One at a time.
+// As long as it lives, SIGINT, SIGTERM, SIGHUP and SIGQUIT cancel the token of one job. One at a time, since
+// signals belong to the process. Signals that were ignored when the program started stay ignored (nohup).
 class InterruptHandler {
  public:
-  InterruptHandler();
+  explicit InterruptHandler(CancellationToken& token);
   ~InterruptHandler();
   InterruptHandler(const InterruptHandler&) = delete;
   InterruptHandler& operator=(const InterruptHandler&) = delete;
 
-  [[nodiscard]] const CancellationToken& token() const;
+  // 128 and the number of the signal that came, the status by which a shell knows it; 0 when none did.
+  [[nodiscard]] static int exit_status();
 };
 
 }  // namespace quantfit::cli

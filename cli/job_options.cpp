@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <initializer_list>
 #include <utility>
@@ -82,17 +81,6 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   return rules;
 }
 
-// Like CLI::Range, which lets NaN through.
-CLI::Validator finite_range(double least, double most) {
-  return CLI::Validator(
-      [least, most](std::string& text) {
-        double value = 0;
-        if (CLI::detail::lexical_cast(text, value) && value >= least && value <= most) return std::string{};
-        return fmt::format("{} is no number from {} to {}", text, least, most);
-      },
-      fmt::format("FLOAT in [{:g} - {:g}]", least, most));
-}
-
 // Options that say how the model will run, and mean nothing without the memory that they are about.
 Result<void> check_memory_options(const JobOptions& o) {
   const auto first = [](std::initializer_list<std::pair<bool, std::string_view>> options) {
@@ -161,163 +149,138 @@ Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
 
 }  // namespace
 
-void add_input_options(CLI::App& command, JobOptions& o) {
-  command.add_option("model", o.model, "GGUF model to start from (the first file, when it is sharded)")
-      ->required()
-      ->type_name("MODEL.gguf");
-  command
-      .add_option(
-          "--imatrix", o.importance,
-          "importance matrix of this model (GGUF or legacy format); without one, formats below 3 bits "
-          "are left out")
-      ->type_name("FILE");
-  command
-      .add_option(
-          "--state", o.state,
-          "file that remembers every measurement: an interrupted run continues, another target starts "
-          "at once")
-      ->type_name("FILE");
+void add_input_options(OptionTable& table, JobOptions& o) {
+  table.add("model", o.model, "MODEL.gguf", "GGUF model to start from (the first file, when it is sharded)")
+      .needed()
+      .file();
+  table
+      .add("--imatrix", o.importance, "FILE",
+           "importance matrix of this model (GGUF or legacy format); without one, formats below 3 bits are "
+           "left "
+           "out")
+      .file();
+  table
+      .add("--state", o.state, "FILE",
+           "file that remembers every measurement: an interrupted run continues, another target starts at "
+           "once")
+      .file();
 }
 
-void add_target_options(CLI::App& command, JobOptions& o) {
-  auto* target = command.add_option_group("Target", "how large the result may be; never exceeded");
-  target
-      ->add_option(
-          "--target-bpw", o.target_bpw,
-          "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, "
-          "make several files from one measurement")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("BPW");
-  target
-      ->add_option("--target-size", o.target_size,
-                   "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->type_name("SIZE");
-  target
-      ->add_option("--target-vram", o.target_vram,
-                   "memory of the GPU that model, cache and buffers must fit into together")
-      ->type_name("SIZE");
-  target->add_option("--target-ram", o.target_ram, "likewise for what stays in RAM; a second budget")
-      ->type_name("SIZE");
-  target
-      ->add_option(
-          "--min-fill", o.min_fill,
-          "use at least this share of the budget, for example 99.99%, at the least rise of predicted "
-          "error; where no recipe does, what may stay unused is doubled until one fits, with a warning. "
-          "With --target-vram and --target-ram: of what each has left for weights (default: the lowest "
-          "error, whatever it leaves unused)")
-      ->type_name("SHARE");
-  target
-      ->add_option("--preset", o.preset, "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
-      ->type_name("NAME");
-  target->add_option("--recipe", o.recipe, "formats from a recipe file instead of a search")
-      ->type_name("FILE");
+void add_target_options(OptionTable& table, JobOptions& o) {
+  table.group("Target", "how large the result may be; never exceeded");
+  table
+      .add("--target-bpw", o.target_bpw, "BPW",
+           "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, make "
+           "several files from one measurement")
+      .in("bits per weight")
+      .split_at_commas();
+  table
+      .add("--target-size", o.target_size, "SIZE",
+           "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
+      .in("bytes")
+      .split_at_commas();
+  table
+      .add("--target-vram", o.target_vram, "SIZE",
+           "memory of the GPU that model, cache and buffers must fit into together")
+      .in("bytes");
+  table.add("--target-ram", o.target_ram, "SIZE", "likewise for what stays in RAM; a second budget")
+      .in("bytes");
+  table
+      .add("--min-fill", o.min_fill, "SHARE",
+           "use at least this share of the budget, for example 99.99%, at the least rise of predicted error; "
+           "where no recipe does, what may stay unused is doubled until one fits, with a warning. With "
+           "--target-vram and --target-ram: of what each has left for weights")
+      .default_is("the lowest error, whatever it leaves unused");
+  table.add("--preset", o.preset, "NAME",
+            "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...");
+  table.add("--recipe", o.recipe, "FILE", "formats from a recipe file instead of a search").file();
 
-  auto* memory =
-      command.add_option_group("Memory", "how the model will run, for --target-vram and --target-ram");
-  memory->add_option(
-      "-c,--ctx-size", o.ctx_size,
-      "context in tokens, of all sequences together (default: what the model was trained with)");
-  memory->add_option("--cache-type-k", o.cache_type_k, "format of the cached keys (default: f16)")
-      ->type_name("FORMAT");
-  memory->add_option("--cache-type-v", o.cache_type_v, "format of the cached values (default: f16)")
-      ->type_name("FORMAT");
-  memory
-      ->add_option("--parallel", o.parallel,
-                   fmt::format("sequences at a time (default: {})", optimizer::MemoryRequest{}.parallel))
-      ->check(CLI::Range(1, 4096));
-  memory
-      ->add_option("--ubatch", o.ubatch,
-                   fmt::format("tokens computed at a time (default: {})", optimizer::MemoryRequest{}.ubatch))
-      ->check(CLI::Range(1, 1 << 20));
-  memory
-      ->add_option("--vram-margin", o.vram_margin,
-                   "memory of the GPU to keep free (default: 512 MiB for the driver and 512 MiB to spare)")
-      ->type_name("SIZE");
-  memory->add_flag("--cpu-moe", o.cpu_moe, "routed experts stay in RAM");
-  memory->add_option("--n-cpu-moe", o.n_cpu_moe, "routed experts of the first N layers stay in RAM");
-  memory->add_option("--override-tensor", o.override_tensor, "REGEX=CPU: tensors that stay in RAM")
-      ->allow_extra_args(false)
-      ->type_name("REGEX=CPU");
-  memory->add_option("--gpu-layers", o.gpu_layers, "only the last N layers are on the GPU");
-  memory->add_flag("--swa-full", o.swa_full, "layers with a sliding window cache the whole context");
+  table.group("Memory", "how the model will run, for --target-vram and --target-ram");
+  table.add("--ctx-size", o.ctx_size, "N", "context in tokens, of all sequences together")
+      .alias("-c")
+      .in("tokens")
+      .default_is("what the model was trained with");
+  table.add("--cache-type-k", o.cache_type_k, "FORMAT", "format of the cached keys")
+      .alias("-ctk")
+      .default_is("f16");
+  table.add("--cache-type-v", o.cache_type_v, "FORMAT", "format of the cached values")
+      .alias("-ctv")
+      .default_is("f16");
+  table.add("--parallel", o.parallel, "N", "sequences at a time")
+      .alias("-np")
+      .range(1, 4096)
+      .default_is(std::to_string(optimizer::MemoryRequest{}.parallel));
+  table.add("--ubatch", o.ubatch, "N", "tokens computed at a time")
+      .alias("-ub")
+      .alias("--ubatch-size")
+      .in("tokens")
+      .range(1, 1 << 20)
+      .default_is(std::to_string(optimizer::MemoryRequest{}.ubatch));
+  table.add("--vram-margin", o.vram_margin, "SIZE", "memory of the GPU to keep free")
+      .in("bytes")
+      .default_is("512 MiB for the driver and 512 MiB to spare");
+  table.flag("--cpu-moe", o.cpu_moe, "routed experts stay in RAM").alias("-cmoe");
+  table.add("--n-cpu-moe", o.n_cpu_moe, "N", "routed experts of the first N layers stay in RAM")
+      .alias("-ncmoe")
+      .in("layers")
+      .default_is("none");
+  table.add("--override-tensor", o.override_tensor, "REGEX=CPU", "tensors that stay in RAM").alias("-ot");
+  table.add("--gpu-layers", o.gpu_layers, "N", "only the last N layers are on the GPU")
+      .alias("-ngl")
+      .alias("--n-gpu-layers")
+      .in("layers")
+      .default_is("all");
+  table.flag("--swa-full", o.swa_full, "layers with a sliding window cache the whole context");
 }
 
-void add_search_options(CLI::App& command, JobOptions& o) {
-  auto* formats = command.add_option_group("Formats", "what tensors may be stored as");
-  formats
-      ->add_option("--formats", o.formats,
-                   "only these, separated by commas (default: all but experimental ones)")
-      ->type_name("LIST");
-  formats->add_option("--exclude-formats", o.exclude_formats, "all but these")->type_name("LIST");
-  formats->add_option("--runtime", o.runtime, "leave out formats that are slow on cpu, cuda, metal or vulkan")
-      ->type_name("NAME");
-  formats->add_option("--tensor-type", o.tensor_type, "pin tensors whose name the pattern is found in")
-      ->allow_extra_args(false)
-      ->type_name("REGEX=TYPE");
-  formats->add_option("--tensor-type-file", o.tensor_type_file, "such pins from a file")->type_name("FILE");
-  formats->add_option("--output-tensor-type", o.output_tensor_type, "pin the output head")->type_name("TYPE");
-  formats->add_option("--token-embedding-type", o.token_embedding_type, "pin the token embedding")
-      ->type_name("TYPE");
-  formats->add_flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
-  formats->add_option("--min-type", o.min_type, "at least as many bits per weight as TYPE")
-      ->allow_extra_args(false)
-      ->type_name("REGEX=TYPE");
-  formats->add_option("--max-type", o.max_type, "at most as many bits per weight as TYPE")
-      ->allow_extra_args(false)
-      ->type_name("REGEX=TYPE");
-  formats
-      ->add_option("--tie", o.tie,
-                   "tensors of a layer that the pattern is found in get one format, for example "
-                   "'ffn_(gate|up)'")
-      ->allow_extra_args(false)
-      ->type_name("REGEX");
-  formats
-      ->add_option("--role-weight", o.role_weight,
-                   "how much the relative error of matching tensors counts (a layer's matrix: about 1)")
-      ->allow_extra_args(false)
-      ->type_name("REGEX=X");
-  formats
-      ->add_option("--max-error", o.max_error,
-                   "leave out formats with a larger relative error unless the budget forces them; 0: never")
-      ->check(finite_range(0, 1e9))
-      ->capture_default_str();
-  formats
-      ->add_option(
-          "--speed-weight", o.speed_weight,
-          "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
-          "quality alone decide")
-      ->check(finite_range(0, 1e9))
-      ->capture_default_str();
-  formats->add_flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
-  formats->add_flag("--force-low-bits", o.force_without_importance,
-                    "use formats that need an importance matrix without one");
+void add_search_options(OptionTable& table, JobOptions& o) {
+  table.group("Formats", "what tensors may be stored as");
+  table.add("--formats", o.formats, "LIST", "only these, separated by commas")
+      .default_is("all but experimental ones");
+  table.add("--exclude-formats", o.exclude_formats, "LIST", "all but these");
+  table.add("--runtime", o.runtime, "NAME", "leave out formats that are slow on cpu, cuda, metal or vulkan");
+  table.add("--tensor-type", o.tensor_type, "REGEX=TYPE", "pin tensors whose name the pattern is found in");
+  table.add("--tensor-type-file", o.tensor_type_file, "FILE", "such pins from a file").file();
+  table.add("--output-tensor-type", o.output_tensor_type, "TYPE", "pin the output head");
+  table.add("--token-embedding-type", o.token_embedding_type, "TYPE", "pin the token embedding");
+  table.flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
+  table.add("--min-type", o.min_type, "REGEX=TYPE", "at least as many bits per weight as TYPE");
+  table.add("--max-type", o.max_type, "REGEX=TYPE", "at most as many bits per weight as TYPE");
+  table.add("--tie", o.tie, "REGEX",
+            "tensors of a layer that the pattern is found in get one format, for example 'ffn_(gate|up)'");
+  table.add("--role-weight", o.role_weight, "REGEX=X",
+            "how much the relative error of matching tensors counts (a layer's matrix: about 1)");
+  table
+      .add("--max-error", o.max_error, "X",
+           "leave out formats with a larger relative error unless the budget forces them; 0: never")
+      .range(0, 1e9);
+  table
+      .add("--speed-weight", o.speed_weight, "X",
+           "predicted error that one unit of decoding time (a model all in Q8_0) is worth; 0: size and "
+           "quality "
+           "alone decide")
+      .range(0, 1e9);
+  table.flag("--allow-requantize", o.allow_requantize, "accept a source that is quantized already");
+  table.flag("--force-low-bits", o.force_without_importance,
+             "use formats that need an importance matrix without one");
 
-  auto* work = command.add_option_group("Work", "how hard to try");
-  work->add_option("--effort", o.effort, "how long the encoders search: fast, default or max")
-      ->check(CLI::IsMember({"fast", "default", "max"}))
-      ->capture_default_str();
-  work->add_option("--sample-precision", o.sample_precision,
-                   "rows are measured until the standard error of each error is below this share of it")
-      ->check(finite_range(0.0001, 1))
-      ->capture_default_str();
-  work->add_option("--sample-rows", o.sample_rows, "measure at least this many rows of a tensor")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  work->add_option("--seed", o.seed, "chooses other rows")->capture_default_str();
-  work->add_option(
-          "--kappa", o.kappa,
-          fmt::format("how much more an error along a row's own direction costs (1: as much as any other; "
-                      "default {}, and {} for attn_v, ffn_up and ffn_gate)",
-                      optimizer::ErrorModel::kKappa, optimizer::ErrorModel::kAveragedKappa))
-      ->check(finite_range(1, 100));
-  work->add_option("-t,--threads", o.threads, "threads (default: all cores)")->check(CLI::Range(1, 4096));
-
-  auto* output = command.add_option_group("Output");
-  output->add_flag("--json", o.json, "print one JSON document instead of text");
-  output->add_flag("-q,--quiet", o.quiet, "no progress");
+  table.group("Work", "how hard to try");
+  table.add("--effort", o.effort, "NAME", "how long the encoders search").one_of({"fast", "default", "max"});
+  table
+      .add("--sample-precision", o.sample_precision, "X",
+           "rows are measured until the standard error of each error is below this share of it")
+      .range(0.0001, 1);
+  table.add("--sample-rows", o.sample_rows, "N", "measure at least this many rows of a tensor")
+      .in("rows")
+      .range(1, 1 << 20);
+  table.add("--seed", o.seed, "N", "chooses other rows");
+  table
+      .add("--kappa", o.kappa, "X",
+           "how much more an error along a row's own direction costs (1: as much as any other)")
+      .range(1, 100)
+      .default_is(fmt::format("{}, and {} for attn_v, ffn_up and ffn_gate", optimizer::ErrorModel::kKappa,
+                              optimizer::ErrorModel::kAveragedKappa));
+  table.add("--threads", o.threads, "N", "threads").alias("-t").range(1, 4096).default_is("all cores");
 }
 
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {

@@ -5,13 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "cli/option_table.h"
 #include "core/error.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job/job.h"
-
-namespace CLI {
-class App;
-}
 
 namespace quantfit::cli {
 
@@ -67,14 +64,13 @@ struct JobOptions {
   unsigned threads = 0;
   // output
   bool json = false;
-  bool quiet = false;
   bool all_tensors = false;
 };
 
-void add_input_options(CLI::App& command, JobOptions& options);
-void add_target_options(CLI::App& command, JobOptions& options);
-// Formats and constraints, work, output.
-void add_search_options(CLI::App& command, JobOptions& options);
+void add_input_options(OptionTable& table, JobOptions& options);
+void add_target_options(OptionTable& table, JobOptions& options);
+// Formats and constraints, work.
+void add_search_options(OptionTable& table, JobOptions& options);
 
 // InvalidArgument, naming the option, when a value has no meaning.
 [[nodiscard]] Result<optimizer::JobRequest> make_request(const JobOptions& options);

@@ -2,19 +2,20 @@
 #include <fmt/format.h>
 
 #include <unistd.h>
-#include <CLI/CLI.hpp>
-
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
-#include "cli/console.h"
 #include "cli/exit_code.h"
-#include "cli/interrupt.h"
 #include "cli/job_options.h"
-#include "cli/render.h"
+#include "cli/report/json.h"
+#include "cli/report/text.h"
+#include "cli/session.h"
+#include "cli/streams.h"
 #include "core/byte_size.h"
 #include "core/file_util.h"
+#include "core/text.h"
 #include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
@@ -90,143 +91,121 @@ Result<void> export_recipes(const QuantizeOptions& options, const Model& model,
   return outcome::success();
 }
 
-int run_job(const QuantizeOptions& options) {
-  ConsoleStyle style = ConsoleStyle::detect();
-  style.quiet = options.job.quiet;
-  ConsoleLogger logger(style);
-  ConsoleProgress progress(style);
-  const InterruptHandler interrupt;
-
-  auto request = make_request(options.job);
-  if (!request) return report(request.error());
-  if (auto sensible = check_targets(options.job); !sensible) return report(sensible.error());
-  auto kernels = kernels::default_kernels();
-  if (!kernels) return report(kernels.error());
-  auto inputs = optimizer::open_inputs(request.value().paths);
-  if (!inputs) return report(inputs.error());
-  auto targets = make_targets(options.job, inputs.value());
-  if (!targets) return report(targets.error());
+int run_job(const QuantizeOptions& options, Console& console) {
+  const JobContext context = console.context();
+  if (auto sensible = check_targets(options.job); !sensible) return console.fail(sensible.error());
+  auto opened = Session::open(options.job, context);
+  if (!opened) return console.fail(opened.error());
+  Session& session = opened.value();
+  const Model& model = session.inputs.model;
+  auto targets = make_targets(options.job, session.inputs);
+  if (!targets) return console.fail(targets.error());
   const bool several = targets.value().size() > 1;
   if (options.write)
     for (const optimizer::Target& target : targets.value())
       if (auto usable = check_output(output_path(options, target, several), options.job, options.force);
           !usable)
-        return report(usable.error());
-  for (const std::string& warning : inputs.value().warnings) logger.log(LogLevel::Warning, warning);
-  if (!inputs.value().importance)
-    logger.log(LogLevel::Warning,
-               "no importance matrix: all columns count the same, which costs quality; see --imatrix");
+        return console.fail(usable.error());
 
   const auto stopped = [&](const Error& error) {
-    const int status = report(error);
-    if (status == kInterrupted) fmt::print(stderr, "{}\n", resume_hint(options.job));
+    const int status = console.fail(error);
+    if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job)) + '\n');
     return status;
   };
-  auto job =
-      optimizer::prepare_job(inputs.value(), request.value(), *kernels.value(), progress, interrupt.token());
-  if (!job) return stopped(job.error());
-  for (const std::string& note : job.value().notes) logger.log(LogLevel::Info, "note: " + note);
-  const optimizer::MeasureReport& measured = job.value().measured;
-  logger.log(LogLevel::Info,
-             measured.tensors_sampled == 0
-                 ? fmt::format("all {} tensors were measured before", measured.tensors_known)
-                 : fmt::format("measured {} tensors in {}, {} were known", measured.tensors_sampled,
-                               format_duration(measured.seconds), measured.tensors_known));
-  auto statics = optimizer::compare_static_recipes(inputs.value(), job.value(), request.value());
-  if (!statics) return report(statics.error());
+  if (auto prepared = session.prepare(context); !prepared) return stopped(prepared.error());
 
   nlohmann::ordered_json documents = nlohmann::ordered_json::array();
-  const Model& model = inputs.value().model;
   int status = kDone;
   for (const optimizer::Target& target : targets.value()) {
-    auto solved = optimizer::solve(inputs.value(), job.value(), request.value(), target);
-    if (!solved) return report(solved.error());
+    auto solved = optimizer::solve(session.inputs, *session.job, session.request, target);
+    if (!solved) return console.fail(solved.error());
     const optimizer::Solution& solution = solved.value();
-    nlohmann::ordered_json document = solution_to_json(model, job.value(), solution, statics.value());
-    if (!solution.feasible) {
-      fmt::print(stderr, "{}error:{} {}\n", style.color ? "\x1b[31m" : "", style.color ? "\x1b[0m" : "",
-                 describe_infeasible(solution));
-      if (solution.memory) fmt::print(stderr, "{}", describe_memory(solution));
+    PlanReport report = make_plan_report(model, *session.job, solution, session.statics);
+    if (!report.feasible) {
+      say_error(infeasible_sentence(report));
+      say(memory_table(report));
       status = kInfeasible;
-      documents.push_back(std::move(document));
+      documents.push_back(to_json(report));
       continue;
     }
-    for (const auto* fill : {&solution.fill, &solution.host_fill})
-      if (*fill && !(*fill)->met)
-        logger.log(LogLevel::Warning,
-                   fmt::format("{}: less of the budget is used than --min-fill {} asks for",
-                               to_text(solution.target), *options.job.min_fill));
-    if (!options.job.json)
-      fmt::print("{}",
-                 describe_solution(model, job.value(), solution, statics.value(), options.job.all_tensors));
+    for (const BudgetReport& budget : report.budgets)
+      if (budget.fill && !budget.fill->met)
+        console.logger().log(LogLevel::Warning,
+                             fmt::format("{}: less of the budget is used than --min-fill {} asks for",
+                                         report.target.text, *options.job.min_fill));
+    if (!options.job.json) console.print(to_text(report, options.job.all_tensors));
     if (auto exported = export_recipes(options, model, solution, several); !exported)
-      return report(exported.error());
+      return console.fail(exported.error());
     if (options.write) {
       const fs::path path = output_path(options, target, several);
       optimizer::WriterOptions writer;
-      writer.error_model = request.value().sampler.error_model;
-      writer.effort = request.value().sampler.effort;
-      writer.threads = request.value().sampler.threads;
-      auto written = optimizer::write_model(model, inputs.value().importance_or_null(), solution.recipe, path,
-                                            writer, *kernels.value(), progress, interrupt.token());
+      writer.error_model = session.request.sampler.error_model;
+      writer.effort = session.request.sampler.effort;
+      writer.threads = session.request.sampler.threads;
+      auto written = optimizer::write_model(model, session.inputs.importance_or_null(), solution.recipe, path,
+                                            writer, *session.kernels, context.progress, context.cancel);
       if (!written) return stopped(written.error());
-      document["output"] = path.string();
-      document["write_seconds"] = written.value().seconds;
+      report.output = path.string();
+      report.write_seconds = written.value().seconds;
       if (!options.job.json)
-        fmt::print("\nwrote {} ({}) in {}\n", path.string(), format_bytes(written.value().file_bytes),
-                   format_duration(written.value().seconds));
+        console.print(fmt::format("\nwrote {} ({}) in {}\n", escaped(report.output),
+                                  format_bytes(written.value().file_bytes),
+                                  format_duration(report.write_seconds)));
     }
-    if (!options.job.json && several) fmt::print("\n");
-    documents.push_back(std::move(document));
+    if (!options.job.json && several) console.print("\n");
+    documents.push_back(to_json(report));
   }
-  if (options.job.json)
-    fmt::print(
-        "{}\n",
-        (several ? documents : documents[0]).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (options.job.json) console.print(document_text(several ? documents : documents[0]));
   return status;
 }
 
-void add(CLI::App& app, int& status, bool write) {
+Command make_command(bool write) {
   auto options = std::make_shared<QuantizeOptions>();
   options->write = write;
-  CLI::App* command =
-      write ? app.add_subcommand("quantize", "Make the best model of exactly the size you ask for")
-            : app.add_subcommand("plan",
-                                 "Everything that 'quantize' does but writing: measure, allocate, report");
-  command->footer(
-      write
-          ? "\nExample:\n  quantfit quantize model-F16.gguf --imatrix imatrix.gguf --target-bpw 4.5 \\\n"
-            "           --state model.qfstate -o model-4.5bpw.gguf\n\n"
-            "Ctrl-C stops; the same command continues where it stopped when --state is given."
-          : "\nExample, at once when the state file knows the model already:\n"
-            "  quantfit plan model-F16.gguf --imatrix imatrix.gguf --target-bpw 3,4,5 --state model.qfstate");
-  add_input_options(*command, options->job);
-  add_target_options(*command, options->job);
-  add_search_options(*command, options->job);
-  command->add_flag("--tensors", options->job.all_tensors, "list every tensor's format");
-  command->add_option("--export-recipe", options->export_recipe, "write the recipe, readable by --recipe")
-      ->type_name("FILE");
-  command
-      ->add_option("--export-tensor-types", options->export_tensor_types,
-                   "write the recipe for llama-quantize's --tensor-type-file")
-      ->type_name("FILE");
-  if (write) {
-    command
-        ->add_option("-o,--output", options->output,
-                     "file to write (default: beside the model, named after the target)")
-        ->type_name("FILE.gguf");
-    command->add_flag("--force", options->force, "replace the output when it exists");
-  }
-  command->callback([options, &status] { status = run_job(*options); });
+  Command command;
+  command.name = write ? "quantize" : "plan";
+  command.sentence = write ? "Make the best model of exactly the size you ask for"
+                           : "Everything that 'quantize' does but writing: measure, allocate, report";
+  if (write)
+    command.notes = {
+        "Example:", "  quantfit quantize model-F16.gguf --imatrix imatrix.gguf --target-bpw 4.5 \\",
+        "           --state model.qfstate -o model-4.5bpw.gguf", "",
+        "Ctrl-C stops; the same command continues where it stopped when --state is given."};
+  else
+    command.notes = {
+        "Example, at once when the state file knows the model already:",
+        "  quantfit plan model-F16.gguf --imatrix imatrix.gguf --target-bpw 3,4,5 --state model.qfstate"};
+  OptionTable& table = command.table;
+  add_input_options(table, options->job);
+  add_target_options(table, options->job);
+  add_search_options(table, options->job);
+  table.group("Output");
+  if (write)
+    table.add("--output", options->output, "FILE.gguf", "file to write")
+        .alias("-o")
+        .default_is("beside the model, named after the target")
+        .file();
+  table.add("--export-recipe", options->export_recipe, "FILE", "write the recipe, readable by --recipe")
+      .file();
+  table
+      .add("--export-tensor-types", options->export_tensor_types, "FILE",
+           "write the recipe for llama-quantize's --tensor-type-file")
+      .file();
+  if (write) table.flag("--force", options->force, "replace the output when it exists");
+  table.flag("--tensors", options->job.all_tensors, "list every tensor's format");
+  table.flag("--json", options->job.json, "print one JSON document instead of text");
+  add_console_options(table, *command.console);
+  command.run = [options](Console& console) { return run_job(*options, console); };
+  return command;
 }
 
 }  // namespace
 
-void add_quantize_command(CLI::App& app, int& status) {
-  add(app, status, true);
+Command make_quantize_command() {
+  return make_command(true);
 }
-void add_plan_command(CLI::App& app, int& status) {
-  add(app, status, false);
+Command make_plan_command() {
+  return make_command(false);
 }
 
 }  // namespace quantfit::cli

@@ -11,7 +11,8 @@ namespace quantfit::cli {
 class Table {
  public:
   explicit Table(std::vector<std::string> header) : rows_{std::move(header)} {}
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  // Cells may hold foreign text: they are escaped.
+  void add(std::vector<std::string> row);
   // Lines with trailing newline; a rule under the header.
   [[nodiscard]] std::string to_text() const;
 

@@ -1,16 +1,15 @@
-#include "cli/table.h"
+#include "cli/report/table.h"
 
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
+#include <utility>
+
+#include "cli/wrap.h"
+#include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
-
-std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](unsigned char c) { return (c & 0xC0) != 0x80; }));
-}
 
 bool looks_numeric(const std::string& text) {
   return text.empty() || std::isdigit(static_cast<unsigned char>(text[0])) != 0 || text[0] == '-' ||
@@ -19,6 +18,11 @@ bool looks_numeric(const std::string& text) {
 
 }  // namespace
 
+void Table::add(std::vector<std::string> row) {
+  for (std::string& cell : row) cell = escaped(cell);
+  rows_.push_back(std::move(row));
+}
+
 std::string Table::to_text() const {
   std::vector<std::size_t> widths;
   std::vector<bool> numeric;
@@ -26,7 +30,7 @@ std::string Table::to_text() const {
     widths.resize(std::max(widths.size(), rows_[r].size()), 0);
     numeric.resize(widths.size(), true);
     for (std::size_t c = 0; c < rows_[r].size(); ++c) {
-      widths[c] = std::max(widths[c], width_of(rows_[r][c]));
+      widths[c] = std::max(widths[c], columns_of(rows_[r][c]));
       if (r > 0 && !looks_numeric(rows_[r][c])) numeric[c] = false;
     }
   }
@@ -34,7 +38,7 @@ std::string Table::to_text() const {
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     std::string line;
     for (std::size_t c = 0; c < rows_[r].size(); ++c) {
-      const std::string gap(widths[c] - width_of(rows_[r][c]), ' ');
+      const std::string gap(widths[c] - columns_of(rows_[r][c]), ' ');
       line += (c == 0 ? "" : "  ") + (numeric[c] ? gap + rows_[r][c] : rows_[r][c] + gap);
     }
     line.erase(line.find_last_not_of(' ') + 1);

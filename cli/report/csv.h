@@ -1,0 +1,13 @@
+// The curve for spreadsheets.
+#pragma once
+
+#include <string>
+
+#include "cli/report/frontier_report.h"
+
+namespace quantfit::cli {
+
+// RFC 4180, first line the names of the columns; every point of the curve, then the static recipes.
+[[nodiscard]] std::string to_csv(const FrontierReport& report);
+
+}  // namespace quantfit::cli

@@ -1,0 +1,168 @@
+#include "cli/report/json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "core/text.h"
+
+namespace quantfit::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json statics_json(const std::vector<StaticReport>& statics) {
+  Json json = Json::array();
+  for (const StaticReport& recipe : statics)
+    json.push_back({{"name", recipe.name},
+                    {"bpw", recipe.bpw},
+                    {"tensor_bytes", recipe.tensor_bytes},
+                    {"predicted_error", recipe.predicted_error},
+                    {"optimized_error", recipe.optimized_error}});
+  return json;
+}
+
+Json proof_json(const ProofReport& proof) {
+  return {{"objective", proof.objective},   {"lower_bound", proof.lower_bound}, {"gap", proof.gap},
+          {"multiplier", proof.multiplier}, {"cost_unit", proof.cost_unit},     {"states", proof.states},
+          {"seconds", proof.seconds},       {"termination", proof.termination}};
+}
+
+Json fill_json(const FillReport& fill) {
+  return {{"wanted_bytes", fill.wanted_bytes},
+          {"least_bytes", fill.least_bytes},
+          {"unfilled_bytes", fill.unfilled_bytes},
+          {"met", fill.met},
+          {"proven_impossible", fill.proven_impossible}};
+}
+
+Json memory_json(const PlanReport& report) {
+  Json memory;
+  memory["ctx_size"] = report.ctx_size;
+  memory["items"] = Json::array();
+  for (const MemoryItemReport& item : report.memory)
+    memory["items"].push_back(
+        {{"what", item.what}, {"device", item.on}, {"bytes", item.bytes}, {"how", item.how}});
+  memory["host_weight_bytes"] = 0;
+  for (const BudgetReport& budget : report.budgets) {
+    const bool gpu = budget.of == "GPU";
+    if (budget.limit_bytes)
+      memory[gpu ? "gpu_weight_budget_bytes" : "host_weight_budget_bytes"] = *budget.limit_bytes;
+    if (!gpu) memory["host_weight_bytes"] = budget.used_bytes;
+  }
+  return memory;
+}
+
+Json tensor_json(const TensorReport& tensor) {
+  Json row = {
+      {"name", tensor.name}, {"from", tensor.from}, {"format", tensor.format}, {"bytes", tensor.bytes}};
+  if (!tensor.kept) {
+    row["nmse"] = tensor.nmse;
+    row["sensitivity"] = tensor.sensitivity;
+    row["sensitivity_source"] = tensor.sensitivity_source;
+  } else if (!tensor.kept_because.empty()) {
+    row["kept_because"] = tensor.kept_because;
+  }
+  return row;
+}
+
+}  // namespace
+
+Json to_json(const ModelReport& report, bool metadata) {
+  Json json;
+  json["file"] = report.files[0].path;
+  json["gguf_version"] = report.gguf_version;
+  json["shards"] = report.files.size();
+  json["architecture"] = report.architecture;
+  json["elements"] = report.elements;
+  json["tensor_bytes"] = report.tensor_bytes;
+  json["bpw"] = report.bpw;
+  json["tensors"] = Json::array();
+  for (const ModelReport::Tensor& tensor : report.tensors)
+    json["tensors"].push_back({{"name", tensor.name},
+                               {"dims", tensor.shape},
+                               {"format", tensor.format},
+                               {"bytes", tensor.bytes},
+                               {"shard", tensor.shard}});
+  if (metadata)
+    for (const ModelReport::Entry& entry : report.metadata) {
+      Json& slot = json["metadata"][entry.key];
+      std::visit(
+          [&](const auto& value) {
+            if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::monostate>)
+              slot = entry.text;
+            else
+              slot = value;
+          },
+          entry.value);
+    }
+  return json;
+}
+
+Json to_json(const PlanReport& report) {
+  const BudgetReport& first = report.budgets.front();
+  Json json;
+  json["target"] = report.target.text;
+  json["feasible"] = report.feasible;
+  json["budget_bytes"] = first.limit_bytes.value_or(0);
+  json["used_bytes"] = first.used_bytes;
+  json["smallest_bytes"] = first.smallest_bytes;
+  json["largest_bytes"] = first.largest_bytes;
+  json["bpw"] = report.bpw;
+  json["tensor_bytes"] = report.tensor_bytes;
+  json["file_bytes"] = report.file_bytes;
+  if (report.predicted_error) json["predicted_error"] = *report.predicted_error;
+  json["limits"] = report.limits;
+  json["notes"] = report.notes;
+  if (first.proof) json["allocation"] = proof_json(*first.proof);
+  if (first.fill) json["fill"] = fill_json(*first.fill);
+  if (report.budgets.size() > 1) {
+    const BudgetReport& host = report.budgets[1];
+    if (host.fill) json["host_fill"] = fill_json(*host.fill);
+    if (host.proof) json["host_allocation"] = proof_json(*host.proof);
+  }
+  if (report.unfilled_error) json["unfilled_error"] = *report.unfilled_error;
+  if (report.has_memory) json["memory"] = memory_json(report);
+  json["static_recipes"] = statics_json(report.statics);
+  json["tensors"] = Json::array();
+  for (const TensorReport& tensor : report.tensors) json["tensors"].push_back(tensor_json(tensor));
+  if (!report.output.empty()) {
+    json["output"] = report.output;
+    json["write_seconds"] = report.write_seconds;
+  }
+  return json;
+}
+
+Json to_json(const FrontierReport& report) {
+  Json json;
+  json["curve"] = Json::array();
+  for (const CurvePoint& point : report.curve) {
+    Json row = {{"bpw", point.bpw}, {"bytes", point.bytes}, {"predicted_error", point.error}};
+    if (!point.changed.empty()) {
+      row["multiplier"] = point.multiplier;
+      row["changed"] = point.changed;
+      row["from"] = point.from;
+      row["to"] = point.to;
+    }
+    json["curve"].push_back(std::move(row));
+  }
+  json["static_recipes"] = statics_json(report.statics);
+  return json;
+}
+
+Json to_json(const DiffReport& report) {
+  Json json;
+  json["same"] = report.same;
+  json["changes"] = Json::array();
+  for (const DiffReport::Change& change : report.changes) {
+    Json row = {{"tensor", change.tensor}};
+    row["before"] = change.before ? Json(*change.before) : Json();
+    row["after"] = change.after ? Json(*change.after) : Json();
+    json["changes"].push_back(std::move(row));
+  }
+  return json;
+}
+
+std::string document_text(const Json& document) {
+  return printable_json(document.dump(2, ' ', false, Json::error_handler_t::replace)) + '\n';
+}
+
+}  // namespace quantfit::cli

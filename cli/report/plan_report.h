@@ -1,0 +1,135 @@
+// The answer for one target, as plain data: what `plan` prints, and `quantize` after writing.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/model.h"
+#include "optimizer/job/job.h"
+
+namespace quantfit::cli {
+
+// What was asked for. Only the members of its kind are set.
+struct TargetReport {
+  std::string kind;  // "bpw", "file", "memory", "recipe"
+  std::string text;  // "4.5 bpw"
+  std::string bpw;   // as written
+  std::optional<std::uint64_t> file_bytes;
+  std::optional<std::uint64_t> vram_bytes;
+  std::optional<std::uint64_t> ram_bytes;
+  std::string recipe;
+};
+
+// How near to the optimum a search came, and why it ended.
+struct ProofReport {
+  bool optimal = false;
+  std::string termination;
+  double objective = 0;
+  double lower_bound = 0;
+  double gap = 0;
+  double multiplier = 0;  // predicted error per byte
+  double cost_unit = 0;
+  std::uint64_t states = 0;
+  double seconds = 0;
+  std::uint64_t least_bytes = 0;  // the proof is about recipes of at least so many bytes
+};
+
+// What demanding a share of a budget came to; see optimizer::Fill.
+struct FillReport {
+  std::uint64_t wanted_bytes = 0;
+  std::uint64_t least_bytes = 0;
+  std::uint64_t unfilled_bytes = 0;
+  bool met = true;
+  bool proven_impossible = false;
+};
+
+// One budget and what was made of it.
+struct BudgetReport {
+  std::string of;                            // "tensor data", "file", "GPU", "RAM"
+  std::optional<std::uint64_t> limit_bytes;  // nothing: no limit was given
+  std::uint64_t used_bytes = 0;
+  std::uint64_t smallest_bytes = 0;  // reachable range, where it is known
+  std::uint64_t largest_bytes = 0;
+  std::optional<ProofReport> proof;
+  std::optional<FillReport> fill;
+};
+
+// What memory holds besides weights.
+struct MemoryItemReport {
+  std::string what;
+  std::string on;  // "GPU", "RAM"
+  std::uint64_t bytes = 0;
+  std::string how;
+};
+
+// 8 bytes / elements; 0 without elements.
+[[nodiscard]] double bits_per_element(std::uint64_t bytes, std::uint64_t elements);
+
+// Totals of one format.
+struct FormatUse {
+  std::string format;
+  std::uint64_t tensors = 0;
+  std::uint64_t elements = 0;
+  std::uint64_t bytes = 0;
+};
+// Largest first.
+[[nodiscard]] std::vector<FormatUse> formats_used(std::span<const TensorInfo> tensors);
+
+// A mixture of llama.cpp beside the best recipe of its size.
+struct StaticReport {
+  std::string name;
+  double bpw = 0;
+  std::uint64_t tensor_bytes = 0;
+  double predicted_error = 0;
+  double optimized_error = 0;
+};
+[[nodiscard]] std::vector<StaticReport> make_static_reports(
+    std::span<const optimizer::StaticComparison> comparisons);
+
+struct TensorReport {
+  std::string name;
+  std::string role;
+  std::optional<std::uint32_t> layer;
+  std::vector<std::uint64_t> shape;
+  std::string from;
+  std::string format;
+  std::uint64_t elements = 0;
+  std::uint64_t bytes = 0;
+  bool kept = false;  // the source's format
+  std::string kept_because;
+  double nmse = 0;  // relative output error
+  double sensitivity = 0;
+  std::string sensitivity_source;
+};
+
+struct PlanReport {
+  TargetReport target;
+  bool feasible = false;
+  std::vector<BudgetReport> budgets;  // the target's own first; RAM as the second where there are two
+  std::uint64_t elements = 0;
+  std::uint64_t tensor_bytes = 0;
+  std::uint64_t file_bytes = 0;
+  double bpw = 0;
+  std::optional<double> predicted_error;  // nothing: formats that were not measured
+  std::optional<double> unfilled_error;   // of the best recipe for the budgets alone
+  std::vector<std::string> limits;
+  std::vector<std::string> notes;
+  bool has_memory = false;  // a memory target: `memory` and `ctx_size` count
+  std::vector<MemoryItemReport> memory;
+  std::uint64_t ctx_size = 0;
+  std::vector<FormatUse> formats;
+  std::vector<StaticReport> statics;  // all, in ascending order of bytes
+  std::vector<TensorReport> tensors;  // in file order
+  // What `quantize` added.
+  std::string output;  // empty: nothing was written
+  double write_seconds = 0;
+};
+
+[[nodiscard]] PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
+                                          const optimizer::Solution& solution,
+                                          std::span<const optimizer::StaticComparison> statics);
+
+}  // namespace quantfit::cli

@@ -1,0 +1,213 @@
+#include "cli/report/text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "cli/console.h"
+#include "cli/report/table.h"
+#include "core/byte_size.h"
+#include "core/text.h"
+
+namespace quantfit::cli {
+namespace {
+
+std::string shape_text(const std::vector<std::uint64_t>& shape) {
+  return fmt::format("{}", fmt::join(shape, " x "));
+}
+
+std::string percent(double part, double whole) {
+  return whole > 0 ? fmt::format("{:.1f} %", 100 * part / whole) : "";
+}
+
+std::string format_table(const std::vector<FormatUse>& uses, std::uint64_t total_bytes) {
+  Table table({"format", "tensors", "weights", "size", "bpw", "share"});
+  for (const FormatUse& use : uses)
+    table.add({use.format, std::to_string(use.tensors), format_count(double(use.elements)),
+               format_bytes(use.bytes), fmt::format("{:.4f}", bits_per_element(use.bytes, use.elements)),
+               percent(double(use.bytes), double(total_bytes))});
+  return table.to_text();
+}
+
+std::string static_table(std::span<const StaticReport> statics) {
+  Table table({"static recipe", "bpw", "size", "its error", "ours at its size", "ratio"});
+  for (const StaticReport& recipe : statics)
+    table.add({recipe.name, fmt::format("{:.4f}", recipe.bpw), format_bytes(recipe.tensor_bytes),
+               fmt::format("{:.6g}", recipe.predicted_error), fmt::format("{:.6g}", recipe.optimized_error),
+               recipe.predicted_error > 0
+                   ? fmt::format("{:.3f}", recipe.optimized_error / recipe.predicted_error)
+                   : ""});
+  return table.to_text();
+}
+
+// The static recipes on either side of a size, one each.
+std::span<const StaticReport> nearest_statics(const std::vector<StaticReport>& statics,
+                                              std::uint64_t tensor_bytes) {
+  const auto above = std::ranges::find_if(
+      statics, [&](const StaticReport& recipe) { return recipe.tensor_bytes > tensor_bytes; });
+  const auto first = above == statics.begin() ? above : above - 1;
+  const auto last = above == statics.end() ? above : above + 1;
+  return {first, last};
+}
+
+// What filling a budget took, and its proof's range, in one line.
+std::string fill_text(const FillReport& fill) {
+  if (fill.least_bytes == 0)
+    return fill.met ? fmt::format("{} bytes or more: the optimum for the budget alone does that",
+                                  fill.wanted_bytes)
+                    : fmt::format("not to {} bytes", fill.wanted_bytes);
+  return fmt::format("to {} bytes or more{}; the optimum for the budget alone has {}", fill.least_bytes,
+                     fill.met ? "" : fmt::format(" instead of {}", fill.wanted_bytes), fill.unfilled_bytes);
+}
+
+std::string proof_text(const ProofReport& proof) {
+  const std::string range = proof.least_bytes == 0 ? "" : " among recipes that are as full";
+  if (proof.optimal)
+    return fmt::format("optimal{}, {} partial states, {:.0f} ms", range, proof.states, 1000 * proof.seconds);
+  return fmt::format("{}: at most {:.2e} above the optimum{}", proof.termination,
+                     proof.objective > 0 ? proof.gap / proof.objective : 0.0, range);
+}
+
+std::string used_text(const BudgetReport& budget) {
+  const std::uint64_t limit = budget.limit_bytes.value_or(0);
+  return fmt::format("{} of {} bytes ({:.4f} % unused)", budget.used_bytes, limit,
+                     limit == 0 ? 0.0 : 100.0 * (double(limit) - double(budget.used_bytes)) / double(limit));
+}
+
+// "(RAM)" behind the label of a second budget's line.
+std::string label(std::string_view name, const BudgetReport& budget, bool first) {
+  return fmt::format("{:<17}", first ? std::string(name) : fmt::format("{} ({})", name, budget.of));
+}
+
+}  // namespace
+
+std::string to_text(const ModelReport& report, bool all_tensors, bool metadata) {
+  std::string text = fmt::format(
+      "{}: GGUF version {}{}\n", escaped(std::filesystem::path(report.files[0].path).filename().string()),
+      report.gguf_version, report.files.size() > 1 ? fmt::format(", {} shards", report.files.size()) : "");
+  if (!report.architecture.empty()) text += fmt::format("architecture  {}\n", escaped(report.architecture));
+  if (report.name) text += fmt::format("name          {}\n", escaped(*report.name));
+  text += fmt::format(
+      "tensors       {}\nweights       {}\nfile size     {}\ntensor data   {}\nbpw           {:.4f}\n\n",
+      report.tensors.size(), format_count(double(report.elements)), format_bytes(report.file_bytes),
+      format_bytes(report.tensor_bytes), report.bpw);
+  text += format_table(report.formats, report.tensor_bytes);
+  if (metadata) {
+    Table table({"key", "value"});
+    for (const ModelReport::Entry& entry : report.metadata) table.add({entry.key, entry.text});
+    text += '\n' + table.to_text();
+  }
+  if (all_tensors) {
+    Table table({"tensor", "shape", "format", "size", "bpw"});
+    for (const ModelReport::Tensor& tensor : report.tensors)
+      table.add({tensor.name, shape_text(tensor.shape), tensor.format, std::to_string(tensor.bytes),
+                 fmt::format("{:.4f}", bits_per_element(tensor.bytes, tensor.elements))});
+    text += '\n' + table.to_text();
+  }
+  return text;
+}
+
+std::string to_text(const PlanReport& report, bool all_tensors) {
+  const BudgetReport& first = report.budgets.front();
+  std::string text = fmt::format("target           {}\n", escaped(report.target.text));
+  text += fmt::format("result           {:.4f} bpw", report.bpw);
+  if (first.proof) text += ", " + used_text(first);
+  text += fmt::format("\nfile size        {}\n", format_bytes(report.file_bytes));
+  text += report.predicted_error ? fmt::format("predicted error  {:.6g}\n", *report.predicted_error)
+                                 : "predicted error  unknown: formats that were not measured\n";
+  for (const BudgetReport& budget : report.budgets)
+    if (budget.fill) text += label("filled", budget, &budget == &first) + fill_text(*budget.fill) + '\n';
+  if (report.unfilled_error && report.predicted_error && *report.unfilled_error != *report.predicted_error)
+    text += fmt::format(
+        "price of that    predicted error {:.6g} became {:.6g}{}\n", *report.unfilled_error,
+        *report.predicted_error,
+        *report.unfilled_error > 0
+            ? fmt::format(" ({:+.3g} %)", 100 * (*report.predicted_error / *report.unfilled_error - 1))
+            : "");
+  for (const BudgetReport& budget : report.budgets)
+    if (budget.proof && budget.limit_bytes)
+      text += label("proof", budget, &budget == &first) + proof_text(*budget.proof) + '\n';
+  for (const std::string& limit : report.limits) text += fmt::format("limited by       {}\n", escaped(limit));
+  for (const std::string& note : report.notes) text += fmt::format("note             {}\n", escaped(note));
+  if (report.has_memory) text += '\n' + memory_table(report);
+  text += '\n' + format_table(report.formats, report.tensor_bytes);
+  const auto nearest = nearest_statics(report.statics, report.tensor_bytes);
+  if (!nearest.empty()) text += '\n' + static_table(nearest);
+  if (all_tensors) {
+    Table table({"tensor", "shape", "from", "to", "size", "relative error", "weight", "cost"});
+    for (const TensorReport& tensor : report.tensors)
+      table.add({tensor.name, shape_text(tensor.shape), tensor.from, tensor.format,
+                 std::to_string(tensor.bytes), tensor.kept ? "" : fmt::format("{:.3e}", tensor.nmse),
+                 tensor.kept ? "" : fmt::format("{:.3g}", tensor.sensitivity),
+                 tensor.kept ? "" : fmt::format("{:.3e}", tensor.sensitivity * tensor.nmse)});
+    text += '\n' + table.to_text();
+  }
+  return text;
+}
+
+std::string memory_table(const PlanReport& report) {
+  if (!report.has_memory) return "";
+  Table table({"memory", "on", "size", "how"});
+  for (const MemoryItemReport& item : report.memory)
+    table.add({item.what, item.on, format_bytes(item.bytes), item.how});
+  for (const BudgetReport& budget : report.budgets)
+    table.add({"weights", budget.of, format_bytes(budget.used_bytes),
+               budget.limit_bytes ? fmt::format("of {} left for them", format_bytes(*budget.limit_bytes))
+                                  : std::string("no limit given")});
+  return table.to_text();
+}
+
+std::string infeasible_sentence(const PlanReport& report) {
+  const BudgetReport& budget = report.budgets.front();
+  if (report.target.kind == "bpw")
+    return fmt::format(
+        "{} cannot be reached: this model can be between {:.4f} and {:.4f} bpw ({} to {}) with the formats "
+        "and "
+        "constraints given",
+        report.target.text, bits_per_element(budget.smallest_bytes, report.elements),
+        bits_per_element(budget.largest_bytes, report.elements), format_bytes(budget.smallest_bytes),
+        format_bytes(budget.largest_bytes));
+  if (report.has_memory)
+    return fmt::format("{} cannot be met: {} are left for weights {}, which take {} to {}{}{}",
+                       report.target.text, format_bytes(budget.limit_bytes.value_or(0)),
+                       budget.of == "GPU" ? "on the GPU" : "in RAM", format_bytes(budget.smallest_bytes),
+                       format_bytes(budget.largest_bytes), report.limits.empty() ? "" : "; ",
+                       fmt::join(report.limits, "; "));
+  return fmt::format(
+      "{} cannot be reached: this model's file can be between {} and {} with the formats and "
+      "constraints given",
+      report.target.text, format_bytes(budget.smallest_bytes), format_bytes(budget.largest_bytes));
+}
+
+std::string to_text(const FrontierReport& report, std::size_t points, bool steps) {
+  Table table({"bpw", "size", "predicted error", "lambda per MiB"});
+  for (const std::size_t i : thinned(report.curve.size(), points)) {
+    const CurvePoint& point = report.curve[i];
+    table.add({fmt::format("{:.4f}", point.bpw), format_bytes(point.bytes),
+               fmt::format("{:.6g}", point.error),
+               i == 0 ? "" : fmt::format("{:.3g}", point.multiplier * 1048576)});
+  }
+  std::string text = table.to_text();
+  if (!report.statics.empty()) text += '\n' + static_table(report.statics);
+  if (steps) {
+    Table changes({"bpw", "tensor or group", "from", "to"});
+    for (const CurvePoint& point : report.curve)
+      if (!point.changed.empty())
+        changes.add({fmt::format("{:.4f}", point.bpw), point.changed, point.from, point.to});
+    text += '\n' + changes.to_text();
+  }
+  return text;
+}
+
+std::string to_text(const DiffReport& report) {
+  Table table({"tensor", "before", "after", "bpw"});
+  for (const DiffReport::Change& change : report.changes)
+    table.add({change.tensor, change.before.value_or("absent"), change.after.value_or("absent"),
+               change.before && change.after ? fmt::format("{:+.4f}", change.bpw_change) : ""});
+  return fmt::format("{}{} tensors differ, {} are the same\n",
+                     report.changes.empty() ? "" : table.to_text() + "\n", report.changes.size(),
+                     report.same);
+}
+
+}  // namespace quantfit::cli

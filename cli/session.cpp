@@ -1,0 +1,35 @@
+#include "cli/session.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+namespace quantfit::cli {
+
+Result<Session> Session::open(const JobOptions& options, const JobContext& context) {
+  QF_ASSIGN(optimizer::JobRequest request, make_request(options));
+  QF_ASSIGN(const kernels::RowKernels* kernels, kernels::default_kernels());
+  QF_ASSIGN(optimizer::JobInputs inputs, optimizer::open_inputs(request.paths));
+  Session session{std::move(request), kernels, std::move(inputs), {}, {}};
+  for (const std::string& warning : session.inputs.warnings) context.logger.log(LogLevel::Warning, warning);
+  if (!session.inputs.importance)
+    context.logger.log(
+        LogLevel::Warning,
+        "no importance matrix: all columns count the same, which costs quality; see --imatrix");
+  return session;
+}
+
+Result<void> Session::prepare(const JobContext& context) {
+  QF_ASSIGN(job, optimizer::prepare_job(inputs, request, *kernels, context.progress, context.cancel));
+  for (const std::string& note : job->notes) context.logger.log(LogLevel::Info, "note: " + note);
+  const optimizer::MeasureReport& measured = job->measured;
+  context.logger.log(LogLevel::Info,
+                     measured.tensors_sampled == 0
+                         ? fmt::format("all {} tensors were measured before", measured.tensors_known)
+                         : fmt::format("measured {} tensors in {}, {} were known", measured.tensors_sampled,
+                                       format_duration(measured.seconds), measured.tensors_known));
+  QF_ASSIGN(statics, optimizer::compare_static_recipes(inputs, *job, request));
+  return outcome::success();
+}
+
+}  // namespace quantfit::cli
