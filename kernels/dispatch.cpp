@@ -8,28 +8,22 @@
 #include <vector>
 
 #include "kernels/row_kernels.h"
+#include "kernels/runnable_targets.h"
 #include "kernels/targets.h"
 
 namespace quantfit::kernels {
 namespace {
 
-struct Target {
-  std::int64_t flag;
-  std::string_view isa;
-};
-
-// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL
-// adds VNNI, VBMI and friends.
-constexpr Target kTargets[] = {
+// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL adds VNNI, VBMI and
+// friends.
+constexpr RunnableTarget kTargets[] = {
     {HWY_AVX3_DL, "avx512_dl"}, {HWY_AVX3, "avx512"},   {HWY_AVX2, "avx2"},
     {HWY_NEON, "neon"},         {HWY_EMU128, "scalar"}, {HWY_SCALAR, "scalar"},
 };
 
 std::vector<RowKernels> build_tables() {
   std::vector<RowKernels> tables;
-  const std::int64_t supported = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
-  for (const Target& target : kTargets) {
-    if ((HWY_TARGETS & target.flag) == 0 || (supported & target.flag) == 0) continue;
+  for (const RunnableTarget& target : runnable_targets()) {
     RowKernels table;
     table.isa = target.isa;
     fill_prepare(target.flag, table);
@@ -47,6 +41,17 @@ std::vector<RowKernels> build_tables() {
 }
 
 }  // namespace
+
+std::span<const RunnableTarget> runnable_targets() {
+  static const std::vector<RunnableTarget> targets = [] {
+    std::vector<RunnableTarget> found;
+    const std::int64_t supported = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
+    for (const RunnableTarget& target : kTargets)
+      if ((HWY_TARGETS & target.flag) != 0 && (supported & target.flag) != 0) found.push_back(target);
+    return found;
+  }();
+  return targets;
+}
 
 std::span<const RowKernels> runnable_kernels() {
   static const std::vector<RowKernels> tables = build_tables();

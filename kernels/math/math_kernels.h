@@ -144,9 +144,12 @@ inline constexpr std::size_t kAttentionQueries = 32;
 // --------------------------------------------------------------------------------------------------
 
 enum class Gating : std::uint8_t { Softmax, Sigmoid, SoftmaxOfSelected, SqrtSoftplus };
+// Limits of RouterShape::groups and ::used.
+inline constexpr std::size_t kMaxRouterGroups = 64;
+inline constexpr std::size_t kMaxRoutedExperts = 256;
 struct RouterShape {
   std::size_t experts = 0, used = 0;
-  std::size_t groups = 1, groups_used = 1;  // groups > 1: only the best groups_used groups are open
+  std::size_t groups = 1, groups_used = 1;  // groups > 1: only the best groups_used of equal groups are open
   Gating gating = Gating::Softmax;
   bool select_by_logit = false;  // llama4
   bool normalize = false;
@@ -216,7 +219,7 @@ struct MathKernels {
                            MatrixView<float> dx, bool add, float* scratch) = nullptr;
   // c[i][j] += sum over t of a[t][i] * b[t][j]: gradients of weights, second moments (a and b the same rows).
   // Blocks of kProductBlock tokens begin at the first token given: how the caller cuts tokens is part of the
-  // order of summation; how c is cut into tiles is not. scratch: product_scratch(b.columns, a.columns).
+  // order of summation; how c is cut into tiles is not. scratch: product_scratch(b.columns, kProductBlock).
   void (*add_outer_products)(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
                              float* scratch) = nullptr;
 

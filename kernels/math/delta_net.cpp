@@ -1,0 +1,58 @@
+// The gated delta rule of one head over one sequence (gated delta net, KDA).
+//
+// Lanes are value dimensions: row i of the state holds S[i][*], padded to a multiple of sixteen.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/math/delta_net.cpp"
+#include <hwy/foreach_target.h>
+// foreach_target first: it decides which targets the following headers are compiled for.
+#include <algorithm>
+
+#include "kernels/lanes-inl.h"
+#include "kernels/math/delta_net-inl.h"
+#include "kernels/math/targets.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quantfit::kernels::HWY_NAMESPACE {
+namespace {
+
+void delta_net(const DeltaNetShape& shape, const DeltaNetInputs& in, TokenRows<float> out, float* scratch) {
+  const std::size_t width = padded_width(shape.value_dim);
+  float* state = scratch;
+  float* decay = state + shape.key_dim * width;
+  float* residual = decay + padded_width(shape.key_dim);
+  std::fill(state, state + shape.key_dim * width, 0.0F);
+  for (std::size_t t = 0; t < shape.tokens; ++t) {
+    const float* q = in.q.row(t);
+    decays(shape, in.g.row(t), decay);
+    delta_step(shape, in.k.row(t), in.v.row(t), decay, *in.beta.row(t), state, state, residual);
+    for (std::size_t j = 0; j < width; j += 16) {
+      F read = zero();
+      for (std::size_t i = 0; i < shape.key_dim; ++i)
+        read = fma(set(q[i]), load(state + i * width + j), read);
+      store_first(set(shape.scale) * read, out.row(t) + j, shape.value_dim - j);
+    }
+  }
+}
+
+}  // namespace
+
+void fill_delta_net(MathKernels& table) {
+  table.delta_net = delta_net;
+}
+
+}  // namespace quantfit::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+QF_DEFINE_MATH_FILL(fill_delta_net)
+
+namespace quantfit::kernels {
+
+std::size_t delta_net_scratch(const DeltaNetShape& shape) {
+  const std::size_t width = (shape.value_dim + 15) / 16 * 16;
+  return shape.key_dim * width + (shape.key_dim + 15) / 16 * 16 + width;
+}
+
+}  // namespace quantfit::kernels
+#endif

@@ -1,0 +1,52 @@
+// Which tables of operations this CPU can run, and the choice among them: that of kernels/dispatch.cpp.
+
+#include <vector>
+
+#include "kernels/math/targets.h"
+#include "kernels/runnable_targets.h"
+
+namespace quantfit::kernels {
+namespace {
+
+std::vector<MathKernels> build_tables() {
+  std::vector<MathKernels> tables;
+  for (const RunnableTarget& target : runnable_targets()) {
+    MathKernels table;
+    table.isa = target.isa;
+    fill_products(target.flag, table);
+    fill_elementwise(target.flag, table);
+    fill_activations(target.flag, table);
+    fill_norms(target.flag, table);
+    fill_rope(target.flag, table);
+    fill_attention(target.flag, table);
+    fill_attention_backward(target.flag, table);
+    fill_routing(target.flag, table);
+    fill_convolution(target.flag, table);
+    fill_delta_net(target.flag, table);
+    fill_delta_net_backward(target.flag, table);
+    fill_mamba2(target.flag, table);
+    fill_mamba2_backward(target.flag, table);
+    fill_loss(target.flag, table);
+    tables.push_back(table);
+  }
+  return tables;
+}
+
+}  // namespace
+
+std::span<const MathKernels> runnable_math_kernels() {
+  static const std::vector<MathKernels> tables = build_tables();
+  return tables;
+}
+
+Result<const MathKernels*> find_math_kernels(std::string_view isa) {
+  QF_ASSIGN(const RowKernels* rows, find_kernels(isa));
+  return &runnable_math_kernels()[static_cast<std::size_t>(rows - runnable_kernels().data())];
+}
+
+Result<const MathKernels*> default_math_kernels() {
+  QF_ASSIGN(const RowKernels* rows, default_kernels());
+  return find_math_kernels(rows->isa);
+}
+
+}  // namespace quantfit::kernels
