@@ -1,51 +1,19 @@
 #include "core/fingerprint.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstdint>
-#include <memory>
 #include <numeric>
 #include <span>
 #include <string_view>
 #include <vector>
+
+#include "core/digest.h"
 
 namespace quantfit {
 namespace {
 
 constexpr std::uint64_t kPieceBytes = 4096;
 constexpr std::uint64_t kPieces = 24;  // per tensor
-
-class Hash {
- public:
-  Hash() : state_(XXH3_createState()) { XXH3_128bits_reset(state_.get()); }
-
-  void bytes(std::span<const std::byte> data) { XXH3_128bits_update(state_.get(), data.data(), data.size()); }
-  void number(std::uint64_t value) { bytes(std::as_bytes(std::span(&value, 1))); }
-  void text(std::string_view value) {
-    number(value.size());
-    bytes(std::as_bytes(std::span(value)));
-  }
-  template <class T>
-  void values(const std::vector<T>& all) {
-    number(all.size());
-    bytes(std::as_bytes(std::span(all)));
-  }
-
-  [[nodiscard]] std::string digest() const {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
-    std::string hex;
-    for (const unsigned char byte : canonical.digest) hex += fmt::format("{:02x}", byte);
-    return hex;
-  }
-
- private:
-  struct Free {
-    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-  };
-  std::unique_ptr<XXH3_state_t, Free> state_;
-};
 
 // The pieces of a tensor's data that are hashed: all of it when it is small.
 std::vector<std::span<const std::byte>> pieces_of(std::span<const std::byte> data) {
@@ -75,34 +43,34 @@ std::string fingerprint(const Model& model) {
   constexpr std::size_t kAhead = 4;
   for (std::size_t rank = 0; rank < kAhead; ++rank) request(rank);
 
-  Hash hash;
-  hash.text("quantfit model 1");
-  hash.number(tensors.size());
+  Digest digest;
+  digest.text("quantfit model 1");
+  digest.number(tensors.size());
   for (std::size_t rank = 0; rank < order.size(); ++rank) {
     request(rank + kAhead);
     const TensorInfo& tensor = tensors[order[rank]];
-    hash.text(tensor.name);
-    for (const std::uint64_t extent : tensor.ne) hash.number(extent);
-    hash.number(static_cast<std::uint64_t>(tensor.format));
+    digest.text(tensor.name);
+    for (const std::uint64_t extent : tensor.ne) digest.number(extent);
+    digest.number(static_cast<std::uint64_t>(tensor.format));
     const auto data = model.data(tensor);
-    hash.number(data.size());
-    for (const auto piece : pieces_of(data)) hash.bytes(piece);
+    digest.number(data.size());
+    for (const auto piece : pieces_of(data)) digest.bytes(piece);
   }
-  return hash.digest();
+  return digest.hex();
 }
 
 std::string fingerprint(const ImportanceMatrix& importance) {
-  Hash hash;
-  hash.text("quantfit importance 1");
-  hash.number(importance.entries().size());
+  Digest digest;
+  digest.text("quantfit importance 1");
+  digest.number(importance.entries().size());
   for (const auto& [name, entry] : importance.entries()) {
-    hash.text(name);
-    hash.number(entry.matrices);
-    hash.values(entry.sum_squares);
-    hash.values(entry.sums);
-    hash.values(entry.counts);
+    digest.text(name);
+    digest.number(entry.matrices);
+    digest.values(entry.sum_squares);
+    digest.values(entry.sums);
+    digest.values(entry.counts);
   }
-  return hash.digest();
+  return digest.hex();
 }
 
 }  // namespace quantfit

@@ -1,10 +1,17 @@
 #include "state/schema.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <map>
+#include <set>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
+
+#include "core/text.h"
+#include "state/keys.h"
 
 namespace quantfit::state {
 namespace {
@@ -151,7 +158,168 @@ PRAGMA user_version = 1;
 )sql";
 static_assert(kApplicationId == 1363571572, "the number in the script above");
 
-constexpr std::array kMigrations = {Migration{1, kVersion1}};
+// Version 2. Sensitivities become sets that are used whole, recipes are known by their content, and there is
+// a place for what the program measures by running the model. Loose rows of version 1 said neither what they
+// were obtained from nor that they were all; they become one partial set, which is never used to choose
+// formats. `before_v2` is a name of this step alone.
+constexpr Sql kVersion2 = R"sql(
+ALTER TABLE sensitivity RENAME TO before_v2;
+
+CREATE TABLE sensitivity_set (
+  set_id INTEGER NOT NULL PRIMARY KEY,
+  scope TEXT NOT NULL UNIQUE,
+  unit TEXT NOT NULL CHECK (unit IN ('relative', 'nats')),
+  method TEXT NOT NULL,
+  text_fingerprint TEXT NOT NULL,
+  importance_fingerprint TEXT NOT NULL,
+  metric TEXT NOT NULL,
+  program_version TEXT NOT NULL,
+  engine_version INTEGER NOT NULL CHECK (engine_version >= 0),
+  tokens INTEGER NOT NULL CHECK (tokens >= 0),
+  partial INTEGER NOT NULL CHECK (partial IN (0, 1)),
+  created TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE sensitivity (
+  set_id INTEGER NOT NULL REFERENCES sensitivity_set (set_id) ON DELETE CASCADE,
+  tensor TEXT NOT NULL,
+  value REAL NOT NULL,
+  standard_error REAL NOT NULL,
+  obtained TEXT NOT NULL,
+  tensor_group TEXT NOT NULL,
+  PRIMARY KEY (set_id, tensor)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO sensitivity_set (set_id, scope, unit, method, text_fingerprint, importance_fingerprint, metric,
+                             program_version, engine_version, tokens, partial, created)
+SELECT 1, 'unit=4:nats method=8:schema 1 text=0: importance=0: metric=0: program=0: engine=1:0 tokens=1:0',
+       'nats', 'schema 1', '', '', '', '', 0, 0, 1, strftime('%Y-%m-%dT%H:%M:%SZ', 'now')
+WHERE EXISTS (SELECT 1 FROM before_v2);
+INSERT INTO sensitivity (set_id, tensor, value, standard_error, obtained, tensor_group)
+SELECT 1, tensor, value, 0.0, obtained, '' FROM before_v2;
+DROP TABLE before_v2;
+
+ALTER TABLE recipe ADD COLUMN fingerprint TEXT NOT NULL DEFAULT '';
+CREATE UNIQUE INDEX recipe_by_content ON recipe (run_id, fingerprint) WHERE fingerprint <> '';
+
+CREATE TABLE calibration (
+  calibration_id INTEGER NOT NULL PRIMARY KEY,
+  text_fingerprint TEXT NOT NULL,
+  tokens INTEGER NOT NULL CHECK (tokens >= 0),
+  context INTEGER NOT NULL CHECK (context >= 0),
+  engine_version INTEGER NOT NULL CHECK (engine_version >= 0),
+  text_name TEXT NOT NULL,
+  program_version TEXT NOT NULL,
+  started TEXT NOT NULL,
+  finished TEXT,
+  layers_finished INTEGER NOT NULL CHECK (layers_finished >= 0),
+  UNIQUE (text_fingerprint, tokens, context, engine_version)
+) STRICT;
+
+CREATE TABLE statistics_file (
+  statistics_file_id INTEGER NOT NULL PRIMARY KEY,
+  fingerprint TEXT NOT NULL UNIQUE CHECK (fingerprint <> ''),
+  name TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  bytes INTEGER NOT NULL CHECK (bytes >= 0),
+  text_fingerprint TEXT NOT NULL,
+  created TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE evaluation (
+  evaluation_id INTEGER NOT NULL PRIMARY KEY,
+  base_fingerprint TEXT NOT NULL,
+  candidate_fingerprint TEXT NOT NULL,
+  text_fingerprint TEXT NOT NULL,
+  context INTEGER NOT NULL CHECK (context >= 0),
+  chunks INTEGER NOT NULL CHECK (chunks >= 0),
+  engine_version INTEGER NOT NULL CHECK (engine_version >= 0),
+  candidate_name TEXT NOT NULL,
+  text_name TEXT NOT NULL,
+  program_version TEXT NOT NULL,
+  created TEXT NOT NULL,
+  UNIQUE (base_fingerprint, candidate_fingerprint, text_fingerprint, context, chunks, engine_version)
+) STRICT;
+
+CREATE TABLE estimate (
+  evaluation_id INTEGER NOT NULL REFERENCES evaluation (evaluation_id) ON DELETE CASCADE,
+  quantity TEXT NOT NULL,
+  value REAL NOT NULL,
+  standard_error REAL,
+  PRIMARY KEY (evaluation_id, quantity)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE written_file (
+  written_file_id INTEGER NOT NULL PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  recipe_fingerprint TEXT NOT NULL,
+  importance_fingerprint TEXT NOT NULL,
+  effort TEXT NOT NULL,
+  encoder_version INTEGER NOT NULL CHECK (encoder_version >= 0),
+  bytes INTEGER NOT NULL CHECK (bytes >= 0),
+  program_version TEXT NOT NULL,
+  written TEXT NOT NULL
+) STRICT;
+
+UPDATE meta SET value = '2' WHERE key IN ('writer_version', 'lowest_compatible_version');
+PRAGMA user_version = 2;
+)sql";
+
+constexpr Sql kSelectOldRecipes =
+    "SELECT recipe_id, run_id, target, budget_bytes, bytes, objective, lower_bound FROM recipe "
+    "ORDER BY recipe_id";
+constexpr Sql kSelectOldEntries =
+    "SELECT tensor, format FROM recipe_entry WHERE recipe_id = ? ORDER BY position";
+constexpr Sql kSelectOldProvenance = "SELECT key, value FROM recipe_provenance WHERE recipe_id = ?";
+constexpr Sql kNameRecipe = "UPDATE recipe SET fingerprint = ? WHERE recipe_id = ?";
+constexpr Sql kDropRecipe = "DELETE FROM recipe WHERE recipe_id = ?";
+
+// The end of the step to version 2: recipes get their fingerprints, and of equal ones the first stays.
+Result<void> name_recipes(Database& database) {
+  QF_ASSIGN(auto recipes, Statement::prepare(database, kSelectOldRecipes));
+  QF_ASSIGN(auto entries, Statement::prepare(database, kSelectOldEntries));
+  QF_ASSIGN(auto provenance, Statement::prepare(database, kSelectOldProvenance));
+  std::vector<std::tuple<std::int64_t, std::int64_t, std::string>> named;  // recipe, run, fingerprint
+  while (true) {
+    QF_ASSIGN(const bool row, recipes.step());
+    if (!row) break;
+    const std::int64_t recipe_id = recipes.integer(0);
+    RecipeText recipe{recipes.text(2),
+                      recipes.unsigned_integer(3),
+                      recipes.unsigned_integer(4),
+                      recipes.real(5),
+                      recipes.real(6),
+                      {},
+                      {}};
+    QF_TRY(entries.bind(recipe_id));
+    while (true) {
+      QF_ASSIGN(const bool entry, entries.step());
+      if (!entry) break;
+      std::string tensor = entries.text(0);
+      recipe.entries.emplace_back(std::move(tensor), entries.text(1));
+    }
+    QF_TRY(provenance.bind(recipe_id));
+    while (true) {
+      QF_ASSIGN(const bool pair, provenance.step());
+      if (!pair) break;
+      std::string key = provenance.text(0);
+      recipe.provenance.insert_or_assign(std::move(key), provenance.text(1));
+    }
+    named.emplace_back(recipe_id, recipes.integer(1), recipe_fingerprint(recipe));
+  }
+  QF_ASSIGN(auto name, Statement::prepare(database, kNameRecipe));
+  QF_ASSIGN(auto drop, Statement::prepare(database, kDropRecipe));
+  std::set<std::pair<std::int64_t, std::string>> seen;
+  for (const auto& [recipe_id, run_id, fingerprint] : named) {
+    if (seen.emplace(run_id, fingerprint).second)
+      QF_TRY(name.run(fingerprint, recipe_id));
+    else
+      QF_TRY(drop.run(recipe_id));
+  }
+  return outcome::success();
+}
+
+constexpr std::array kMigrations = {Migration{1, kVersion1}, Migration{2, kVersion2, name_recipes}};
 
 constexpr Sql kSelectApplicationId = "PRAGMA application_id";
 constexpr Sql kSelectUserVersion = "PRAGMA user_version";
@@ -167,6 +335,24 @@ Result<std::int64_t> single_integer(const Database& database, Sql sql) {
   return value;
 }
 
+constexpr Sql kSelectMetaDefinition =
+    "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = 'meta' AND tbl_name = 'meta'";
+// The same in all versions: everything else is read only after what it says is known.
+constexpr std::string_view kMetaDefinition =
+    "CREATE TABLE meta (\n  key TEXT NOT NULL PRIMARY KEY,\n  value TEXT NOT NULL\n) STRICT, WITHOUT ROWID";
+
+// A view of that name could run for ever.
+Result<void> check_meta_is_a_table(const Database& database) {
+  QF_ASSIGN(auto statement, Statement::prepare(database, kSelectMetaDefinition));
+  QF_ASSIGN(const bool row, statement.step());
+  const bool sound = row && statement.text(0) == kMetaDefinition;
+  QF_TRY(statement.finish());
+  if (!sound)
+    return fail(ErrorCode::Malformed, "{}: the file is damaged: table 'meta' is missing or defined otherwise",
+                database.path());
+  return outcome::success();
+}
+
 constexpr Sql kSelectMeta = "SELECT value FROM meta WHERE key = ?";
 
 Result<std::int64_t> meta_number(const Database& database, std::string_view key) {
@@ -179,7 +365,7 @@ Result<std::int64_t> meta_number(const Database& database, std::string_view key)
   const auto [end, trouble] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (trouble != std::errc() || end != text.data() + text.size() || value < 1)
     return fail(ErrorCode::Malformed, "{}: the file is damaged: '{}' in table meta is '{}', not a version",
-                database.path(), key, text);
+                database.path(), key, escaped(text));
   return value;
 }
 
@@ -198,6 +384,7 @@ Result<FileKind> inspect_inside(Database& database, std::span<const Migration> s
   }
   if (version < 1)
     return fail(ErrorCode::Malformed, "{}: the file is damaged: schema version {}", database.path(), version);
+  QF_TRY(check_meta_is_a_table(database));
   QF_ASSIGN(const std::int64_t writer, meta_number(database, "writer_version"));
   QF_ASSIGN(const std::int64_t lowest, meta_number(database, "lowest_compatible_version"));
   if (writer != version || lowest > version)
@@ -213,11 +400,16 @@ Result<FileKind> inspect_inside(Database& database, std::span<const Migration> s
   return version < current ? FileKind::Older : FileKind::Current;
 }
 
-// type + name -> definition
-using Objects = std::map<std::pair<std::string, std::string>, std::string>;
+// One row of sqlite_schema that has a definition: automatic indexes have none.
+struct Object {
+  std::string type;
+  std::string table;  // that it belongs to
+  std::string definition;
+};
+using Objects = std::map<std::string, Object>;  // by name
 
 constexpr Sql kSelectObjects =
-    "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
+    "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
 
 Result<Objects> objects_of(const Database& database) {
   Objects objects;
@@ -225,12 +417,123 @@ Result<Objects> objects_of(const Database& database) {
   while (true) {
     QF_ASSIGN(const bool row, statement.step());
     if (!row) return objects;
-    std::pair key{statement.text(0), statement.text(1)};
-    objects.insert_or_assign(std::move(key), statement.text(2));
+    Object object{statement.text(0), statement.text(2), statement.text(3)};
+    std::string name = statement.text(1);
+    objects.insert_or_assign(std::move(name), std::move(object));
   }
 }
 
-constexpr Sql kQuickCheck = "PRAGMA quick_check(1)";
+bool is_table_of_ours(const Objects& expected, const std::string& name) {
+  const auto found = expected.find(name);
+  return found != expected.end() && found->second.type == "table";
+}
+
+// Everything of ours is there and defined to the letter, and nothing was hung onto it.
+Result<void> verify_exactly(const Database& database, const Objects& expected, const Objects& found,
+                            std::int64_t version) {
+  for (const auto& [name, object] : expected) {
+    const auto position = found.find(name);
+    if (position == found.end())
+      return fail(ErrorCode::Malformed, "{}: the file is damaged: {} '{}' is missing", database.path(),
+                  object.type, name);
+    if (position->second.type != object.type || position->second.table != object.table ||
+        position->second.definition != object.definition)
+      return fail(ErrorCode::Malformed, "{}: {} '{}' is not defined as in schema {}", database.path(),
+                  object.type, name, version);
+  }
+  for (const auto& [name, object] : found)
+    if (object.type != "table" && object.type != "view" && !expected.contains(name) &&
+        is_table_of_ours(expected, object.table))
+      return fail(
+          ErrorCode::Malformed,
+          "{}: {} {} was added to table '{}', where it would run with every value; remove it (DROP {})",
+          database.path(), object.type, printable(name), object.table, object.type);
+  return outcome::success();
+}
+
+// What SQLite made of a name when it read the schema, whatever the schema's own column 'type' says.
+constexpr Sql kSelectTableType = "SELECT type FROM pragma_table_list WHERE schema = 'main' AND name = ?";
+constexpr Sql kSelectColumns =
+    "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?) ORDER BY name";
+// Parts of indexes that are expressions, and indexes of a part of the rows, which have a condition.
+constexpr Sql kSelectComputedIndexes =
+    "SELECT list.name FROM pragma_index_list(?) AS list WHERE list.partial <> 0 OR EXISTS "
+    "(SELECT 1 FROM pragma_index_xinfo(list.name) AS part WHERE part.cid = -2)";
+
+// name -> type, not null, place in the primary key, kind (0: stored as given)
+using Columns = std::map<std::string, std::tuple<std::string, std::int64_t, std::int64_t, std::int64_t>>;
+
+Result<Columns> columns_of(const Database& database, const std::string& table) {
+  Columns columns;
+  QF_ASSIGN(auto statement, Statement::prepare(database, kSelectColumns));
+  QF_TRY(statement.bind(table));
+  while (true) {
+    QF_ASSIGN(const bool row, statement.step());
+    if (!row) return columns;
+    std::string name = statement.text(0);
+    std::tuple column{statement.text(1), statement.integer(2), statement.integer(3), statement.integer(4)};
+    columns.insert_or_assign(std::move(name), std::move(column));
+  }
+}
+
+// A newer program may have extended definitions. What this one reads must still be a table with the columns
+// that it knows, and nothing may be computed from values.
+Result<void> verify_extended(const Database& database, const Database& reference, const Objects& expected,
+                             const Objects& found) {
+  for (const auto& [table, object] : expected) {
+    if (object.type != "table") continue;
+    QF_ASSIGN(auto type, Statement::prepare(database, kSelectTableType));
+    QF_TRY(type.bind(table));
+    QF_ASSIGN(const bool there, type.step());
+    if (!there || type.text(0) != "table")
+      return fail(ErrorCode::Malformed, "{}: the file is damaged: '{}' is not a table", database.path(),
+                  table);
+    QF_TRY(type.finish());
+    QF_ASSIGN(const Columns known, columns_of(reference, table));
+    QF_ASSIGN(const Columns columns, columns_of(database, table));
+    for (const auto& [name, column] : known) {
+      const auto position = columns.find(name);
+      if (position == columns.end() || position->second != column)
+        return fail(ErrorCode::Malformed,
+                    "{}: the file is damaged: column '{}' of table '{}' is missing or of "
+                    "another kind",
+                    database.path(), name, table);
+    }
+    for (const auto& [name, column] : columns)
+      if (std::get<3>(column) != 0)
+        return fail(ErrorCode::Malformed, "{}: column {} of table '{}' is computed, which no state file has",
+                    database.path(), printable(name), table);
+    QF_ASSIGN(auto indexes, Statement::prepare(database, kSelectComputedIndexes));
+    QF_TRY(indexes.bind(table));
+    while (true) {
+      QF_ASSIGN(const bool computed, indexes.step());
+      if (!computed) break;
+      const std::string name = indexes.text(0);
+      const auto own = expected.find(name);
+      const auto theirs = found.find(name);
+      if (own == expected.end() || theirs == found.end() ||
+          own->second.definition != theirs->second.definition)
+        return fail(ErrorCode::Malformed, "{}: index {} of table '{}' is computed, which no state file has",
+                    database.path(), printable(name), table);
+    }
+  }
+  return outcome::success();
+}
+
+// Of one table and its indexes; tables of others may hold definitions that cost without end.
+constexpr Sql kCheckTable = "SELECT quick_check FROM pragma_quick_check(?)";
+constexpr Sql kCheckEverything = "PRAGMA quick_check(1)";
+
+Result<void> check_structure(const Database& database, Statement check) {
+  QF_ASSIGN(const bool row, check.step());
+  const std::string answer = row ? check.text(0) : std::string();
+  QF_TRY(check.finish());
+  if (answer != "ok")
+    return fail(ErrorCode::Malformed,
+                "{}: the file is damaged ({}); restore a copy, or remove it to measure again",
+                database.path(), escaped(answer));
+  return outcome::success();
+}
 
 }  // namespace
 
@@ -254,6 +557,7 @@ Result<void> migrate(Database& database, std::span<const Migration> steps) {
     QF_ASSIGN(const std::int64_t version, single_integer(database, kSelectUserVersion));
     if (version + 1 != step.to_version) continue;
     QF_TRY(database.execute(step.sql));
+    if (step.finish != nullptr) QF_TRY(step.finish(database));
     QF_ASSIGN(const std::int64_t reached, single_integer(database, kSelectUserVersion));
     if (reached != step.to_version)
       return fail(ErrorCode::Internal, "the step to schema {} ends at {}", step.to_version, reached);
@@ -262,30 +566,35 @@ Result<void> migrate(Database& database, std::span<const Migration> steps) {
   return outcome::success();
 }
 
-Result<void> verify(Database& database, std::span<const Migration> steps) {
-  {
-    QF_ASSIGN(auto check, Statement::prepare(database, kQuickCheck));
-    QF_ASSIGN(const bool row, check.step());
-    const std::string answer = row ? check.text(0) : std::string();
-    QF_TRY(check.finish());
-    if (answer != "ok")
-      return fail(ErrorCode::Malformed,
-                  "{}: the file is damaged ({}); restore a copy, or remove it to measure again",
-                  database.path(), answer);
-  }
+Result<void> verify(Database& database, FileKind kind, std::span<const Migration> steps) {
   // What the same steps make of an empty database is what the file must have.
+  std::int64_t version = steps.back().to_version;
+  if (kind == FileKind::Older) {
+    QF_ASSIGN(version, single_integer(database, kSelectUserVersion));
+  }
+  steps = steps.first(static_cast<std::size_t>(version - steps.front().to_version + 1));
   QF_ASSIGN(auto reference, Database::open_in_memory());
   QF_TRY(migrate(reference, steps));
   QF_ASSIGN(const Objects expected, objects_of(reference));
   QF_ASSIGN(const Objects found, objects_of(database));
-  for (const auto& [key, definition] : expected) {
-    const auto position = found.find(key);
-    if (position == found.end())
-      return fail(ErrorCode::Malformed, "{}: the file is damaged: {} '{}' is missing", database.path(),
-                  key.first, key.second);
-    if (position->second != definition)
-      return fail(ErrorCode::Malformed, "{}: {} '{}' is not defined as in schema {}", database.path(),
-                  key.first, key.second, steps.back().to_version);
+  // The definitions come first: checking the structure evaluates what they say.
+  if (kind == FileKind::NewerCompatible) {
+    QF_TRY(verify_extended(database, reference, expected, found));
+  } else {
+    QF_TRY(verify_exactly(database, expected, found, version));
+  }
+  const bool only_ours = std::ranges::all_of(found, [&](const auto& entry) {
+    return entry.second.type == "view" || expected.contains(entry.first);
+  });
+  if (only_ours) {
+    QF_ASSIGN(auto check, Statement::prepare(database, kCheckEverything));
+    return check_structure(database, std::move(check));
+  }
+  for (const auto& [name, object] : expected) {
+    if (object.type != "table") continue;
+    QF_ASSIGN(auto check, Statement::prepare(database, kCheckTable));
+    QF_TRY(check.bind(name));
+    QF_TRY(check_structure(database, std::move(check)));
   }
   return outcome::success();
 }

@@ -18,6 +18,8 @@ namespace quantfit::state {
 struct Database::Connection {
   sqlite3* handle = nullptr;
   std::string path;
+  const CancellationToken* cancel = nullptr;
+  std::chrono::steady_clock::time_point waiting_since;  // for a lock of another process
 
   Connection() = default;
   Connection(const Connection&) = delete;
@@ -27,6 +29,12 @@ struct Database::Connection {
     if (handle != nullptr) sqlite3_close(handle);
   }
 
+  [[nodiscard]] bool cancelled() const { return cancel != nullptr && cancel->cancelled(); }
+  [[nodiscard]] int open(const std::string& name, int flags);
+  // SQLite's progress handler: not zero ends the statement.
+  static int stop_running(void* connection);
+  // SQLite's busy handler, waiting such that it can be cancelled: zero gives up.
+  static int wait_for_lock(void* pointer, int times_before);
   [[nodiscard]] Error error(int code, std::string_view detail) const;
   [[nodiscard]] Error last_error() const {
     return error(sqlite3_extended_errcode(handle), sqlite3_errmsg(handle));
@@ -76,25 +84,46 @@ constexpr Sql kSettings =
 constexpr Sql kQueryOnly = "PRAGMA query_only = ON";
 constexpr Sql kFirstRead = "SELECT count(*) FROM sqlite_schema";
 
-// Longest text or row that SQLite accepts, 64 MiB: far above anything stored, far below what a hostile file
-// could ask to be allocated.
-constexpr int kLongestValueBytes = 64 << 20;
+// Longest text, row or statement that SQLite accepts: above anything that checks.h lets through, far below
+// what a hostile file could ask to be allocated.
+constexpr int kLongestValueBytes = 1 << 20;
+
+// Steps of SQLite's virtual machine between two looks at the cancellation token: some milliseconds. What
+// takes fewer, as every statement that saves or looks up something does, is never cut off.
+constexpr int kStepsBetweenLooks = 200'000;
+constexpr auto kPauseWhileLocked = std::chrono::milliseconds(5);
 
 // Every SQLite file starts with a header of 100 bytes.
 constexpr off_t kHeaderBytes = 100;
 
-int open_connection(const std::string& name, int flags, sqlite3** handle) {
-  const int code = sqlite3_open_v2(name.c_str(), handle, flags | SQLITE_OPEN_EXRESCODE, nullptr);
-  if (code != SQLITE_OK) return code;
-  sqlite3_busy_timeout(*handle, kBusyTimeoutMilliseconds);
-  sqlite3_limit(*handle, SQLITE_LIMIT_LENGTH, kLongestValueBytes);
-  sqlite3_db_config(*handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
-  sqlite3_db_config(*handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
-  sqlite3_db_config(*handle, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, nullptr);
-  return sqlite3_exec(*handle, kSettings.text(), nullptr, nullptr, nullptr);
+}  // namespace
+
+int Database::Connection::stop_running(void* connection) {
+  return static_cast<const Connection*>(connection)->cancelled() ? 1 : 0;
 }
 
-}  // namespace
+int Database::Connection::wait_for_lock(void* pointer, int times_before) {
+  auto* const connection = static_cast<Connection*>(pointer);
+  const auto now = std::chrono::steady_clock::now();
+  if (times_before == 0) connection->waiting_since = now;
+  if (connection->cancelled() ||
+      now - connection->waiting_since > std::chrono::milliseconds(kBusyTimeoutMilliseconds))
+    return 0;
+  std::this_thread::sleep_for(kPauseWhileLocked);
+  return 1;
+}
+
+int Database::Connection::open(const std::string& name, int flags) {
+  const int code = sqlite3_open_v2(name.c_str(), &handle, flags | SQLITE_OPEN_EXRESCODE, nullptr);
+  if (code != SQLITE_OK) return code;
+  sqlite3_busy_handler(handle, wait_for_lock, this);
+  if (cancel != nullptr) sqlite3_progress_handler(handle, kStepsBetweenLooks, stop_running, this);
+  sqlite3_limit(handle, SQLITE_LIMIT_LENGTH, kLongestValueBytes);
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
+  sqlite3_db_config(handle, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, nullptr);
+  return sqlite3_exec(handle, kSettings.text(), nullptr, nullptr, nullptr);
+}
 
 Error Database::Connection::error(int code, std::string_view detail) const {
   const int latest_errno = errno;
@@ -129,6 +158,9 @@ Error Database::Connection::error(int code, std::string_view detail) const {
       return fail(ErrorCode::Io, "{}: {}", path, detail);
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
+      if (cancelled())
+        return fail(ErrorCode::Interrupted, "{}: interrupted while another process kept the file locked",
+                    path);
       return fail(ErrorCode::Io,
                   "{}: another process has kept the file locked for {} seconds; try again when it is done",
                   path, kBusyTimeoutMilliseconds / 1000);
@@ -143,7 +175,8 @@ Error Database::Connection::error(int code, std::string_view detail) const {
     case SQLITE_SCHEMA:
       return fail(ErrorCode::Malformed, "{}: not the tables of a state file ({})", path, detail);
     case SQLITE_TOOBIG:
-      return fail(ErrorCode::InvalidArgument, "{}: a value is too long to store", path);
+      return fail(ErrorCode::Malformed,
+                  "{}: the file is damaged: it holds a value longer than any that a state file has", path);
     case SQLITE_NOMEM:
       return fail(ErrorCode::Io, "{}: out of memory", path);
     case SQLITE_INTERRUPT:
@@ -158,9 +191,11 @@ Database::Database(Database&&) noexcept = default;
 Database& Database::operator=(Database&&) noexcept = default;
 Database::~Database() = default;
 
-Result<Database> Database::open(const std::filesystem::path& path, Access access) {
+Result<Database> Database::open(const std::filesystem::path& path, Access access,
+                                const CancellationToken* cancel) {
   auto connection = std::make_unique<Connection>();
   connection->path = path.string();
+  connection->cancel = cancel;
   if (path.empty()) return fail(ErrorCode::InvalidArgument, "a state file needs a name");
 
   std::error_code trouble;
@@ -187,7 +222,7 @@ Result<Database> Database::open(const std::filesystem::path& path, Access access
   int code = SQLITE_OK;
   errno = 0;
   if (access == Access::ReadWrite) {
-    code = open_connection(absolute, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &connection->handle);
+    code = connection->open(absolute, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
     if (connection->handle != nullptr && sqlite3_db_readonly(connection->handle, "main") == 1)
       return fail(ErrorCode::Io, "{}: the file is write-protected", connection->path);
   } else {
@@ -205,9 +240,9 @@ Result<Database> Database::open(const std::filesystem::path& path, Access access
     };
     const auto try_again = [&](const std::string& name, int flags) {
       sqlite3_close(std::exchange(connection->handle, nullptr));
-      code = open_connection(name, flags, &connection->handle);
+      code = connection->open(name, flags);
     };
-    code = open_connection(absolute, SQLITE_OPEN_READWRITE, &connection->handle);
+    code = connection->open(absolute, SQLITE_OPEN_READWRITE);
     if (!reads()) {
       try_again(absolute, SQLITE_OPEN_READONLY);
       if (!reads() && !std::filesystem::exists(absolute + "-wal", trouble) && !trouble) {
@@ -226,10 +261,25 @@ Result<Database> Database::open(const std::filesystem::path& path, Access access
 Result<Database> Database::open_in_memory() {
   auto connection = std::make_unique<Connection>();
   connection->path = "(memory)";
-  const int code =
-      open_connection(":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, &connection->handle);
+  const int code = connection->open(":memory:", SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
   if (code != SQLITE_OK) return connection->error(code, sqlite3_errstr(code));
   return Database(std::move(connection));
+}
+
+Result<Database> Database::copy_in_memory() const {
+  QF_ASSIGN(auto copy, open_in_memory());
+  Connection& target = *copy.connection_;
+  target.path = connection_->path;
+  target.cancel = connection_->cancel;
+  if (target.cancel != nullptr)
+    sqlite3_progress_handler(target.handle, kStepsBetweenLooks, Connection::stop_running, &target);
+  sqlite3_backup* const backup = sqlite3_backup_init(target.handle, "main", connection_->handle, "main");
+  if (backup == nullptr) return target.last_error();
+  constexpr int kAllPages = -1;
+  sqlite3_backup_step(backup, kAllPages);
+  const int code = sqlite3_backup_finish(backup);
+  if (code != SQLITE_OK) return target.error(code, sqlite3_errstr(code));
+  return copy;
 }
 
 Result<void> Database::execute(Sql sql) {
@@ -241,7 +291,6 @@ Result<void> Database::execute(Sql sql) {
 
 Result<void> Database::use_write_ahead_log() {
   // The switch needs the file for itself for a moment and, unlike other statements, does not wait for it.
-  constexpr auto kPause = std::chrono::milliseconds(5);
   const auto deadline =
       std::chrono::steady_clock::now() + std::chrono::milliseconds(kBusyTimeoutMilliseconds);
   while (true) {
@@ -254,8 +303,9 @@ Result<void> Database::use_write_ahead_log() {
                     path());
       return mode.finish();
     }
-    if (code != SQLITE_BUSY || std::chrono::steady_clock::now() > deadline) return std::move(row).error();
-    std::this_thread::sleep_for(kPause);
+    if (code != SQLITE_BUSY || std::chrono::steady_clock::now() > deadline || connection_->cancelled())
+      return std::move(row).error();
+    std::this_thread::sleep_for(kPauseWhileLocked);
   }
 }
 
@@ -315,8 +365,11 @@ Result<void> Statement::bind_value(int index, double value) {
 Result<void> Statement::bind_value(int index, std::string_view value) {
   // An empty view may have no address, which SQLite would take for NULL.
   const char* const data = value.empty() ? "" : value.data();
-  if (sqlite3_bind_text64(statement_, index, data, value.size(), SQLITE_TRANSIENT, SQLITE_UTF8) != SQLITE_OK)
-    return connection_->last_error();
+  const int code = sqlite3_bind_text64(statement_, index, data, value.size(), SQLITE_TRANSIENT, SQLITE_UTF8);
+  if (code == SQLITE_TOOBIG)
+    return fail(ErrorCode::InvalidArgument, "{}: a text of {} bytes is too long to store", connection_->path,
+                value.size());
+  if (code != SQLITE_OK) return connection_->last_error();
   return outcome::success();
 }
 

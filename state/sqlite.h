@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/progress.h"
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -45,12 +46,19 @@ inline constexpr int kBusyTimeoutMilliseconds = 30'000;
 //   Internal   a constraint of the schema refused a value that this program should have refused before
 class Database {
  public:
-  // Io when `path` is a folder, not a regular file, or may not be opened. The content is not looked at
-  // yet, and opening changes nothing: the journal mode is set by use_write_ahead_log(), once the file
-  // is known to be ours. Schema objects of the file are not trusted: its triggers do not run and its
-  // views call no unsafe function.
-  [[nodiscard]] static Result<Database> open(const std::filesystem::path& path, Access access);
+  // Io when `path` is a folder, not a regular file, or may not be opened. The content is not looked at yet,
+  // and opening changes nothing: the journal mode is set by use_write_ahead_log(), once the file is known to
+  // be ours. Schema objects of the file are not trusted: its triggers do not run and its views call no unsafe
+  // function.
+  //
+  // Once `cancel`, which must outlive the connection, is set, a statement that runs on and on ends with
+  // Interrupted, and so does waiting for another process; short statements still do their work.
+  [[nodiscard]] static Result<Database> open(const std::filesystem::path& path, Access access,
+                                             const CancellationToken* cancel = nullptr);
   [[nodiscard]] static Result<Database> open_in_memory();
+  // The whole file as it is now, in memory: what is done to it there does not reach the file. Messages name
+  // the file.
+  [[nodiscard]] Result<Database> copy_in_memory() const;
   Database(Database&&) noexcept;
   Database& operator=(Database&&) noexcept;
   // Closes; the last connection of all processes moves the write-ahead log into the file and deletes it.
@@ -58,6 +66,8 @@ class Database {
 
   // Runs one or more statements that take no values; rows they return are dropped.
   [[nodiscard]] Result<void> execute(Sql sql);
+  // Gives the space of what was deleted back to the system. Outside of transactions only.
+  [[nodiscard]] Result<void> shrink() { return execute("VACUUM"); }
   // Switches the file to write-ahead logging, for good. Waits for other processes that are doing the same.
   [[nodiscard]] Result<void> use_write_ahead_log();
   [[nodiscard]] std::int64_t last_insert_rowid() const;

@@ -1,6 +1,7 @@
 #include "optimizer/job/job.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <span>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/recipe_io.h"
+#include "optimizer/planning/measured_sensitivity.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -128,18 +130,19 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,
             find_candidates(inputs.model, inputs.importance_or_null(), request.policy));
   job.candidates = std::move(found.tensors);
   job.notes = std::move(found.notes);
-  std::map<std::string, state::Sensitivity> stored;
+  std::vector<state::SensitivitySet> measured_sets;
   if (inputs.store) {
-    QF_ASSIGN(stored, inputs.store->load_sensitivities());
+    QF_ASSIGN(measured_sets, inputs.store->load_sensitivity_sets());
   }
-  // What was measured on the model itself wins over the prior; what the user says wins over both.
-  const auto priors = default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights);
-  for (std::size_t i = 0; i < priors.size(); ++i) {
-    const auto measured = stored.find(inputs.model.tensors()[i].name);
-    const bool use_prior = measured == stored.end() || priors[i].obtained.starts_with("role weight");
-    job.sensitivity.push_back(use_prior ? priors[i].value : measured->second.value);
-    job.sensitivity_source.push_back(use_prior ? priors[i].obtained : measured->second.obtained);
+  ChosenSensitivities sensitivities =
+      choose_sensitivities(default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights),
+                           !request.role_weights.empty(), measured_sets, job.candidates,
+                           inputs.importance_fingerprint, request.sampler.error_model.to_text());
+  for (TensorSensitivity& sensitivity : sensitivities.values) {
+    job.sensitivity.push_back(sensitivity.value);
+    job.sensitivity_source.push_back(std::move(sensitivity.obtained));
   }
+  std::ranges::move(sensitivities.notes, std::back_inserter(job.notes));
   for (const RoleWeight& role : request.role_weights)
     if (applies_to_none(role.pattern, inputs.model.tensors()))
       job.notes.push_back(fmt::format("--role-weight '{}' applies to no tensor", role.pattern.text()));

@@ -67,13 +67,58 @@ TEST(Schema, AStoredFileOfSchema1IsReadAndContinued) {
   ASSERT_EQ(loaded.size(), 2U);
   expect_same(loaded.at("blk.0.ffn_up.weight"), measurement_case("blk.0.ffn_up.weight", 1));
   expect_same(loaded.at("blk.0.attn_q.weight"), measurement_case("blk.0.attn_q.weight", 2));
-  EXPECT_EQ(store.value().load_sensitivities().value().at("output.weight").value, 45.25);
+  // Loose values said neither what they came from nor that they were all: a partial set in nats.
+  const auto sets = store.value().load_sensitivity_sets().value();
+  ASSERT_EQ(sets.size(), 1U);
+  EXPECT_EQ(sets[0].scope.unit, SensitivityUnit::Nats);
+  EXPECT_TRUE(sets[0].partial);
+  ASSERT_EQ(sets[0].rows.size(), 1U);
+  EXPECT_EQ(sets[0].rows[0], (Sensitivity{"output.weight", 45.25, 0, "prior", ""}));
+  // The text of the set's unique key is what this program would write: saving it again replaces it.
+  ASSERT_TRUE(store.value().save_sensitivity_set(sets[0]));
+  EXPECT_EQ(store.value().load_sensitivity_sets().value().size(), 1U);
   const auto recipes = store.value().load_recipes(runs[0].id).value();
   ASSERT_EQ(recipes.size(), 1U);
+  // Known by its content, as one that is saved now.
+  ASSERT_TRUE(store.value().save_recipe(runs[0].id, recipes[0]));
+  EXPECT_EQ(store.value().load_recipes(runs[0].id).value().size(), 1U);
   EXPECT_EQ(recipes[0].budget_bytes, (std::uint64_t{1} << 53) + 1);
   EXPECT_EQ(recipes[0].recipe.entries, recipe_case("4.5").recipe.entries);
   EXPECT_EQ(store.value().importances().value().at(0).chunk_count, 125U);
   EXPECT_TRUE(store.value().save_tensor(runs[1].id, measurement_case("new", 3)));
+}
+
+TEST(Schema, OfEqualOldRecipesOneIsKept) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old");
+  run_sql(
+      folder / "old",
+      "INSERT INTO recipe SELECT 2, run_id, target, budget_bytes, bytes, objective, lower_bound, "
+      "'2027-01-02T03:04:05Z' FROM recipe WHERE recipe_id = 1;"
+      "INSERT INTO recipe_entry SELECT 2, position, tensor, format FROM recipe_entry;"
+      "INSERT INTO recipe_provenance SELECT 2, key, value FROM recipe_provenance;"
+      "INSERT INTO recipe SELECT 3, run_id, 'other', budget_bytes, bytes, objective, lower_bound, created "
+      "FROM recipe WHERE recipe_id = 1");
+  auto store = StateStore::open(folder / "old", model_case());
+  ASSERT_TRUE(store) << store.error().message;
+  const auto recipes = store.value().load_recipes(1).value();
+  ASSERT_EQ(recipes.size(), 2U);
+  EXPECT_EQ(recipes[0].created, "2026-01-02T03:04:05Z");
+  EXPECT_EQ(recipes[0].recipe.entries.size(), 2U);
+  EXPECT_EQ(recipes[1].target, "other");
+}
+
+TEST(Schema, AnOldFileIsReadAsAfterItsUpgradeAndNotTouched) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old");
+  const auto before = test::read_file(folder / "old");
+  {
+    const auto store = StateStore::open_read_only(folder / "old");
+    ASSERT_TRUE(store) << store.error().message;
+    EXPECT_EQ(store.value().load_run(1).value().size(), 2U);
+    EXPECT_EQ(store.value().load_sensitivity_sets().value().size(), 1U);
+  }
+  EXPECT_EQ(test::read_file(folder / "old"), before);
 }
 
 constexpr Sql kAddColumn =
@@ -95,7 +140,7 @@ TEST(Schema, MigratesAStoredFileAndKeepsItsContent) {
   const auto migrated = migrate(database, steps);
   ASSERT_TRUE(migrated) << migrated.error().message;
   EXPECT_EQ(inspect(database, steps).value(), FileKind::Current);
-  EXPECT_TRUE(verify(database, steps));
+  EXPECT_TRUE(verify(database, FileKind::Current, steps));
   EXPECT_TRUE(migrate(database, steps));  // nothing left to do
   auto count = Statement::prepare(database, "SELECT count(*) FROM tensor WHERE note = ''").value();
   ASSERT_TRUE(count.step().value());
@@ -110,7 +155,7 @@ TEST(Schema, AFailedMigrationLeavesTheOldVersion) {
     auto database = Database::open(folder / "old.qfstate", Access::ReadWrite).value();
     EXPECT_FALSE(migrate(database, steps));
     EXPECT_EQ(inspect(database, steps).value(), FileKind::Older);
-    EXPECT_TRUE(verify(database));
+    EXPECT_TRUE(verify(database, FileKind::Older));
   }
   EXPECT_TRUE(StateStore::open(folder / "old.qfstate", model_case()));
 }
@@ -120,7 +165,8 @@ TEST(Schema, ANewerFileIsUsedWhenItSaysSoAndRefusedOtherwise) {
   make_file(folder / "a.qfstate");
   run_sql(folder / "a.qfstate",
           "ALTER TABLE tensor ADD COLUMN note TEXT NOT NULL DEFAULT '';"
-          "UPDATE meta SET value = '2' WHERE key = 'writer_version'; PRAGMA user_version = 2;");
+          "CREATE TABLE later (a); CREATE INDEX by_note ON tensor (note);"
+          "UPDATE meta SET value = '99' WHERE key = 'writer_version'; PRAGMA user_version = 99;");
   {
     auto store = StateStore::open(folder / "a.qfstate", model_case());
     ASSERT_TRUE(store) << store.error().message;
@@ -129,7 +175,7 @@ TEST(Schema, ANewerFileIsUsedWhenItSaysSoAndRefusedOtherwise) {
     EXPECT_EQ(store.value().load_run(run).value().size(), 51U);
     EXPECT_TRUE(StateStore::open_read_only(folder / "a.qfstate"));
   }
-  run_sql(folder / "a.qfstate", "UPDATE meta SET value = '2' WHERE key = 'lowest_compatible_version'");
+  run_sql(folder / "a.qfstate", "UPDATE meta SET value = '99' WHERE key = 'lowest_compatible_version'");
   const Error error = open_error(folder / "a.qfstate");
   EXPECT_EQ(error.code, ErrorCode::Unsupported);
   EXPECT_THAT(error.message, HasSubstr("newer program"));
@@ -211,6 +257,9 @@ TEST(Schema, TablesThatDifferAreRefused) {
       "DROP VIEW best",
       "ALTER TABLE error RENAME COLUMN nmse TO n",
       "ALTER TABLE run ADD COLUMN more TEXT",
+      "CREATE INDEX slow ON error (hex(zeroblob(1000000)) || format)",
+      "CREATE UNIQUE INDEX some ON error (nmse) WHERE nmse > 7",
+      "CREATE TRIGGER more AFTER INSERT ON error BEGIN DELETE FROM run; END",
       "DELETE FROM meta",
       "UPDATE meta SET value = 'x'",
       "PRAGMA user_version = 0",
@@ -223,6 +272,59 @@ TEST(Schema, TablesThatDifferAreRefused) {
     const Error error = open_error(path);
     EXPECT_EQ(error.code, ErrorCode::Malformed) << changes[i] << ": " << error.message;
   }
+}
+
+constexpr const char* kEndless =
+    "AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT CAST(i AS TEXT) AS key, '1' "
+    "AS value, i AS run_id FROM n";
+constexpr const char* kClaimsToBeNewer =
+    "UPDATE meta SET value = '99' WHERE key = 'writer_version'; PRAGMA user_version = 99; ";
+
+// What a hostile file may claim: to be of a newer version that this program can use.
+TEST(Schema, ANewerFileMustStillHoldTablesAndNothingThatComputes) {
+  const TemporaryFolder folder;
+  const std::vector<std::pair<std::string, std::string>> changes = {
+      {std::string("DROP TABLE meta; CREATE VIEW meta ") + kEndless, "meta"},
+      {std::string("DROP TABLE run; CREATE VIEW run ") + kEndless, "'run' is not a table"},
+      {"ALTER TABLE error RENAME COLUMN nmse TO n", "column 'nmse'"},
+      {"ALTER TABLE error ADD COLUMN x TEXT AS (hex(zeroblob(100000000)))", "computed"},
+      {"CREATE INDEX slow ON error (hex(zeroblob(1000)) || format)", "computed"},
+      {"CREATE INDEX some ON error (nmse) WHERE length(hex(zeroblob(1000))) > 7", "computed"},
+      {"DROP INDEX recipe_by_content; CREATE UNIQUE INDEX recipe_by_content ON recipe (run_id) WHERE bytes > "
+       "1",
+       "computed"},
+  };
+  make_file(folder / "whole");
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const auto path = folder / fmt::format("{}", i);
+    std::filesystem::copy_file(folder / "whole", path);
+    run_sql(path, std::string("PRAGMA legacy_alter_table = ON; ") + kClaimsToBeNewer + changes[i].first);
+    const Error error = open_error(path);
+    EXPECT_EQ(error.code, ErrorCode::Malformed) << changes[i].first << ": " << error.message;
+    EXPECT_THAT(error.message, HasSubstr(changes[i].second));
+  }
+}
+
+// A user's table may cost what it likes: it is not looked into.
+TEST(Schema, TablesOfOthersAreNotChecked) {
+  const TemporaryFolder folder;
+  make_file(folder / "a");
+  run_sql(folder / "a",
+          "CREATE TABLE mine (a CHECK (length(a) > 0)); PRAGMA ignore_check_constraints = ON;"
+          "INSERT INTO mine VALUES ('')");
+  const auto store = StateStore::open(folder / "a", model_case());
+  EXPECT_TRUE(store) << store.error().message;
+}
+
+TEST(Schema, AnEndlessValueIsDamageAndNotAnAllocation) {
+  const TemporaryFolder folder;
+  make_file(folder / "a");
+  run_sql(folder / "a", "UPDATE tensor SET name = hex(zeroblob(30000000)) WHERE tensor_id = 1");
+  const auto store = StateStore::open_read_only(folder / "a");
+  const auto runs = store ? store.value().load_run(1) : store.error();
+  ASSERT_FALSE(runs);
+  EXPECT_EQ(runs.error().code, ErrorCode::Malformed) << runs.error().message;
+  EXPECT_LT(runs.error().message.size(), 1000U);
 }
 
 TEST(Schema, TheUsersOwnTablesAndViewsAreWelcome) {
@@ -238,6 +340,10 @@ TEST(Schema, EditedValuesAreReported) {
       {"UPDATE error SET format = 'Q9_X' WHERE format = 'Q4_K'", ErrorCode::Unsupported},
       {"UPDATE tensor SET source_format = 'f16'", ErrorCode::Unsupported},
       {"UPDATE error SET nmse = 9e999", ErrorCode::Malformed},
+      {"UPDATE error SET nmse = -1.0", ErrorCode::Malformed},
+      {"UPDATE error SET standard_error = -1.0", ErrorCode::Malformed},
+      {"UPDATE tensor SET name = CAST(x'c328' AS TEXT) WHERE tensor_id = 1", ErrorCode::Malformed},
+      {"UPDATE tensor SET name = hex(zeroblob(40000)) WHERE tensor_id = 1", ErrorCode::Malformed},
       {"UPDATE tensor SET layer = 4294967296", ErrorCode::Malformed},
       {"UPDATE tensor SET ne1 = 4611686018427387904, ne2 = 4611686018427387904", ErrorCode::Malformed},
   };

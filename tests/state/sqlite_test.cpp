@@ -120,6 +120,44 @@ TEST(Database, ReadOnlyRefusesToWrite) {
   EXPECT_EQ(count_rows(database), 0);
 }
 
+TEST(Database, AnEndlessStatementEndsWhenCancelled) {
+  const TemporaryFolder folder;
+  CancellationToken cancel;
+  auto database = Database::open(folder / "a", Access::ReadWrite, &cancel).value();
+  ASSERT_TRUE(database.execute("CREATE TABLE t (a INTEGER) STRICT"));
+  cancel.cancel();
+  const auto endless = database.execute(
+      "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n");
+  ASSERT_FALSE(endless);
+  EXPECT_EQ(endless.error().code, ErrorCode::Interrupted);
+  // What is short is still done: the tensor that was just finished is saved.
+  EXPECT_TRUE(database.execute("INSERT INTO t VALUES (1)"));
+  EXPECT_EQ(count_rows(database), 1);
+}
+
+TEST(Database, WaitingForAnotherWriterEndsWhenCancelled) {
+  const TemporaryFolder folder;
+  CancellationToken cancel;
+  auto first = Database::open(folder / "a", Access::ReadWrite).value();
+  ASSERT_TRUE(first.execute("CREATE TABLE t (a INTEGER) STRICT"));
+  auto second = Database::open(folder / "a", Access::ReadWrite, &cancel).value();
+  const auto writing = Transaction::begin_write(first);
+  cancel.cancel();
+  EXPECT_EQ(Transaction::begin_write(second).error().code, ErrorCode::Interrupted);
+}
+
+TEST(Database, ACopyInMemoryIsApart) {
+  const TemporaryFolder folder;
+  auto database = Database::open(folder / "a", Access::ReadWrite).value();
+  ASSERT_TRUE(database.use_write_ahead_log());
+  ASSERT_TRUE(database.execute("CREATE TABLE t (a INTEGER) STRICT; INSERT INTO t VALUES (1)"));
+  auto copy = database.copy_in_memory();
+  ASSERT_TRUE(copy) << copy.error().message;
+  ASSERT_TRUE(copy.value().execute("INSERT INTO t VALUES (2)"));
+  EXPECT_EQ(count_rows(copy.value()), 2);
+  EXPECT_EQ(count_rows(database), 1);
+}
+
 TEST(Database, TriggersOfTheFileDoNotRun) {
   const TemporaryFolder folder;
   auto database = Database::open(folder / "a", Access::ReadWrite).value();

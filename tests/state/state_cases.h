@@ -53,6 +53,44 @@ inline SavedRecipe recipe_case(const std::string& target) {
   return saved;
 }
 
+inline SensitivitySet sensitivity_case() {
+  SensitivitySet set;
+  set.scope.unit = SensitivityUnit::Nats;
+  set.scope.method = "perturbation";
+  set.scope.text_fingerprint = "dd44";
+  set.scope.importance_fingerprint = "bb22";
+  set.scope.metric = "kappa=3";
+  set.scope.program_version = "1";
+  set.scope.engine_version = 2;
+  set.scope.tokens = 4096;
+  set.created = "2026-01-02T03:04:05Z";
+  set.rows = {{"a", 1e-300, 0.1, "measured", ""}, {"output.weight", 45.25, 0.5, "measured", "head"}};
+  return set;
+}
+
+inline Calibration calibration_case() {
+  return {{"dd44", 4096, 512, 2}, "calibration.txt", "1", "2026-01-02T03:04:05Z", "", 3};
+}
+
+inline StatisticsFile statistics_case(const std::string& fingerprint) {
+  return {fingerprint, "moments-" + fingerprint + ".gguf", "moments", 12345, "dd44", "2026-01-02T03:04:05Z"};
+}
+
+inline Evaluation evaluation_case() {
+  Evaluation evaluation;
+  evaluation.identity = {"aa11", "ff66", "dd44", 512, 20, 2};
+  evaluation.candidate_name = "out.gguf";
+  evaluation.text_name = "held-out.txt";
+  evaluation.program_version = "1";
+  evaluation.created = "2026-01-02T03:04:05Z";
+  evaluation.estimates = {{"mean kl divergence", 0.0125, 0.0003}, {"perplexity", 7.5, std::nullopt}};
+  return evaluation;
+}
+
+inline WrittenFile written_case(const std::string& name) {
+  return {name, "cc33", "bb22", "default", 3, 1'000'000, "1", "2026-01-02T03:04:05Z"};
+}
+
 inline void expect_same_bits(double a, double b) {
   EXPECT_EQ(std::bit_cast<std::uint64_t>(a), std::bit_cast<std::uint64_t>(b)) << a << " and " << b;
 }

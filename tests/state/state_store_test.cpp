@@ -47,8 +47,7 @@ TEST(StateStore, KeepsEverythingAcrossOpening) {
     const auto saved = store.value().save_tensor(run, measurement_case("blk.0.ffn_up.weight", 1));
     ASSERT_TRUE(saved) << saved.error().message;
     ASSERT_TRUE(store.value().save_tensor(run, measurement_case("blk.0.attn_q.weight", 2)));
-    ASSERT_TRUE(
-        store.value().save_sensitivities({{"output.weight", 45.25, "prior"}, {"a", 1e-300, "measured:x"}}));
+    ASSERT_TRUE(store.value().save_sensitivity_set(sensitivity_case()));
     ASSERT_TRUE(store.value().save_recipe(run, recipe));
     ASSERT_TRUE(store.value().finish_run(run));
   }
@@ -85,10 +84,13 @@ TEST(StateStore, KeepsEverythingAcrossOpening) {
   expect_same(loaded.at("blk.0.attn_q.weight"), measurement_case("blk.0.attn_q.weight", 2));
   EXPECT_EQ(loaded.at("blk.0.attn_q.weight").shape.bytes, 256U * 64 * 2);
 
-  const auto sensitivities = store.value().load_sensitivities().value();
-  ASSERT_EQ(sensitivities.size(), 2U);
-  expect_same_bits(sensitivities.at("a").value, 1e-300);
-  EXPECT_EQ(sensitivities.at("output.weight").obtained, "prior");
+  const auto sets = store.value().load_sensitivity_sets().value();
+  ASSERT_EQ(sets.size(), 1U);
+  EXPECT_EQ(sets[0].scope, sensitivity_case().scope);
+  EXPECT_EQ(sets[0].rows, sensitivity_case().rows);
+  EXPECT_FALSE(sets[0].partial);
+  expect_same_bits(sets[0].find("a")->value, 1e-300);
+  EXPECT_EQ(sets[0].find("b"), nullptr);
 
   const auto recipes = store.value().load_recipes(run).value();
   ASSERT_EQ(recipes.size(), 1U);
@@ -108,13 +110,11 @@ TEST(StateStore, DoublesComeBackBitForBit) {
   const std::vector<double> values = {0.0,
                                       1.0,
                                       3.0,
-                                      -1.0,
                                       0.1,
                                       1.0 / 3,
                                       1e15,
                                       9007199254740993.0,
                                       Limits::max(),
-                                      Limits::lowest(),
                                       Limits::min(),
                                       Limits::denorm_min(),
                                       Limits::epsilon(),
@@ -124,8 +124,7 @@ TEST(StateStore, DoublesComeBackBitForBit) {
   auto [store, run] = open_run(folder / "a.qfstate");
   for (std::size_t i = 0; i < values.size(); ++i) {
     TensorMeasurement measurement = measurement_case(fmt::format("t{}", i), 1);
-    measurement.errors = {{Format::Q4_K, values[i], -values[i], values[i], values[i]}};
-    if (values[i] == 0) measurement.errors[0].standard_error = 0;
+    measurement.errors = {{Format::Q4_K, values[i], values[i], values[i], values[i]}};
     const auto saved = store.save_tensor(run, measurement);
     ASSERT_TRUE(saved) << saved.error().message;
   }
@@ -133,7 +132,7 @@ TEST(StateStore, DoublesComeBackBitForBit) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     const FormatMeasurement& error = loaded.at(fmt::format("t{}", i)).errors.at(0);
     expect_same_bits(error.nmse, values[i]);
-    expect_same_bits(error.standard_error, values[i] == 0 ? 0 : -values[i]);
+    expect_same_bits(error.standard_error, values[i]);
     expect_same_bits(error.bias_share, values[i]);
     expect_same_bits(error.seconds, values[i]);
   }
@@ -148,11 +147,11 @@ TEST(StateStore, NegativeZeroComesBackAsZero) {
   expect_same_bits(store.load_run(run).value().at("t").errors.at(0).nmse, 0.0);
 }
 
-TEST(StateStore, RefusesNumbersThatAreNotFinite) {
+TEST(StateStore, RefusesNumbersThatAreNoMeasurement) {
   const TemporaryFolder folder;
   auto [store, run] = open_run(folder / "a.qfstate");
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
-                           -std::numeric_limits<double>::infinity()}) {
+                           -std::numeric_limits<double>::infinity(), -1e-9}) {
     for (double FormatMeasurement::*member : {&FormatMeasurement::nmse, &FormatMeasurement::standard_error,
                                               &FormatMeasurement::bias_share, &FormatMeasurement::seconds}) {
       TensorMeasurement measurement = measurement_case("t", 1);
@@ -162,15 +161,18 @@ TEST(StateStore, RefusesNumbersThatAreNotFinite) {
       EXPECT_EQ(saved.error().code, ErrorCode::InvalidArgument);
       EXPECT_THAT(saved.error().message, HasSubstr("'t'"));
     }
-    const auto sensitivities = store.save_sensitivities({{"a", 1, "x"}, {"b", bad, "x"}});
+    SensitivitySet set = sensitivity_case();
+    set.rows[1].value = bad;
+    const auto sensitivities = store.save_sensitivity_set(set);
     ASSERT_FALSE(sensitivities);
     EXPECT_EQ(sensitivities.error().code, ErrorCode::InvalidArgument);
+    if (std::isfinite(bad)) continue;  // a bound may lie below zero
     SavedRecipe recipe = recipe_case("4");
     recipe.lower_bound = bad;
     EXPECT_EQ(store.save_recipe(run, recipe).error().code, ErrorCode::InvalidArgument);
   }
   EXPECT_TRUE(store.load_run(run).value().empty());
-  EXPECT_TRUE(store.load_sensitivities().value().empty());
+  EXPECT_TRUE(store.load_sensitivity_sets().value().empty());
   EXPECT_TRUE(store.load_recipes(run).value().empty());
 }
 
@@ -321,7 +323,8 @@ TEST(StateStore, ReadOnlyReadsAndRefusesToWrite) {
     EXPECT_EQ(store.value().finish_run(run).error().code, ErrorCode::InvalidArgument);
     EXPECT_EQ(store.value().remember_importance({"x", "", "", {}, false}).error().code,
               ErrorCode::InvalidArgument);
-    EXPECT_EQ(store.value().save_sensitivities({}).error().code, ErrorCode::InvalidArgument);
+    EXPECT_EQ(store.value().save_sensitivity_set(sensitivity_case()).error().code,
+              ErrorCode::InvalidArgument);
     EXPECT_EQ(store.value().save_recipe(run, recipe_case("4")).error().code, ErrorCode::InvalidArgument);
     EXPECT_EQ(store.value().merge(folder / "a.qfstate").error().code, ErrorCode::InvalidArgument);
   }
@@ -391,88 +394,99 @@ TEST(StateStore, SaysWhyAFolderCannotBeUsed) {
   EXPECT_EQ(answer, 0);
 }
 
-TEST(StateStore, MergeBringsWhatIsMissingAndKeepsWhatIsHere) {
-  const TemporaryFolder folder;
-  RunParameters other_parameters = parameters_case();
-  other_parameters.effort = "max";
-  {
-    auto [other, run] = open_run(folder / "other.qfstate");
-    // Another number for the run here: ids must not be taken over.
-    const RunId max_run = other.begin_run(other_parameters, "1").value();
-    ASSERT_TRUE(other.remember_importance({"bb22", "imatrix.gguf", "wiki", 10, true}));
-    ASSERT_TRUE(other.save_tensor(max_run, measurement_case("both", 5)));
-    ASSERT_TRUE(other.save_tensor(run, measurement_case("theirs", 3)));
-    TensorMeasurement wider = measurement_case("both", 1);
-    wider.errors.push_back({Format::Q2_K, 0.5, 0.1, 0.1, 1});
-    ASSERT_TRUE(other.save_tensor(run, wider));
-    TensorMeasurement other_rows = measurement_case("rows", 1);
-    other_rows.rows_sampled = 64;
-    other_rows.errors.push_back({Format::Q2_K, 0.5, 0.1, 0.1, 1});
-    ASSERT_TRUE(other.save_tensor(run, other_rows));
-    ASSERT_TRUE(other.save_tensor(run, measurement_case("value", 7)));
-    ASSERT_TRUE(other.save_sensitivities({{"both", 2, "theirs"}, {"new", 3, "theirs"}}));
-    ASSERT_TRUE(other.save_recipe(run, recipe_case("4")));
-    ASSERT_TRUE(other.save_recipe(run, recipe_case("5")));
-    ASSERT_TRUE(other.finish_run(run));
-  }
-  auto store = StateStore::open(folder / "a.qfstate", model_case()).value();
-  RunParameters first = parameters_case();
-  first.effort = "fast";
-  ASSERT_TRUE(store.begin_run(first, "1"));
-  const RunId run = store.begin_run(parameters_case(), "1").value();
-  for (const char* name : {"both", "rows", "value", "ours"})
-    ASSERT_TRUE(store.save_tensor(run, measurement_case(name, 1)));
-  ASSERT_TRUE(store.save_sensitivities({{"both", 1, "ours"}}));
-  ASSERT_TRUE(store.save_recipe(run, recipe_case("4")));
-
-  const auto merged = store.merge(folder / "other.qfstate");
-  ASSERT_TRUE(merged) << merged.error().message;
-  EXPECT_EQ(merged.value().runs_added, 1U);
-  EXPECT_EQ(merged.value().tensors_added, 2U);         // "theirs", and "both" of the other run
-  EXPECT_EQ(merged.value().errors_added, 2U + 2 + 1);  // theirs, and Q2_K of "both"
-  EXPECT_EQ(merged.value().sensitivities_added, 1U);
-  EXPECT_EQ(merged.value().recipes_added, 1U);
-  EXPECT_EQ(merged.value().differing,
-            1U + 2 + 1);  // "rows" as a whole, two formats of "value", one sensitivity
-
-  const auto loaded = store.load_run(run).value();
-  ASSERT_EQ(loaded.size(), 5U);
-  TensorMeasurement wider = measurement_case("both", 1);
-  wider.errors = {wider.errors[0], {Format::Q2_K, 0.5, 0.1, 0.1, 1}, wider.errors[1]};
-  expect_same(loaded.at("both"), wider);
-  expect_same(loaded.at("rows"), measurement_case("rows", 1));
-  expect_same(loaded.at("value"), measurement_case("value", 1));
-  expect_same(loaded.at("ours"), measurement_case("ours", 1));
-  expect_same(loaded.at("theirs"), measurement_case("theirs", 3));
-  const RunId max_run = store.begin_run(other_parameters, "1").value();
-  expect_same(store.load_run(max_run).value().at("both"), measurement_case("both", 5));
-  EXPECT_EQ(store.load_sensitivities().value().at("both").obtained, "ours");
-  EXPECT_EQ(store.load_sensitivities().value().at("new").obtained, "theirs");
-  EXPECT_EQ(store.load_recipes(run).value().size(), 2U);
-  EXPECT_EQ(store.importances().value().at(0).name, "imatrix.gguf");
-  EXPECT_NE(store.runs().value().at(1).finished, "");
-  EXPECT_EQ(store.runs().value().at(0).finished, "");
-
-  // A second time there is nothing new.
-  const auto again = store.merge(folder / "other.qfstate").value();
-  EXPECT_EQ(again.runs_added + again.tensors_added + again.errors_added + again.recipes_added +
-                again.sensitivities_added,
-            0U);
-  EXPECT_EQ(again.differing, 4U);
-  // Nor in the file itself, or in a file that does not exist.
-  EXPECT_EQ(store.merge(folder / "a.qfstate").value().differing, 0U);
-  EXPECT_EQ(store.merge(folder / "none").error().code, ErrorCode::Io);
-}
-
-TEST(StateStore, MergeRefusesAnotherModel) {
+TEST(StateStore, ASensitivitySetIsReplacedWholeAndNeverMixed) {
   const TemporaryFolder folder;
   auto [store, run] = open_run(folder / "a.qfstate");
-  { ASSERT_TRUE(StateStore::open(folder / "other.qfstate", model_case("cc33"))); }
-  const auto merged = store.merge(folder / "other.qfstate");
-  ASSERT_FALSE(merged);
-  EXPECT_EQ(merged.error().code, ErrorCode::IdentityMismatch);
-  EXPECT_THAT(merged.error().message, HasSubstr("model-aa11-F16.gguf"));
-  EXPECT_THAT(merged.error().message, HasSubstr("model-cc33-F16.gguf"));
+  ASSERT_TRUE(store.save_sensitivity_set(sensitivity_case()));
+  SensitivitySet other_text = sensitivity_case();
+  other_text.scope.text_fingerprint = "ee55";
+  other_text.scope.unit = SensitivityUnit::Relative;
+  other_text.partial = true;
+  ASSERT_TRUE(store.save_sensitivity_set(other_text));
+  SensitivitySet again = sensitivity_case();
+  again.rows = {{"b", 2, 0.5, "again", "layer 0"}};
+  ASSERT_TRUE(store.save_sensitivity_set(again));
+  const auto sets = store.load_sensitivity_sets().value();
+  ASSERT_EQ(sets.size(), 2U);
+  const SensitivitySet& replaced = sets[0].scope == again.scope ? sets[0] : sets[1];
+  const SensitivitySet& kept = sets[0].scope == again.scope ? sets[1] : sets[0];
+  EXPECT_EQ(replaced.rows, again.rows);
+  EXPECT_EQ(kept.scope, other_text.scope);
+  EXPECT_EQ(kept.rows, other_text.rows);
+  EXPECT_TRUE(kept.partial);
+}
+
+TEST(StateStore, ASensitivitySetIsSavedWholeOrNotAtAll) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  ASSERT_TRUE(store.save_sensitivity_set(sensitivity_case()));
+  SensitivitySet bad = sensitivity_case();
+  bad.rows = {{"a", 1, 0, "x", ""}, {"a", 2, 0, "x", ""}};
+  EXPECT_EQ(store.save_sensitivity_set(bad).error().code, ErrorCode::InvalidArgument);
+  bad.rows = {{"b", 1, 0, "x", ""}, {"a", 2, 0, "x", ""}};
+  EXPECT_EQ(store.save_sensitivity_set(bad).error().code, ErrorCode::InvalidArgument);
+  EXPECT_EQ(store.load_sensitivity_sets().value().at(0).rows, sensitivity_case().rows);
+}
+
+TEST(StateStore, AnEqualRecipeIsKeptOnce) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  SavedRecipe recipe = recipe_case("4.5 bpw");
+  recipe.created = "2026-01-02T03:04:05Z";
+  ASSERT_TRUE(store.save_recipe(run, recipe));
+  recipe.created = "";  // now, which is later
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(store.save_recipe(run, recipe));
+  ASSERT_EQ(store.load_recipes(run).value().size(), 1U);
+  EXPECT_EQ(store.load_recipes(run).value()[0].created, "2026-01-02T03:04:05Z");
+  SavedRecipe other = recipe_case("4.5 bpw");
+  other.recipe.entries[0].format = Format::Q5_K;
+  ASSERT_TRUE(store.save_recipe(run, other));
+  EXPECT_EQ(store.load_recipes(run).value().size(), 2U);
+}
+
+TEST(StateStore, KeepsWhatCameFromRunningTheModel) {
+  const TemporaryFolder folder;
+  {
+    auto [store, run] = open_run(folder / "a.qfstate");
+    Calibration calibration = calibration_case();
+    ASSERT_TRUE(store.save_calibration(calibration));
+    calibration.layers_finished = 7;
+    calibration.finished = "2026-01-02T03:04:06Z";
+    ASSERT_TRUE(store.save_calibration(calibration));
+    ASSERT_TRUE(store.save_statistics_file(statistics_case("f1")));
+    ASSERT_TRUE(store.save_evaluation(evaluation_case()));
+    ASSERT_TRUE(store.save_written_file(written_case("out.gguf")));
+    StatisticsFile elsewhere = statistics_case("f2");
+    elsewhere.name = "../other.gguf";
+    EXPECT_EQ(store.save_statistics_file(elsewhere).error().code, ErrorCode::InvalidArgument);
+  }
+  auto store = StateStore::open_read_only(folder / "a.qfstate").value();
+  const auto calibrations = store.calibrations().value();
+  ASSERT_EQ(calibrations.size(), 1U);
+  EXPECT_EQ(calibrations[0].parameters, calibration_case().parameters);
+  EXPECT_EQ(calibrations[0].layers_finished, 7U);
+  EXPECT_EQ(calibrations[0].finished, "2026-01-02T03:04:06Z");
+  const auto files = store.statistics_files().value();
+  ASSERT_EQ(files.size(), 1U);
+  EXPECT_EQ(files[0].kind, "moments");
+  EXPECT_EQ(files[0].bytes, 12345U);
+  const auto evaluations = store.evaluations().value();
+  ASSERT_EQ(evaluations.size(), 1U);
+  EXPECT_EQ(evaluations[0].identity, evaluation_case().identity);
+  EXPECT_EQ(evaluations[0].estimates, evaluation_case().estimates);
+  const auto written = store.written_files().value();
+  ASSERT_EQ(written.size(), 1U);
+  EXPECT_EQ(written[0].encoder_version, 3U);
+}
+
+TEST(StateStore, OpenExistingNeverMakesAFile) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(StateStore::open_existing(folder / "none").error().code, ErrorCode::Io);
+  EXPECT_FALSE(std::filesystem::exists(folder / "none"));
+  { auto [store, run] = open_run(folder / "a.qfstate"); }
+  auto store = StateStore::open_existing(folder / "a.qfstate");
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_TRUE(store.value().begin_run(parameters_case(), "2"));
 }
 
 }  // namespace
