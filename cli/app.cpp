@@ -15,6 +15,7 @@
 #include "cli/streams.h"
 #include "cli/suggest.h"
 #include "core/text.h"
+#include "optimizer/llama_cpp/static_recipes.h"
 
 namespace quantfit::cli {
 namespace {
@@ -80,6 +81,15 @@ int dispatch(const std::vector<Command>& commands, std::vector<std::string> word
   return run_command(*command);
 }
 
+// llama-quantize's form has no command: [options] in.gguf [out.gguf] TYPE [threads].
+bool is_llama_quantize(const std::vector<std::string>& words) {
+  const bool model =
+      std::ranges::any_of(words, [](const std::string& word) { return word.ends_with(".gguf"); });
+  return model && std::ranges::any_of(words, [](const std::string& word) {
+           return optimizer::parse_file_type(word).has_value();
+         });
+}
+
 int run_words(std::vector<std::string> words) {
   const std::vector<Command> commands = all_commands();
   if (words.empty()) {
@@ -93,6 +103,10 @@ int run_words(std::vector<std::string> words) {
     if (words.empty()) return show(program_help(commands, help_width()));
     words.push_back("--help");
   }
+  const bool command = std::ranges::find(commands, words.front(), &Command::name) != commands.end();
+  if (!command && is_llama_quantize(words)) words.insert(words.begin(), "quantize");
+  if (words.front().starts_with('-'))
+    return bad_usage(fmt::format("a command is needed before {}", printable(words.front())), "");
   return dispatch(commands, std::move(words), "");
 }
 

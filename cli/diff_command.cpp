@@ -1,4 +1,5 @@
 // `quantfit diff`: which tensors two models or recipes store differently.
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -57,6 +58,25 @@ Result<Recipe> recipe_of_side(const Side& side, const Side& other) {
   return recipe;
 }
 
+// Of the tensors that both store in one format and shape: are their bytes equal?
+void compare_bytes(const Model& before, const Model& after, DiffReport& report) {
+  report.other_bytes.emplace();
+  for (const TensorInfo& tensor : before.tensors()) {
+    const TensorInfo* other = after.find(tensor.name);
+    if (other == nullptr || other->format != tensor.format || other->ne != tensor.ne) continue;
+    const auto first = before.data(tensor);
+    const auto second = after.data(*other);
+    if (first.size() != tensor.bytes || second.size() != tensor.bytes)
+      ++report.not_compared;
+    else if (std::ranges::equal(first, second))
+      ++report.equal_bytes;
+    else
+      report.other_bytes->push_back(tensor.name);
+    before.done_with(first);
+    after.done_with(second);
+  }
+}
+
 int show_diff(const DiffOptions& options, Console& console) {
   auto before = open_side(options.before);
   if (!before) return console.fail(before.error());
@@ -66,7 +86,9 @@ int show_diff(const DiffOptions& options, Console& console) {
   if (!first) return console.fail(first.error());
   auto second = recipe_of_side(after.value(), before.value());
   if (!second) return console.fail(second.error());
-  const DiffReport report = make_diff_report(optimizer::diff_recipes(first.value(), second.value()));
+  DiffReport report = make_diff_report(optimizer::diff_recipes(first.value(), second.value()));
+  if (before.value().model && after.value().model)
+    compare_bytes(*before.value().model, *after.value().model, report);
   console.print(options.json ? document_text(to_json(report)) : to_text(report));
   return kDone;
 }

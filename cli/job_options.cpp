@@ -3,11 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <initializer_list>
 #include <utility>
 
+#include "cli/suggest.h"
 #include "core/byte_size.h"
 #include "core/file_util.h"
+#include "core/text.h"
 #include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
@@ -22,15 +25,57 @@ Result<T> named(std::string_view option, Result<T> result) {
   return result;
 }
 
+// More bits per weight than any source has.
+constexpr double kMostBits = 16;
+// Plain bytes below this are a size whose unit was forgotten.
+constexpr std::uint64_t kSmallestPlainSize = 1'000'000;
+
+Result<std::uint64_t> size_option(std::string_view option, const std::string& text) {
+  if (text.find(',') != std::string::npos)
+    return fail(ErrorCode::InvalidArgument, "{}: '{}': decimals are written with a point", option, text);
+  QF_ASSIGN(const std::uint64_t bytes, named(option, parse_byte_size(text)));
+  if (bytes != 0 && bytes < kSmallestPlainSize && text.find_first_not_of("0123456789. ") == std::string::npos)
+    return fail(ErrorCode::InvalidArgument, "{}: {} without a unit are {} bytes; is {}GiB meant, or {}MiB?",
+                option, text, bytes, text, text);
+  return bytes;
+}
+
 Result<std::optional<std::uint64_t>> optional_size(std::string_view option, const std::string& text) {
   if (text.empty()) return std::optional<std::uint64_t>{};
-  QF_ASSIGN(const std::uint64_t bytes, named(option, parse_byte_size(text)));
+  QF_ASSIGN(const std::uint64_t bytes, size_option(option, text));
   return std::optional<std::uint64_t>(bytes);
+}
+
+// In most of the world 3,5MiB is three and a half; here a comma stands between two values.
+Result<void> look_for_decimal_commas(std::string_view option, std::string_view text, bool sizes) {
+  const auto has_unit = [](std::string_view piece) {
+    return piece.find_first_not_of("0123456789. ") != std::string_view::npos;
+  };
+  std::string_view rest = text;
+  std::string_view before;
+  while (true) {
+    const std::size_t comma = rest.find(',');
+    const std::string_view piece = rest.substr(0, comma);
+    // Sizes: only the last has a unit. Rates: nothing has more bits than a double.
+    const bool forgotten = sizes ? !before.empty() && !has_unit(before) && has_unit(piece)
+                                 : !before.empty() && std::atof(std::string(before).c_str()) <= kMostBits &&
+                                       std::atof(std::string(piece).c_str()) > kMostBits;
+    if (forgotten)
+      return fail(
+          ErrorCode::InvalidArgument,
+          "{}: '{}' has a comma, which separates two values; decimals are written with a point: {}.{}",
+          option, text, before, piece);
+    if (comma == std::string_view::npos) return outcome::success();
+    before = piece;
+    rest.remove_prefix(comma + 1);
+  }
 }
 
 Result<Format> format_option(std::string_view option, const std::string& text) {
   const std::optional<Format> format = parse_format(text);
-  if (!format) return fail(ErrorCode::InvalidArgument, "{}: unknown type '{}'", option, text);
+  if (!format)
+    return fail(ErrorCode::InvalidArgument, "{}: there is no format {}{}", option, printable(text),
+                suggestion(text, format_names()));
   return *format;
 }
 
@@ -38,8 +83,13 @@ Result<std::vector<optimizer::FormatPin>> pins(std::string_view option,
                                                const std::vector<std::string>& texts) {
   std::vector<optimizer::FormatPin> result;
   for (const std::string& text : texts) {
-    QF_ASSIGN(optimizer::FormatPin pin, named(option, optimizer::parse_format_pin(text)));
-    result.push_back(std::move(pin));
+    // The pattern may hold '=': the format stands behind the last one.
+    const std::string type = text.substr(std::min(text.rfind('='), text.size() - 1) + 1);
+    auto pin = named(option, optimizer::parse_format_pin(text));
+    if (!pin)
+      return fail(pin.error().code, "{}{}", pin.error().message,
+                  parse_format(type) ? "" : suggestion(type, format_names()));
+    result.push_back(std::move(pin).value());
   }
   return result;
 }
@@ -149,6 +199,21 @@ Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
 
 }  // namespace
 
+std::vector<std::string_view> preset_names() {
+  std::vector<std::string_view> names;
+  for (const optimizer::FileTypeTraits& type : optimizer::all_file_types())
+    if (type.has_recipe) names.push_back(type.name);
+  return names;
+}
+
+std::vector<std::string_view> format_names() {
+  std::vector<std::string_view> names;
+  for (const FormatTraits& format : all_formats())
+    if (format.kind == FormatKind::Float || format.kind == FormatKind::Quantized)
+      names.push_back(format.name);
+  return names;
+}
+
 void add_input_options(OptionTable& table, JobOptions& o) {
   table.add("model", o.model, "MODEL.gguf", "GGUF model to start from (the first file, when it is sharded)")
       .needed()
@@ -163,6 +228,7 @@ void add_input_options(OptionTable& table, JobOptions& o) {
       .add("--state", o.state, "FILE",
            "file that remembers every measurement: an interrupted run continues, another target starts at "
            "once")
+      .alias("--state-file")
       .file();
 }
 
@@ -173,12 +239,14 @@ void add_target_options(OptionTable& table, JobOptions& o) {
            "bits per weight over all tensors, for example 4.5 or 4.5678; several, separated by commas, make "
            "several files from one measurement")
       .in("bits per weight")
-      .split_at_commas();
+      .split_at_commas()
+      .check([](std::string_view text) { return look_for_decimal_commas("--target-bpw", text, false); });
   table
       .add("--target-size", o.target_size, "SIZE",
            "size of the whole file: 23.5GiB, 24GB, 24G (= 24 * 10^9 bytes) or plain bytes")
       .in("bytes")
-      .split_at_commas();
+      .split_at_commas()
+      .check([](std::string_view text) { return look_for_decimal_commas("--target-size", text, true); });
   table
       .add("--target-vram", o.target_vram, "SIZE",
            "memory of the GPU that model, cache and buffers must fit into together")
@@ -208,7 +276,7 @@ void add_target_options(OptionTable& table, JobOptions& o) {
       .default_is("f16");
   table.add("--parallel", o.parallel, "N", "sequences at a time")
       .alias("-np")
-      .range(1, 4096)
+      .range(1, 256)
       .default_is(std::to_string(optimizer::MemoryRequest{}.parallel));
   table.add("--ubatch", o.ubatch, "N", "tokens computed at a time")
       .alias("-ub")
@@ -264,6 +332,8 @@ void add_search_options(OptionTable& table, JobOptions& o) {
   table.flag("--force-low-bits", o.force_without_importance,
              "use formats that need an importance matrix without one");
 
+  table.flag("--allow-unmatched", o.allow_unmatched, "accept patterns that are found in no tensor's name");
+
   table.group("Work", "how hard to try");
   table.add("--effort", o.effort, "NAME", "how long the encoders search").one_of({"fast", "default", "max"});
   table
@@ -280,7 +350,11 @@ void add_search_options(OptionTable& table, JobOptions& o) {
       .range(1, 100)
       .default_is(fmt::format("{}, and {} for attn_v, ffn_up and ffn_gate", optimizer::ErrorModel::kKappa,
                               optimizer::ErrorModel::kAveragedKappa));
-  table.add("--threads", o.threads, "N", "threads").alias("-t").range(1, 4096).default_is("all cores");
+  table.add("--threads", o.threads, "N", "threads")
+      .alias("-t")
+      .alias("--nthreads")
+      .range(1, kMaxThreads)
+      .default_is("all cores");
 }
 
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
@@ -311,6 +385,32 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   return request;
 }
 
+Result<void> check_patterns(const JobOptions& options, const optimizer::JobRequest& request,
+                            std::span<const TensorInfo> tensors) {
+  if (options.allow_unmatched) return outcome::success();
+  const auto check = [&](std::string_view option, const optimizer::Pattern& pattern) -> Result<void> {
+    for (const TensorInfo& tensor : tensors)
+      if (pattern.found_in(tensor.name)) return outcome::success();
+    return fail(ErrorCode::InvalidArgument,
+                "{}: '{}' is found in no tensor's name (such as '{}'); --allow-unmatched accepts that",
+                option, pattern.text(), tensors.empty() ? "" : tensors[tensors.size() / 2].name);
+  };
+  const optimizer::ConstraintRules& rules = request.policy.rules;
+  // Pins of a file come after those of the command line, and may be meant for many models.
+  for (std::size_t i = 0; i < options.tensor_type.size(); ++i)
+    QF_TRY(check("--tensor-type", rules.pins[i].pattern));
+  for (const optimizer::FormatPin& rule : rules.floors) QF_TRY(check("--min-type", rule.pattern));
+  for (const optimizer::FormatPin& rule : rules.ceilings) QF_TRY(check("--max-type", rule.pattern));
+  for (const optimizer::Pattern& pattern : rules.ties) QF_TRY(check("--tie", pattern));
+  for (const optimizer::RoleWeight& role : request.role_weights) QF_TRY(check("--role-weight", role.pattern));
+  if (wants_memory(options)) {
+    QF_ASSIGN(const optimizer::MemoryRequest memory, memory_request(options));
+    for (const optimizer::PlacementRule& rule : memory.overrides)
+      QF_TRY(check("--override-tensor", rule.pattern));
+  }
+  return outcome::success();
+}
+
 Result<void> check_targets(const JobOptions& o) {
   const int kinds = (o.target_bpw.empty() ? 0 : 1) + (o.target_size.empty() ? 0 : 1) +
                     (wants_memory(o) ? 1 : 0) + (o.preset.empty() ? 0 : 1) + (o.recipe.empty() ? 0 : 1);
@@ -330,7 +430,7 @@ Result<void> check_targets(const JobOptions& o) {
   }
   std::vector<std::string> sizes;
   for (const std::string& text : o.target_size) {
-    QF_ASSIGN(const std::uint64_t bytes, named("--target-size", parse_byte_size(text)));
+    QF_ASSIGN(const std::uint64_t bytes, size_option("--target-size", text));
     sizes.push_back(fmt::format("{} bytes", bytes));
   }
   QF_TRY(check_distinct("--target-bpw", o.target_bpw));
@@ -338,7 +438,8 @@ Result<void> check_targets(const JobOptions& o) {
   QF_TRY(check_memory_options(o));
   QF_TRY(memory_request(o));
   if (!o.preset.empty() && !optimizer::parse_file_type(o.preset))
-    return fail(ErrorCode::InvalidArgument, "--preset: llama.cpp has no mixture '{}'", o.preset);
+    return fail(ErrorCode::InvalidArgument, "--preset: llama.cpp has no mixture {}{}; there are {}",
+                printable(o.preset), suggestion(o.preset, preset_names()), fmt::join(preset_names(), ", "));
   return outcome::success();
 }
 

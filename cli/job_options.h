@@ -55,6 +55,7 @@ struct JobOptions {
   double speed_weight = 0;
   bool allow_requantize = false;
   bool force_without_importance = false;
+  bool allow_unmatched = false;
   // work
   std::string effort = "default";
   std::optional<double> kappa;  // none: by role
@@ -67,6 +68,13 @@ struct JobOptions {
   bool all_tensors = false;
 };
 
+// More threads than any machine has.
+inline constexpr unsigned kMaxThreads = 4096;
+
+// Names for suggestions.
+[[nodiscard]] std::vector<std::string_view> preset_names();
+[[nodiscard]] std::vector<std::string_view> format_names();
+
 void add_input_options(OptionTable& table, JobOptions& options);
 void add_target_options(OptionTable& table, JobOptions& options);
 // Formats and constraints, work.
@@ -74,6 +82,9 @@ void add_search_options(OptionTable& table, JobOptions& options);
 
 // InvalidArgument, naming the option, when a value has no meaning.
 [[nodiscard]] Result<optimizer::JobRequest> make_request(const JobOptions& options);
+// InvalidArgument for a pattern that is found in no tensor's name, unless that is allowed.
+[[nodiscard]] Result<void> check_patterns(const JobOptions& options, const optimizer::JobRequest& request,
+                                          std::span<const TensorInfo> tensors);
 // At least one, in the order given. Presets and recipe files are resolved for the opened model.
 [[nodiscard]] Result<std::vector<optimizer::Target>> make_targets(const JobOptions& options,
                                                                   const optimizer::JobInputs& inputs);

@@ -12,12 +12,23 @@
 
 #include "cli/suggest.h"
 #include "cli/wrap.h"
+#include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
 
 // Where sentences start in help.
 constexpr std::size_t kSentenceColumn = 26;
+
+// Options of llama-quantize that have no counterpart here, and what to do instead.
+constexpr std::pair<std::string_view, std::string_view> kForeignOptions[] = {
+    {"--pure", "give one format: --formats Q4_K, or --tensor-type '.=Q4_K'"},
+    {"--keep-split", "the output is one file; llama-gguf-split splits it"},
+    {"--override-kv", "metadata stay as they are in the source"},
+    {"--prune-layers", "layers stay as they are in the source"},
+    {"--include-weights", "the whole importance matrix is used; --role-weight changes what tensors count"},
+    {"--exclude-weights", "the whole importance matrix is used; --role-weight changes what tensors count"},
+};
 
 std::string with_dashes(std::string_view name) {
   std::string text(name);
@@ -247,7 +258,10 @@ Result<void> OptionTable::read_arguments(std::span<const std::string> arguments)
         for (const std::string& spelling : option.aliases)
           if (spelling.starts_with("--")) known.push_back(spelling);
       }
-      return fail(ErrorCode::InvalidArgument, "there is no option {}{}", name, suggestion(name, known));
+      for (const auto& [foreign, sentence] : kForeignOptions)
+        if (with_dashes(name) == foreign) return fail(ErrorCode::InvalidArgument, "{}: {}", name, sentence);
+      return fail(ErrorCode::InvalidArgument, "there is no option {}{}", escaped(name),
+                  suggestion(name, known));
     }
   std::ranges::move(behind_dashes, std::back_inserter(others));
   auto next = options_.begin();
@@ -293,6 +307,8 @@ Result<void> OptionTable::take(const std::vector<Use>& uses) const {
         return fail(ErrorCode::InvalidArgument, "{}: '{}' is none of {}{}", option.name, value,
                     fmt::join(option.choices, ", "), suggestion(value, choices));
       }
+      if (value.empty() && option.completion != Completion::None)
+        return fail(ErrorCode::InvalidArgument, "{}: the name is empty", option.name);
       QF_TRY(option.assign(value));
       if (comma == std::string_view::npos) break;
       rest.remove_prefix(comma + 1);
@@ -310,7 +326,8 @@ Result<void> OptionTable::read_json(const nlohmann::json& body) const {
     if (option == options_.end()) {
       std::vector<std::string_view> known;
       for (const Option& o : options_) known.push_back(o.key());
-      return fail(ErrorCode::InvalidArgument, "there is no option '{}'{}", key, suggestion(wanted, known));
+      return fail(ErrorCode::InvalidArgument, "there is no option '{}'{}", escaped(key),
+                  suggestion(wanted, known));
     }
     if (option->is_flag()) {
       if (!value.is_boolean())

@@ -1,7 +1,8 @@
 // `quantfit quantize` and `quantfit plan`: measure, allocate and, for the first, write.
 #include <fmt/format.h>
 
-#include <unistd.h>
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,10 +10,12 @@
 #include "cli/commands.h"
 #include "cli/exit_code.h"
 #include "cli/job_options.h"
+#include "cli/output_files.h"
 #include "cli/report/json.h"
 #include "cli/report/text.h"
 #include "cli/session.h"
 #include "cli/streams.h"
+#include "cli/suggest.h"
 #include "core/byte_size.h"
 #include "core/file_util.h"
 #include "core/text.h"
@@ -28,8 +31,10 @@ struct QuantizeOptions {
   std::string output;
   std::string export_recipe;
   std::string export_tensor_types;
-  bool write = true;  // false: `plan`
+  std::vector<std::string> rest;  // further positional arguments, as llama-quantize takes them
+  bool write = true;              // false: `plan`
   bool force = false;
+  bool dry_run = false;
 };
 
 // How a target is called in a file name.
@@ -51,30 +56,71 @@ fs::path with_label(const fs::path& path, const optimizer::Target& target, bool 
 
 fs::path output_path(const QuantizeOptions& options, const optimizer::Target& target, bool several) {
   if (!options.output.empty()) return with_label(options.output, target, several);
-  return with_label(fs::path(options.job.model).replace_extension(".gguf"), target, true);
+  const fs::path model = options.job.model;
+  return model.parent_path() / fmt::format("{}-{}.gguf", model_stem(model), label_of(target));
 }
 
-// What can be known to fail is refused before hours of work, not after.
-Result<void> check_output(const fs::path& path, const JobOptions& job, bool force) {
-  std::error_code error;
-  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  if (!fs::is_directory(folder, error))
-    return fail(ErrorCode::Io, "{}: the folder {} does not exist", path.string(), folder.string());
-  if (access(folder.c_str(), W_OK | X_OK) != 0)
-    return fail(ErrorCode::Io, "{}: the folder {} is not writable", path.string(), folder.string());
-  if (fs::is_directory(path, error)) return fail(ErrorCode::Io, "{} is a folder", path.string());
-  if (same_file(path, job.model))
-    return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
-                path.string());
-  if (fs::exists(path, error) && !force)
-    return fail(ErrorCode::InvalidArgument, "{} exists already; --force replaces it", path.string());
+// Everything that will be written, for all targets.
+std::vector<fs::path> output_paths(const QuantizeOptions& options,
+                                   const std::vector<optimizer::Target>& targets) {
+  std::vector<fs::path> paths;
+  const bool several = targets.size() > 1;
+  for (const optimizer::Target& target : targets) {
+    if (options.write) paths.push_back(output_path(options, target, several));
+    for (const std::string& path : {options.export_recipe, options.export_tensor_types})
+      if (!path.empty()) paths.push_back(with_label(path, target, several));
+  }
+  return paths;
+}
+
+std::vector<GuardedFile> guarded_files(const JobOptions& job, const Model& model) {
+  std::vector<GuardedFile> files;
+  for (const GgufShard& shard : model.shards()) files.push_back({shard.path, "the model it is made from"});
+  files.push_back({job.importance, "the importance matrix"});
+  files.push_back({job.state, "the state file"});
+  files.push_back({job.recipe, "the recipe it is made by"});
+  files.push_back({job.tensor_type_file, "the pins it is made by"});
+  return files;
+}
+
+// What an interrupted run keeps, and what the next one does again.
+std::string resume_hint(const JobOptions& job, bool writing) {
+  if (job.state.empty()) return "nothing was kept; give --state FILE so that the next run can continue";
+  if (writing)
+    return fmt::format(
+        "all measurements are in {}: the same command goes on with writing, from the start of the file",
+        job.state);
+  return fmt::format("what was finished is in {}; the same command continues there", job.state);
+}
+
+// llama-quantize's arguments behind the model: [out.gguf] TYPE [threads].
+Result<void> read_rest(QuantizeOptions& options) {
+  std::vector<std::string>& rest = options.rest;
+  if (rest.empty()) return outcome::success();
+  const auto type = std::ranges::find_if(
+      rest, [](const std::string& word) { return optimizer::parse_file_type(word).has_value(); });
+  if (type == rest.end() || type - rest.begin() > 1 || rest.end() - type > 2)
+    return fail(
+        ErrorCode::InvalidArgument,
+        "'{}' is one argument too many; an output is named by -o, a size by --target-bpw or --target-size{}",
+        rest.front(), suggestion(rest.back(), preset_names()));
+  if (!options.job.preset.empty())
+    return fail(ErrorCode::InvalidArgument, "--preset and the type '{}' exclude one another", *type);
+  options.job.preset = *type;
+  if (type != rest.begin()) {
+    if (!options.output.empty())
+      return fail(ErrorCode::InvalidArgument, "--output and '{}' name the output twice", rest.front());
+    options.output = rest.front();
+  }
+  if (rest.end() - type == 2) {
+    const std::string& threads = rest.back();
+    const auto [end, error] =
+        std::from_chars(threads.data(), threads.data() + threads.size(), options.job.threads);
+    if (error != std::errc() || *end != '\0' || options.job.threads == 0 || options.job.threads > kMaxThreads)
+      return fail(ErrorCode::InvalidArgument, "'{}' is no number of threads", threads);
+  }
+  rest.clear();
   return outcome::success();
-}
-
-std::string resume_hint(const JobOptions& job) {
-  return job.state.empty()
-             ? "nothing was kept; give --state FILE so that the next run can continue"
-             : fmt::format("what was finished is in {}; the same command continues there", job.state);
 }
 
 // Recipe files that were asked for, for one answer.
@@ -91,8 +137,10 @@ Result<void> export_recipes(const QuantizeOptions& options, const Model& model,
   return outcome::success();
 }
 
-int run_job(const QuantizeOptions& options, Console& console) {
+int run_job(QuantizeOptions& options, Console& console) {
   const JobContext context = console.context();
+  if (options.dry_run) options.write = false;
+  if (auto rest = read_rest(options); !rest) return console.fail(rest.error());
   if (auto sensible = check_targets(options.job); !sensible) return console.fail(sensible.error());
   auto opened = Session::open(options.job, context);
   if (!opened) return console.fail(opened.error());
@@ -101,18 +149,17 @@ int run_job(const QuantizeOptions& options, Console& console) {
   auto targets = make_targets(options.job, session.inputs);
   if (!targets) return console.fail(targets.error());
   const bool several = targets.value().size() > 1;
-  if (options.write)
-    for (const optimizer::Target& target : targets.value())
-      if (auto usable = check_output(output_path(options, target, several), options.job, options.force);
-          !usable)
-        return console.fail(usable.error());
+  if (auto usable = check_outputs(output_paths(options, targets.value()), guarded_files(options.job, model),
+                                  options.force);
+      !usable)
+    return console.fail(usable.error());
 
-  const auto stopped = [&](const Error& error) {
+  const auto stopped = [&](const Error& error, bool writing) {
     const int status = console.fail(error);
-    if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job)) + '\n');
+    if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job, writing)) + '\n');
     return status;
   };
-  if (auto prepared = session.prepare(context); !prepared) return stopped(prepared.error());
+  if (auto prepared = session.prepare(context); !prepared) return stopped(prepared.error(), false);
 
   nlohmann::ordered_json documents = nlohmann::ordered_json::array();
   int status = kDone;
@@ -144,7 +191,7 @@ int run_job(const QuantizeOptions& options, Console& console) {
       writer.threads = session.request.sampler.threads;
       auto written = optimizer::write_model(model, session.inputs.importance_or_null(), solution.recipe, path,
                                             writer, *session.kernels, context.progress, context.cancel);
-      if (!written) return stopped(written.error());
+      if (!written) return stopped(written.error(), true);
       report.output = path.string();
       report.write_seconds = written.value().seconds;
       if (!options.job.json)
@@ -177,6 +224,7 @@ Command make_command(bool write) {
         "  quantfit plan model-F16.gguf --imatrix imatrix.gguf --target-bpw 3,4,5 --state model.qfstate"};
   OptionTable& table = command.table;
   add_input_options(table, options->job);
+  table.add("rest", options->rest, "...", "llama-quantize's form: [out.gguf] TYPE [threads]").hide();
   add_target_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
@@ -191,7 +239,8 @@ Command make_command(bool write) {
       .add("--export-tensor-types", options->export_tensor_types, "FILE",
            "write the recipe for llama-quantize's --tensor-type-file")
       .file();
-  if (write) table.flag("--force", options->force, "replace the output when it exists");
+  table.flag("--force", options->force, "replace what exists already; never what is being read");
+  if (write) table.flag("--dry-run", options->dry_run, "write nothing: what 'quantfit plan' does");
   table.flag("--tensors", options->job.all_tensors, "list every tensor's format");
   table.flag("--json", options->job.json, "print one JSON document instead of text");
   add_console_options(table, *command.console);

@@ -10,6 +10,7 @@ Result<Session> Session::open(const JobOptions& options, const JobContext& conte
   QF_ASSIGN(optimizer::JobRequest request, make_request(options));
   QF_ASSIGN(const kernels::RowKernels* kernels, kernels::default_kernels());
   QF_ASSIGN(optimizer::JobInputs inputs, optimizer::open_inputs(request.paths));
+  QF_TRY(check_patterns(options, request, inputs.model.tensors()));
   Session session{std::move(request), kernels, std::move(inputs), {}, {}};
   for (const std::string& warning : session.inputs.warnings) context.logger.log(LogLevel::Warning, warning);
   if (!session.inputs.importance)

@@ -21,6 +21,8 @@ struct DiffReport {
   // Two models: of the tensors with one format and shape, those whose bytes differ. Nothing: recipes have
   // none.
   std::optional<std::vector<std::string>> other_bytes;
+  std::uint64_t equal_bytes = 0;   // of those tensors, the others
+  std::uint64_t not_compared = 0;  // likewise, those whose data are missing: a header alone
 };
 
 [[nodiscard]] DiffReport make_diff_report(const optimizer::RecipeDiff& diff);

@@ -158,6 +158,10 @@ Json to_json(const DiffReport& report) {
     row["after"] = change.after ? Json(*change.after) : Json();
     json["changes"].push_back(std::move(row));
   }
+  if (report.other_bytes)
+    json["bytes"] = {{"equal", report.equal_bytes},
+                     {"differing", *report.other_bytes},
+                     {"not_compared", report.not_compared}};
   return json;
 }
 

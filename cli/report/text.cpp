@@ -160,24 +160,33 @@ std::string memory_table(const PlanReport& report) {
 
 std::string infeasible_sentence(const PlanReport& report) {
   const BudgetReport& budget = report.budgets.front();
-  if (report.target.kind == "bpw")
+  const std::uint64_t limit = budget.limit_bytes.value_or(0);
+  // Rounded sizes that read alike would contradict the sentence.
+  const bool alike = format_bytes(limit) == format_bytes(budget.smallest_bytes) ||
+                     format_bytes(limit) == format_bytes(budget.largest_bytes);
+  const auto size = [&](std::uint64_t bytes) {
+    return alike ? fmt::format("{} bytes", bytes) : format_bytes(bytes);
+  };
+  if (report.target.kind == "bpw") {
+    const int digits = alike ? 8 : 4;
     return fmt::format(
-        "{} cannot be reached: this model can be between {:.4f} and {:.4f} bpw ({} to {}) with the formats "
+        "{} cannot be reached: this model can be between {:.{}f} and {:.{}f} bpw ({} to {}) with the formats "
         "and "
         "constraints given",
-        report.target.text, bits_per_element(budget.smallest_bytes, report.elements),
-        bits_per_element(budget.largest_bytes, report.elements), format_bytes(budget.smallest_bytes),
-        format_bytes(budget.largest_bytes));
+        report.target.text, bits_per_element(budget.smallest_bytes, report.elements), digits,
+        bits_per_element(budget.largest_bytes, report.elements), digits, size(budget.smallest_bytes),
+        size(budget.largest_bytes));
+  }
   if (report.has_memory)
     return fmt::format("{} cannot be met: {} are left for weights {}, which take {} to {}{}{}",
-                       report.target.text, format_bytes(budget.limit_bytes.value_or(0)),
-                       budget.of == "GPU" ? "on the GPU" : "in RAM", format_bytes(budget.smallest_bytes),
-                       format_bytes(budget.largest_bytes), report.limits.empty() ? "" : "; ",
-                       fmt::join(report.limits, "; "));
+                       report.target.text, size(limit), budget.of == "GPU" ? "on the GPU" : "in RAM",
+                       size(budget.smallest_bytes), size(budget.largest_bytes),
+                       report.limits.empty() ? "" : "; ", fmt::join(report.limits, "; "));
   return fmt::format(
-      "{} cannot be reached: this model's file can be between {} and {} with the formats and "
+      "{}{} cannot be reached: this model's file can be between {} and {} with the formats and "
       "constraints given",
-      report.target.text, format_bytes(budget.smallest_bytes), format_bytes(budget.largest_bytes));
+      report.target.text, alike ? fmt::format(", {} bytes,", limit) : "", size(budget.smallest_bytes),
+      size(budget.largest_bytes));
 }
 
 std::string to_text(const FrontierReport& report, std::size_t points, bool steps) {
@@ -205,9 +214,16 @@ std::string to_text(const DiffReport& report) {
   for (const DiffReport::Change& change : report.changes)
     table.add({change.tensor, change.before.value_or("absent"), change.after.value_or("absent"),
                change.before && change.after ? fmt::format("{:+.4f}", change.bpw_change) : ""});
-  return fmt::format("{}{} tensors differ, {} are the same\n",
-                     report.changes.empty() ? "" : table.to_text() + "\n", report.changes.size(),
-                     report.same);
+  std::string text = report.changes.empty() ? "" : table.to_text() + "\n";
+  text += fmt::format("formats: {} tensors differ, {} are the same\n", report.changes.size(), report.same);
+  if (!report.other_bytes) return text + "bytes: not compared, a recipe has none\n";
+  text += fmt::format("bytes: {} of the tensors of one format and shape differ, {} are equal\n",
+                      report.other_bytes->size(), report.equal_bytes);
+  for (const std::string& name : *report.other_bytes) text += fmt::format("  {}\n", escaped(name));
+  if (report.not_compared != 0)
+    text +=
+        fmt::format("{} tensors were not compared: their data are not in the file\n", report.not_compared);
+  return text;
 }
 
 }  // namespace quantfit::cli

@@ -3,10 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/format.h"
+#include "optimizer/planning/runtime_speed.h"
 #include "tests/support/process.h"
 #include "tests/support/test_paths.h"
 
@@ -109,7 +111,7 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
   EXPECT_TRUE(both["feasible"].get<bool>());
   EXPECT_TRUE(both.contains("host_allocation"));
   const auto idle = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch",
-                          "16", "--override-tensor", "nowhere=CPU", "--cpu-moe"});
+                          "16", "--override-tensor", "nowhere=CPU", "--allow-unmatched", "--cpu-moe"});
   EXPECT_THAT(idle["notes"], testing::ElementsAre(testing::HasSubstr("'nowhere' applies to no tensor"),
                                                   testing::HasSubstr("--cpu-moe changes nothing")));
 }
@@ -117,6 +119,24 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
 TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
   const auto pinned = plan({"--target-bpw", "4", "--tensor-type", "attn_v=q6_K", "--min-type",
                             "ffn_down=Q4_K", "--max-type", "ffn_up=Q4_K", "--output-tensor-type", "Q8_0"});
+  const auto bits = [](const nlohmann::json& answer, const std::string& tensor) {
+    return bits_per_weight(*parse_format(format_of(answer, tensor)));
+  };
+  // Bounds that the free answer breaks are kept.
+  const auto low = plan({"--target-bpw", "3.3"});
+  const auto floored = plan({"--target-bpw", "3.3", "--min-type", "ffn_down=Q4_K"});
+  const auto ceiled = plan({"--target-bpw", "3.3", "--max-type", "attn_v=Q3_K"});
+  int below = 0;
+  int above = 0;
+  for (int layer = 0; layer < 6; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer);
+    below += bits(low, prefix + ".ffn_down.weight") < 4.5 ? 1 : 0;
+    above += bits(low, prefix + ".attn_v.weight") > 3.4375 ? 1 : 0;
+    EXPECT_GE(bits(floored, prefix + ".ffn_down.weight"), 4.5);
+    EXPECT_LE(bits(ceiled, prefix + ".attn_v.weight"), 3.4375);
+  }
+  EXPECT_GT(below, 0) << "the floor is no test here";
+  EXPECT_GT(above, 0) << "the ceiling is no test here";
   EXPECT_EQ(format_of(pinned, "blk.2.attn_v.weight"), "Q6_K");
   EXPECT_EQ(format_of(pinned, "output.weight"), "Q8_0");
   const auto tied = plan({"--target-bpw", "3.3", "--tie", "ffn_(gate|up)"});
@@ -141,7 +161,18 @@ TEST_F(Planning, PoolsAndRuntimesLeaveFormatsOut) {
       EXPECT_TRUE(format == "Q4_K" || format == "Q6_K" || format == "Q8_0") << format;
     }
   EXPECT_EQ(run_plan({"--target-bpw", "4", "--formats", "Q4_K,nonsense"}).exit_code, 2);
-  EXPECT_EQ(run_plan({"--target-bpw", "4", "--runtime", "cpu"}).exit_code, 0);
+  // What is slow there is used without the option, and not with it.
+  const auto slow = optimizer::slow_formats(optimizer::Runtime::Cpu);
+  const auto slow_tensors = [&](const nlohmann::json& made) {
+    int count = 0;
+    for (const auto& row : made["tensors"])
+      if (row.contains("nmse"))
+        count +=
+            std::ranges::find(slow, *parse_format(row["format"].get<std::string>())) != slow.end() ? 1 : 0;
+    return count;
+  };
+  EXPECT_GT(slow_tensors(plan({"--target-bpw", "3"})), 0);
+  EXPECT_EQ(slow_tensors(plan({"--target-bpw", "3", "--runtime", "cpu"})), 0);
 }
 
 TEST_F(Planning, RoleWeightsAndSpeedMoveBits) {
@@ -153,7 +184,18 @@ TEST_F(Planning, RoleWeightsAndSpeedMoveBits) {
   EXPECT_GT(bits(heavier), bits(base));
   EXPECT_EQ(run_plan({"--target-bpw", "3.5", "--role-weight", "attn_q=minus"}).exit_code, 2);
   const auto fast = plan({"--target-bpw", "3.5", "--speed-weight", "100"});
-  EXPECT_GE(fast["predicted_error"].get<double>(), base["predicted_error"].get<double>());
+  EXPECT_GT(fast["predicted_error"].get<double>(), base["predicted_error"].get<double>());
+  const auto time = [](const nlohmann::json& answer) {
+    double sum = 0;
+    for (const auto& row : answer["tensors"])
+      if (row.contains("nmse"))
+        sum += row["bytes"].get<double>() *
+               optimizer::decode_cost(*parse_format(row["format"].get<std::string>()),
+                                      optimizer::Runtime::Cuda) /
+               bits_per_weight(*parse_format(row["format"].get<std::string>()));
+    return sum;
+  };
+  EXPECT_LT(time(fast), time(base)) << "predicted error was given up for nothing";
 }
 
 TEST_F(Planning, StaticRecipesStandBesideAndNeverWin) {
@@ -193,6 +235,15 @@ TEST_F(Planning, DiffOfTwoModels) {
   ASSERT_EQ(diff.exit_code, 0) << diff.err;
   EXPECT_EQ(nlohmann::json::parse(diff.out)["changes"].size(), 44U);
   EXPECT_EQ(nlohmann::json::parse(diff.out)["same"], 25);
+  EXPECT_EQ(nlohmann::json::parse(diff.out)["bytes"]["equal"], 25);
+  // Equal formats and other bytes are no equal files.
+  auto bytes = test::read_file(out / "a.gguf");
+  bytes.back() ^= std::byte{1};
+  test::write_file(out / "b.gguf", bytes);
+  const auto text = test::run({kBinary, "diff", out / "a.gguf", out / "b.gguf"});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_NE(text.out.find("formats: 0 tensors differ"), std::string::npos) << text.out;
+  EXPECT_NE(text.out.find("bytes: 1 of the tensors"), std::string::npos) << text.out;
 }
 
 TEST_F(Planning, FrontierFallsAndNamesEveryStep) {
