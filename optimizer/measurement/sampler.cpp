@@ -2,20 +2,20 @@
 
 #include <tbb/blocked_range.h>
 #include <tbb/enumerable_thread_specific.h>
-#include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <mutex>
 #include <numeric>
-#include <optional>
 
+#include "core/text.h"
 #include "kernels/row_quantizer.h"
+#include "optimizer/parallel/first_failure.h"
+#include "optimizer/parallel/workers.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -97,14 +97,15 @@ struct FormatSums {
   std::uint64_t rows = 0;  // the first ones of the sample
   double d = 0, dd = 0, bias = 0, seconds = 0;
   Auxiliaries x{}, xx{}, dx{};  // of auxiliaries, their squares, and their products with D
-  bool stopped = false;         // not encoded into any more
+  std::uint64_t wanted = 0;     // rows to encode before the next look at the numbers
+  std::uint64_t scan = 0;       // rows to scan before it
+  bool enough = false;          // precise enough, or nothing more to be had
 };
 
-struct Totals {
-  std::uint64_t rows = 0;  // that were encoded: the first ones of the sample
-  std::vector<FormatSums> formats;
-  std::uint64_t scanned = 0;                            // rows whose auxiliaries are known; at least `rows`
-  Auxiliaries scanned_x{}, scanned_xx{}, scanned_xe{};  // over them, of squares, of products with the energy
+// Sums over the first `rows` rows of the sample, which were scanned.
+struct ScanSums {
+  std::uint64_t rows = 0;
+  Auxiliaries x{}, xx{}, xe{};  // of auxiliaries, their squares, and their products with the energy
 };
 
 // NMSE by two-phase sampling (Cochran, Sampling Techniques, chapter 12): the rows encoded give the ratio of D
@@ -118,7 +119,7 @@ struct Estimate {
   double encode_variance = 0;  // relative; falls with the rows encoded
 };
 
-Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums, std::uint64_t population) {
+Estimate estimate_of(Format format, const ScanSums& scan, const FormatSums& sums, std::uint64_t population) {
   Estimate estimate;
   FormatMeasurement& error = estimate.error;
   error.format = format;
@@ -135,26 +136,24 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   std::size_t best = 0;
   for (std::size_t k = 1; k < kAuxiliaries; ++k) {
     // Huge weights overflow squares; they fall back to the plain ratio.
-    if (!(sums.x[k] > 0) || !std::isfinite(sums.xx[k]) || !std::isfinite(totals.scanned_xx[k])) continue;
+    if (!(sums.x[k] > 0) || !std::isfinite(sums.xx[k]) || !std::isfinite(scan.xx[k])) continue;
     if (const double with = residual(k); with < least) {
       least = with;
       best = k;
     }
   }
-  error.nmse =
-      best == 0 ? sums.d / sums.x[0] : sums.d / sums.x[best] * (totals.scanned_x[best] / totals.scanned_x[0]);
+  error.nmse = best == 0 ? sums.d / sums.x[0] : sums.d / sums.x[best] * (scan.x[best] / scan.x[0]);
   error.bias_share = sums.d > 0 ? sums.bias / sums.d : 0;
   if (!(error.nmse > 0) || sums.rows < 2) return estimate;
-  const auto scanned = static_cast<double>(totals.scanned);
+  const auto scanned = static_cast<double>(scan.rows);
   const double mean_d = sums.d / n;
   // D - N E varies as the sum of r x - N E, known for all rows scanned, and of D - r x. The few rows encoded
   // often miss the rare large ones among the former; where they do not, they are believed.
   const double r = sums.d / sums.x[best];
-  const double nmse = r * totals.scanned_x[best] / totals.scanned_x[0];
-  const double between = std::max(r * r * totals.scanned_xx[best] - 2 * r * nmse * totals.scanned_xe[best] +
-                                      nmse * nmse * totals.scanned_xx[0],
-                                  0.0) /
-                         std::max(scanned - 1, 1.0);
+  const double nmse = r * scan.x[best] / scan.x[0];
+  const double between =
+      std::max(r * r * scan.xx[best] - 2 * r * nmse * scan.xe[best] + nmse * nmse * scan.xx[0], 0.0) /
+      std::max(scanned - 1, 1.0);
   estimate.scan_variance = std::max(1 / scanned - 1 / static_cast<double>(population), 0.0) *
                            std::max(plain, between + least) / (mean_d * mean_d);
   estimate.encode_variance = std::max(1 / n - 1 / scanned, 0.0) * least / (mean_d * mean_d);
@@ -162,11 +161,13 @@ Estimate estimate_of(Format format, const Totals& totals, const FormatSums& sums
   return estimate;
 }
 
+using Quantizers = tbb::enumerable_thread_specific<kernels::RowQuantizer>;
+
 class TensorSampler {
  public:
   TensorSampler(const Model& model, const SamplingTask& task, const SamplerOptions& options,
-                TensorMetric metric, tbb::enumerable_thread_specific<kernels::RowQuantizer>& quantizers,
-                ProgressSink& progress, const CancellationToken& cancel)
+                TensorMetric metric, Quantizers& quantizers, ProgressSink& progress,
+                const CancellationToken& cancel)
       : model_(model),
         task_(task),
         options_(options),
@@ -175,154 +176,174 @@ class TensorSampler {
         progress_(progress),
         cancel_(cancel),
         sample_(task.tensor->name, task.tensor->ne[1], task.tensor->matrices(), options.sampling.seed) {
-    totals_.formats.resize(task.formats.size());
+    formats_.resize(task.formats.size());
   }
 
   Result<SampledTensor> run() {
     const std::uint64_t population = sample_.size();
     const std::uint64_t limit =
         std::min(population, std::max(options_.sampling.max_rows, options_.sampling.min_rows));
-    std::uint64_t encode = std::min(limit, std::max<std::uint64_t>(options_.sampling.min_rows, 2));
-    std::uint64_t scan = encode;
-    announced_ = encode;
-    while (true) {
-      scan = std::min(population, std::max(scan, kScanFactor * encode));
-      QF_TRY(scan_rows(scan));
-      QF_TRY(encode_rows(encode));
-      const double allowed = options_.sampling.precision * options_.sampling.precision;
-      Estimate worst;
-      bool enough = true;
-      for (const Estimate& estimate : stop_dominated()) {
-        enough = enough && estimate.scan_variance + estimate.encode_variance <= allowed;
-        worst.scan_variance = std::max(worst.scan_variance, estimate.scan_variance);
-        worst.encode_variance = std::max(worst.encode_variance, estimate.encode_variance);
-      }
-      if (enough) break;
-      // Scanning is cheap, so most of what the precision allows is left to the rows encoded.
-      const double scan_allowed = kScanShare * allowed;
-      const double encode_allowed = allowed - scan_allowed;
-      const bool scan_more = worst.scan_variance > scan_allowed && scan < population;
-      const bool encode_more = worst.encode_variance > encode_allowed || !scan_more;
-      if (encode_more && encode == limit && !scan_more) break;
-      if (scan_more) scan = std::min(population, 4 * scan);
-      if (encode_more) {
-        // What the variance seen so far asks for, but at most twice as many: it is an estimate itself.
-        const double wanted =
-            static_cast<double>(encode) * std::clamp(worst.encode_variance / encode_allowed, 1.25, 2.0);
-        encode = std::min(limit, std::max(static_cast<std::uint64_t>(wanted), encode + 8));
-      }
+    announced_ = std::min(limit, std::max<std::uint64_t>(options_.sampling.min_rows, 2));
+    for (FormatSums& sums : formats_) {
+      sums.wanted = announced_;
+      sums.scan = scan_step(announced_);
+    }
+    while (std::ranges::any_of(formats_, [](const FormatSums& sums) { return !sums.enough; })) {
+      QF_TRY(scan_rows());
+      QF_TRY(encode_rows());
+      for (std::size_t f = 0; f < formats_.size(); ++f)
+        if (!formats_[f].enough)
+          ask_for_more(formats_[f],
+                       estimate_of(task_.formats[f], scanned_to(formats_[f].scan), formats_[f], population),
+                       limit);
     }
     SampledTensor result;
-    result.rows_sampled = totals_.rows;
     for (std::size_t f = 0; f < task_.formats.size(); ++f) {
-      const FormatMeasurement error =
-          estimate_of(task_.formats[f], totals_, totals_.formats[f], population).error;
-      if (!std::isfinite(totals_.scanned_x[0]) || !std::isfinite(error.nmse) ||
-          !std::isfinite(error.standard_error))
-        return fail(ErrorCode::Unsupported, "tensor '{}': its weights are too large to measure errors of",
-                    task_.tensor->name);
+      const ScanSums& scan = scanned_to(formats_[f].scan);
+      const FormatMeasurement error = estimate_of(task_.formats[f], scan, formats_[f], population).error;
+      if (!std::isfinite(scan.x[0]) || !std::isfinite(error.nmse) || !std::isfinite(error.standard_error))
+        return fail(ErrorCode::Unsupported, "tensor {}: its weights are too large to measure errors of",
+                    printable(task_.tensor->name));
+      result.rows_sampled = std::max(result.rows_sampled, formats_[f].rows);
       result.errors.push_back(error);
     }
     return result;
   }
 
  private:
-  // Rows scanned per row encoded at least: a scan takes about 1 ns per weight, the
-  // default formats some hundred.
+  // Rows scanned per row encoded at least: a scan takes about 1 ns per weight, the default formats some
+  // hundred.
   static constexpr std::uint64_t kScanFactor = 16;
   static constexpr double kScanShare = 0.2;  // of the variance allowed
   static constexpr std::uint64_t kRowsInFlight = 1024;
 
-  // Estimates of the formats that go on. A format stops when another one of no more bits is surely better (by
-  // three standard errors of either): no recipe without further demands takes it, and its number, with a
-  // larger standard error, is still there for those that have them. What it was measured on is the beginning
-  // of the others' sample.
-  std::vector<Estimate> stop_dominated() {
-    std::vector<Estimate> going_on;
-    for (std::size_t f = 0; f < task_.formats.size(); ++f)
-      if (!totals_.formats[f].stopped)
-        going_on.push_back(estimate_of(task_.formats[f], totals_, totals_.formats[f], sample_.size()));
-    const auto dominated = [&](const FormatMeasurement& error) {
-      return std::ranges::any_of(going_on, [&](const Estimate& other) {
-        return bits_per_weight(other.error.format) <= bits_per_weight(error.format) &&
-               other.error.nmse + 3 * other.error.standard_error < error.nmse - 3 * error.standard_error;
-      });
-    };
-    // Precision 0 asks for every row, of all formats.
-    if (options_.sampling.precision <= 0) return going_on;
-    std::vector<Format> stopping;
-    for (const Estimate& estimate : going_on)
-      if (dominated(estimate.error)) stopping.push_back(estimate.error.format);
-    for (std::size_t f = 0; f < task_.formats.size(); ++f)
-      if (std::ranges::find(stopping, task_.formats[f]) != stopping.end()) totals_.formats[f].stopped = true;
-    std::erase_if(going_on, [&](const Estimate& estimate) {
-      return std::ranges::find(stopping, estimate.error.format) != stopping.end();
-    });
-    return going_on;
+  // How many rows are scanned where `encoded` are encoded: a power of two times the first number, so that all
+  // formats look at the sums over the same few numbers of rows.
+  [[nodiscard]] std::uint64_t scan_step(std::uint64_t encoded) const {
+    std::uint64_t rows = kScanFactor * announced_;
+    while (rows < kScanFactor * encoded && rows < sample_.size()) rows *= 2;
+    return std::min(rows, sample_.size());
+  }
+
+  // Rows come in numbers that are the same for all formats, an eighth more each time, so that formats which
+  // go on at different times still share the reading and preparing of rows.
+  [[nodiscard]] std::uint64_t encode_step(std::uint64_t wanted, std::uint64_t limit) const {
+    std::uint64_t rows = announced_;
+    while (rows < wanted && rows < limit) rows = std::max(rows + rows / 8, rows + 8);
+    return std::min(rows, limit);
+  }
+
+  // What a format still needs. It depends on this format's numbers alone: which others are measured beside it
+  // changes nothing.
+  void ask_for_more(FormatSums& sums, const Estimate& estimate, std::uint64_t limit) const {
+    const std::uint64_t population = sample_.size();
+    const double allowed = options_.sampling.precision * options_.sampling.precision;
+    if (estimate.scan_variance + estimate.encode_variance <= allowed) {
+      sums.enough = true;
+      return;
+    }
+    // Scanning is cheap, so most of what the precision allows is left to the rows encoded.
+    const double scan_allowed = kScanShare * allowed;
+    const double encode_allowed = allowed - scan_allowed;
+    const bool scan_more = estimate.scan_variance > scan_allowed && sums.scan < population;
+    const bool encode_more = estimate.encode_variance > encode_allowed || !scan_more;
+    if (encode_more && sums.rows == limit && !scan_more) {
+      sums.enough = true;
+      return;
+    }
+    if (scan_more) sums.scan = std::min(population, 4 * sums.scan);
+    if (encode_more) {
+      // What the variance seen so far asks for, but at most twice as many: it is an estimate itself.
+      const double wanted =
+          static_cast<double>(sums.rows) * std::clamp(estimate.encode_variance / encode_allowed, 1.125, 2.0);
+      sums.wanted =
+          std::min(limit, std::max(encode_step(static_cast<std::uint64_t>(wanted), limit), sums.rows + 8));
+      sums.scan = std::max(sums.scan, scan_step(sums.wanted));
+    }
   }
 
   // Calls measure(index, slot) for the rows [begin, begin + count) of the sample, slots 0 .. count - 1, each
   // on whichever thread is free.
   template <class Measure>
   Result<void> for_rows(std::uint64_t begin, std::uint64_t count, std::size_t grain, const Measure& measure) {
-    std::mutex failure_lock;
-    std::optional<Error> failure;
-    std::atomic<bool> failed{false};
+    FirstFailure failure;
     const auto measure_range = [&](const tbb::blocked_range<std::uint64_t>& range) {
       for (std::uint64_t i = range.begin(); i != range.end(); ++i) {
-        if (cancel_.cancelled() || failed.load(std::memory_order_relaxed)) return;
-        if (auto done = measure(begin + i, i); !done) {
-          const std::scoped_lock lock(failure_lock);
-          failed = true;
-          if (!failure) failure = std::move(done).error();
-        }
+        if (cancel_.cancelled() || failure.reported()) return;
+        if (auto done = measure(begin + i, i); !done) failure.report(std::move(done).error());
       }
     };
     // Isolated: a thread that waits here helps with these rows only and never begins another tensor, so that
     // at most one tensor per thread is unfinished at any time.
     tbb::this_task_arena::isolate(
         [&] { tbb::parallel_for(tbb::blocked_range<std::uint64_t>(0, count, grain), measure_range); });
-    if (failure) return *std::move(failure);
+    QF_TRY(failure.result());
     if (cancel_.cancelled())
       return fail(ErrorCode::Interrupted, "interrupted while sampling {}", task_.tensor->name);
     return outcome::success();
   }
 
-  // Rows up to `end` of the sample, a bounded number at a time; then their sums in sample order, so that the
-  // result does not depend on who did what.
-  Result<void> scan_rows(std::uint64_t end) {
-    while (totals_.scanned < end) {
-      const std::uint64_t count = std::min(kRowsInFlight, end - totals_.scanned);
-      ask_for(totals_.scanned, count);
-      auxiliaries_.resize(count);
-      QF_TRY(
-          for_rows(totals_.scanned, count, 8, [&](std::uint64_t index, std::uint64_t slot) -> Result<void> {
-            QF_ASSIGN(const RowSample::Row at, load(index));
-            auxiliaries_[slot] = auxiliaries_of(quantizers_.local().row(), metric_.weight(at.matrix));
-            return outcome::success();
-          }));
-      for (const Auxiliaries& x : auxiliaries_)
-        for (std::size_t k = 0; k < kAuxiliaries; ++k) {
-          totals_.scanned_x[k] += x[k];
-          totals_.scanned_xx[k] += x[k] * x[k];
-          totals_.scanned_xe[k] += x[k] * x[0];
-        }
-      totals_.scanned += count;
-    }
+  // The sums over so many rows, which scan_rows() has stopped at.
+  [[nodiscard]] const ScanSums& scanned_to(std::uint64_t rows) const {
+    return *std::ranges::find(scanned_, rows, &ScanSums::rows);
+  }
+
+  // Scans up to every number of rows that a format wants, a bounded number at a time; sums are taken in
+  // sample order, so that the result does not depend on who did what.
+  Result<void> scan_rows() {
+    std::vector<std::uint64_t> ends;
+    for (const FormatSums& sums : formats_) ends.push_back(sums.scan);
+    // All steps on the way too: a format may want one of them later.
+    for (std::uint64_t rows = kScanFactor * announced_; rows < std::ranges::max(ends); rows *= 2)
+      ends.push_back(std::min(rows, sample_.size()));
+    std::ranges::sort(ends);
+    for (const std::uint64_t end : ends)
+      if (scanned_.empty() || scanned_.back().rows < end) QF_TRY(scan_up_to(end));
     return outcome::success();
   }
 
-  Result<void> encode_rows(std::uint64_t end) {
-    while (totals_.rows < end) {
-      const std::uint64_t count = std::min(kRowsInFlight, end - totals_.rows);
-      ask_for(totals_.rows, count);
-      costs_.resize(count * task_.formats.size());
+  Result<void> scan_up_to(std::uint64_t end) {
+    ScanSums sums = scanned_.empty() ? ScanSums{} : scanned_.back();
+    while (sums.rows < end) {
+      const std::uint64_t count = std::min(kRowsInFlight, end - sums.rows);
+      ask_for(sums.rows, count);
       auxiliaries_.resize(count);
-      QF_TRY(for_rows(totals_.rows, count, 1,
-                      [&](std::uint64_t index, std::uint64_t slot) { return encode_row(index, slot); }));
-      add_up(count);
+      QF_TRY(for_rows(sums.rows, count, 8, [&](std::uint64_t index, std::uint64_t slot) -> Result<void> {
+        QF_ASSIGN(const RowSample::Row at, load(index));
+        auxiliaries_[slot] = auxiliaries_of(quantizers_.local().row(), metric_.weight(at.matrix));
+        return outcome::success();
+      }));
+      for (const Auxiliaries& x : auxiliaries_)
+        for (std::size_t k = 0; k < kAuxiliaries; ++k) {
+          sums.x[k] += x[k];
+          sums.xx[k] += x[k] * x[k];
+          sums.xe[k] += x[k] * x[0];
+        }
+      sums.rows += count;
     }
+    scanned_.push_back(sums);
     return outcome::success();
+  }
+
+  // Encodes what each format wants and has not yet, from the first such row on.
+  Result<void> encode_rows() {
+    while (true) {
+      std::uint64_t begin = sample_.size();
+      std::uint64_t end = 0;
+      for (const FormatSums& sums : formats_) {
+        if (sums.rows >= sums.wanted) continue;
+        begin = std::min(begin, sums.rows);
+        end = std::max(end, sums.wanted);
+      }
+      if (begin >= end) return outcome::success();
+      const std::uint64_t count = std::min(kRowsInFlight, end - begin);
+      ask_for(begin, count);
+      costs_.resize(count * formats_.size());
+      auxiliaries_.resize(count);
+      QF_TRY(for_rows(begin, count, 1,
+                      [&](std::uint64_t index, std::uint64_t slot) { return encode_row(index, slot); }));
+      add_up(begin, count);
+    }
   }
 
   // Rows of a sample lie far apart: the system reads them all at once instead of one after the other.
@@ -342,7 +363,7 @@ class TensorSampler {
     if (auto loaded = quantizers_.local().load(task_.tensor->format, model_.row(*task_.tensor, row),
                                                metric_.of(at.matrix));
         !loaded)
-      return fail(loaded.error().code, "tensor '{}', row {}: {}", task_.tensor->name, row,
+      return fail(loaded.error().code, "tensor {}, row {}: {}", printable(task_.tensor->name), row,
                   loaded.error().message);
     return at;
   }
@@ -354,7 +375,7 @@ class TensorSampler {
     auxiliaries_[slot] = auxiliaries_of(quantizer.row(), weight);
     auto started = std::chrono::steady_clock::now();
     for (std::size_t f = 0; f < task_.formats.size(); ++f) {
-      if (totals_.formats[f].stopped) continue;
+      if (index < formats_[f].rows || index >= formats_[f].wanted) continue;
       const kernels::RowError error = quantizer.encode_and_measure(task_.formats[f], options_.effort);
       const auto finished = std::chrono::steady_clock::now();
       const std::chrono::duration<double> elapsed = finished - started;
@@ -366,13 +387,13 @@ class TensorSampler {
     return outcome::success();
   }
 
-  void add_up(std::uint64_t count) {
+  void add_up(std::uint64_t begin, std::uint64_t count) {
     for (std::uint64_t i = 0; i < count; ++i) {
       const Auxiliaries& x = auxiliaries_[i];
       for (std::size_t f = 0; f < task_.formats.size(); ++f) {
+        FormatSums& sums = formats_[f];
+        if (begin + i != sums.rows || sums.rows >= sums.wanted) continue;
         const RowCost& cost = costs_[i * task_.formats.size() + f];
-        FormatSums& sums = totals_.formats[f];
-        if (sums.stopped) continue;
         ++sums.rows;
         sums.d += cost.error;
         sums.dd += cost.error * cost.error;
@@ -385,19 +406,19 @@ class TensorSampler {
         sums.seconds += cost.seconds;
       }
     }
-    totals_.rows += count;
   }
 
   const Model& model_;
   const SamplingTask& task_;
   const SamplerOptions& options_;
   TensorMetric metric_;
-  tbb::enumerable_thread_specific<kernels::RowQuantizer>& quantizers_;
+  Quantizers& quantizers_;
   ProgressSink& progress_;
   const CancellationToken& cancel_;
   RowSample sample_;
-  Totals totals_;
-  std::vector<RowCost> costs_;  // of the rows in flight, formats contiguous
+  std::vector<FormatSums> formats_;  // as in the task
+  std::vector<ScanSums> scanned_;    // ascending rows
+  std::vector<RowCost> costs_;       // of the rows in flight, formats contiguous
   std::vector<Auxiliaries> auxiliaries_;
   std::uint64_t announced_ = 0;  // rows that count as progress
 };
@@ -405,8 +426,8 @@ class TensorSampler {
 }  // namespace
 
 std::string SamplingParameters::to_text() const {
-  return fmt::format("method=two-phase precision={} min_rows={} max_rows={} seed={}", precision, min_rows,
-                     max_rows, seed);
+  return fmt::format("method=two-phase-by-format precision={} min_rows={} max_rows={} seed={}", precision,
+                     min_rows, max_rows, seed);
 }
 
 RowSample::RowSample(std::string_view tensor_name, std::uint64_t rows_per_matrix, std::uint64_t matrices,
@@ -442,45 +463,31 @@ Result<void> sample_tensors(
   }
   progress.begin("sampling", total);
 
-  // More threads than cores are what was asked for, too.
-  std::optional<tbb::global_control> workers;
-  if (options.threads != 0) workers.emplace(tbb::global_control::max_allowed_parallelism, options.threads);
-  tbb::task_arena arena(options.threads == 0 ? tbb::task_arena::automatic
-                                             : static_cast<int>(options.threads));
-  tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
-      [&] { return kernels::RowQuantizer(kernels, longest_row); });
-  std::mutex lock;
-  std::optional<Error> failure;
-  std::atomic<bool> failed{false};
-  const auto give_up = [&](Error error) {
-    const std::scoped_lock guard(lock);
-    failed = true;
-    if (!failure) failure = std::move(error);
-  };
+  Workers workers(options.threads);
+  Quantizers quantizers([&] { return kernels::RowQuantizer(kernels, longest_row); });
+  FirstFailure failure;
+  std::mutex finishing;
 
   model.expect_random_access(true);
-  arena.execute([&] {
+  workers.run([&] {
     // Tensors in parallel too, so that the end of one batch of rows leaves no core idle.
     tbb::parallel_for(std::size_t{0}, tasks.size(), [&](std::size_t i) {
-      if (cancel.cancelled() || failed.load(std::memory_order_relaxed)) return;
+      if (cancel.cancelled() || failure.reported()) return;
       const SamplingTask& task = tasks[i];
       auto metric = make_tensor_metric(*task.tensor, importance, options.error_model);
-      if (!metric) return give_up(std::move(metric).error());
+      if (!metric) return failure.report(std::move(metric).error());
       TensorSampler sampler(model, task, options, std::move(metric).value(), quantizers, progress, cancel);
       auto sampled = sampler.run();
       model.done_with(model.data(*task.tensor));
-      if (!sampled) return give_up(std::move(sampled).error());
-      const std::scoped_lock guard(lock);
-      if (failed) return;
-      if (auto stored = finished(task, sampled.value()); !stored) {
-        failed = true;
-        if (!failure) failure = std::move(stored).error();
-      }
+      if (!sampled) return failure.report(std::move(sampled).error());
+      const std::scoped_lock one_at_a_time(finishing);
+      if (failure.reported()) return;
+      if (auto stored = finished(task, sampled.value()); !stored) failure.report(std::move(stored).error());
     });
   });
   model.expect_random_access(false);
   progress.end();
-  if (failure) return *std::move(failure);
+  QF_TRY(failure.result());
   if (cancel.cancelled()) return fail(ErrorCode::Interrupted, "interrupted while sampling");
   return outcome::success();
 }

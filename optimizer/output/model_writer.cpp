@@ -1,15 +1,11 @@
 #include "optimizer/output/model_writer.h"
 
 #include <tbb/enumerable_thread_specific.h>
-#include <tbb/global_control.h>
 #include <tbb/parallel_pipeline.h>
-#include <tbb/task_arena.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <unordered_map>
 
@@ -18,6 +14,8 @@
 #include "core/text.h"
 #include "kernels/row_quantizer.h"
 #include "optimizer/llama_cpp/static_recipes.h"
+#include "optimizer/parallel/first_failure.h"
+#include "optimizer/parallel/workers.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -184,30 +182,20 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors));
 
   progress.begin("writing", model.total_elements());
-  // More threads than cores are what was asked for, too.
-  std::optional<tbb::global_control> workers;
-  if (options.threads != 0) workers.emplace(tbb::global_control::max_allowed_parallelism, options.threads);
-  tbb::task_arena arena(options.threads == 0 ? tbb::task_arena::automatic
-                                             : static_cast<int>(options.threads));
+  Workers workers(options.threads);
   tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
       [&] { return kernels::RowQuantizer(kernels, longest_row); });
-  std::mutex lock;
-  std::optional<Error> failure;
-  std::atomic<bool> stopped{false};
-  const auto give_up = [&](Error error) {
-    const std::scoped_lock guard(lock);
-    stopped = true;
-    if (!failure) failure = std::move(error);
-  };
+  FirstFailure failure;
+  const auto stopped = [&] { return failure.reported() || cancel.cancelled(); };
 
   ChunkSource chunks(model, importance, layout.tensors, options.error_model);
-  arena.execute([&] {
-    const auto in_flight = static_cast<std::size_t>(4 * tbb::this_task_arena::max_concurrency());
+  workers.run([&] {
+    const auto in_flight = static_cast<std::size_t>(4 * workers.threads());
     const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
-      if (!stopped && !cancel.cancelled()) {
+      if (!stopped()) {
         auto next = chunks.next();
         if (!next) {
-          give_up(std::move(next).error());
+          failure.report(std::move(next).error());
         } else if (next.value()) {
           return std::move(next).value();
         }
@@ -216,16 +204,16 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       return nullptr;
     };
     const auto encode = [&](std::shared_ptr<Chunk> chunk) {
-      if (!stopped && !cancel.cancelled())
+      if (!stopped())
         if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options.effort); !encoded)
-          give_up(std::move(encoded).error());
+          failure.report(std::move(encoded).error());
       return chunk;
     };
     const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
-      if (stopped || cancel.cancelled()) return;
+      if (stopped()) return;
       const std::span<const std::byte> bytes =
           chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
-      if (auto appended = writer.append(bytes); !appended) return give_up(std::move(appended).error());
+      if (auto appended = writer.append(bytes); !appended) return failure.report(std::move(appended).error());
       // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
       const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
       model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
@@ -239,7 +227,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
             tbb::make_filter<std::shared_ptr<Chunk>, void>(tbb::filter_mode::serial_in_order, append));
   });
   progress.end();
-  if (failure) return *std::move(failure);
+  QF_TRY(failure.result());
   if (cancel.cancelled())
     return fail(ErrorCode::Interrupted, "interrupted while writing {}; no file was left", path.string());
   QF_TRY(writer.commit());
