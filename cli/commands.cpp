@@ -7,8 +7,10 @@ std::vector<Command> all_commands() {
   commands.push_back(make_quantize_command());
   commands.push_back(make_plan_command());
   commands.push_back(make_frontier_command());
+  commands.push_back(make_measure_command());
   commands.push_back(make_inspect_command());
   commands.push_back(make_diff_command());
+  commands.push_back(make_state_command());
   return commands;
 }
 

@@ -15,6 +15,10 @@ constexpr Sql kInsertTensor =
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 constexpr Sql kUpdateTensor = "UPDATE tensor SET role = ?, layer = ? WHERE tensor_id = ?";
 
+constexpr Sql kDeleteUnmeasured =
+    "DELETE FROM tensor WHERE NOT EXISTS "
+    "(SELECT 1 FROM measurement WHERE measurement.tensor_id = tensor.tensor_id)";
+
 constexpr Sql kUpsertMeasurement =
     "INSERT INTO measurement (run_id, tensor_id, rows_sampled, saved) "
     "VALUES (?, ?, ?, coalesce(?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))) "
@@ -130,6 +134,11 @@ Result<std::map<std::string, TensorMeasurement>> select_measurements(const Datab
     std::ranges::sort(measurement.errors, {}, &FormatMeasurement::format);
   }
   return measurements;
+}
+
+Result<void> delete_unmeasured_tensors(Database& database) {
+  QF_ASSIGN(auto statement, Statement::prepare(database, kDeleteUnmeasured));
+  return statement.run();
 }
 
 }  // namespace quantfit::state

@@ -20,6 +20,7 @@ constexpr Sql kInsertNamelessImportance =
     "INSERT INTO importance (fingerprint, name, datasets, chunk_count, has_activations) "
     "VALUES (?, '', '', NULL, 0) ON CONFLICT (fingerprint) DO NOTHING";
 constexpr Sql kSelectImportanceId = "SELECT importance_id FROM importance WHERE fingerprint = ?";
+constexpr Sql kDeleteImportance = "DELETE FROM importance WHERE fingerprint = ?";
 constexpr Sql kSelectImportances =
     "SELECT fingerprint, name, datasets, chunk_count, has_activations FROM importance ORDER BY importance_id";
 
@@ -85,6 +86,11 @@ Result<void> upsert_importance(Database& database, const ImportanceIdentity& imp
   return statement.run(importance.fingerprint, storable_name(importance.name),
                        storable_name(importance.datasets), importance.chunk_count,
                        importance.has_activations);
+}
+
+Result<void> delete_importance(Database& database, const std::string& fingerprint) {
+  QF_ASSIGN(auto statement, Statement::prepare(database, kDeleteImportance));
+  return statement.run(fingerprint);
 }
 
 Result<std::vector<ImportanceIdentity>> select_importances(const Database& database) {

@@ -23,6 +23,7 @@ namespace quantfit::state {
 [[nodiscard]] Result<void> insert_model(Database& database, const ModelIdentity& model);
 [[nodiscard]] Result<void> rename_model(Database& database, const std::string& name);
 [[nodiscard]] Result<void> upsert_importance(Database& database, const ImportanceIdentity& importance);
+[[nodiscard]] Result<void> delete_importance(Database& database, const std::string& fingerprint);
 // In the order in which they were first seen.
 [[nodiscard]] Result<std::vector<ImportanceIdentity>> select_importances(const Database& database);
 [[nodiscard]] Result<std::optional<RunId>> find_run(const Database& database,
@@ -44,6 +45,9 @@ namespace quantfit::state {
                                              const TensorMeasurement& measurement);
 [[nodiscard]] Result<std::map<std::string, TensorMeasurement>> select_measurements(const Database& database,
                                                                                    RunId run);
+
+// Tensors that no run has measured.
+[[nodiscard]] Result<void> delete_unmeasured_tensors(Database& database);
 
 // sensitivity_tables.cpp
 

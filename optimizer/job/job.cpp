@@ -152,7 +152,8 @@ Result<PreparedJob> prepare_job(JobInputs& inputs, const JobRequest& request,
   QF_ASSIGN(job.measured,
             measure_tensors(inputs.model, inputs.importance_or_null(), sampling_tasks(job.candidates),
                             request.sampler, kernels, inputs.store ? &*inputs.store : nullptr,
-                            inputs.importance_fingerprint, request.program_version, progress, cancel));
+                            inputs.importance_fingerprint, request.program_version, progress, cancel,
+                            request.shard));
   return job;
 }
 

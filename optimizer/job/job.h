@@ -66,6 +66,7 @@ struct JobRequest {
   JobPaths paths;
   CandidatePolicy policy;
   SamplerOptions sampler;
+  Shard shard;  // the part of the measuring to do; nothing can be solved for less than everything
   std::vector<RoleWeight> role_weights;  // --role-weight, the first that matches counts
   double max_nmse = 0.9;  // formats that ruin a tensor: only when the budget forces them. 0: no veto
   double speed_weight = 0;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <iterator>
+#include <set>
 
 #include "optimizer/llama_cpp/tensor_role.h"
 
@@ -21,6 +22,14 @@ std::vector<Format> missing_formats(std::span<const Format> wanted, const state:
   return missing;
 }
 
+// A run that several shards measured ends when the first program finds all of it.
+Result<void> finish_if_open(state::StateStore& store, state::RunId id) {
+  QF_ASSIGN(const auto runs, store.runs());
+  for (const state::RunSummary& run : runs)
+    if (run.id == id && run.finished.empty()) return store.finish_run(id);
+  return outcome::success();
+}
+
 }  // namespace
 
 Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix* importance,
@@ -28,7 +37,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
                                       const kernels::RowKernels& kernels, state::StateStore* store,
                                       const std::string& importance_fingerprint,
                                       const std::string& program_version, ProgressSink& progress,
-                                      const CancellationToken& cancel) {
+                                      const CancellationToken& cancel, Shard shard) {
   const auto started = std::chrono::steady_clock::now();
   MeasureReport report;
   if (store != nullptr) {
@@ -42,6 +51,9 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     QF_ASSIGN(report.measurements, store->load_run(report.run));
   }
 
+  std::set<const TensorInfo*> of_this_shard;
+  for (const SamplingTask& task : tasks_of_shard({wanted.begin(), wanted.end()}, shard))
+    of_this_shard.insert(task.tensor);
   std::vector<SamplingTask> tasks;
   for (const SamplingTask& all : wanted) {
     for (const Format format : all.formats)
@@ -54,10 +66,15 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
         missing_formats(all.formats, known == report.measurements.end() ? nullptr : &known->second);
     if (task.formats.empty())
       ++report.tensors_known;
+    else if (!of_this_shard.contains(all.tensor))
+      ++report.tensors_of_others;
     else
       tasks.push_back(std::move(task));
   }
-  if (tasks.empty()) return report;
+  if (tasks.empty()) {
+    if (store != nullptr && report.tensors_of_others == 0) QF_TRY(finish_if_open(*store, report.run));
+    return report;
+  }
 
   // The largest first: what is left at the end is small, and no core waits for one huge tensor.
   std::ranges::stable_sort(tasks, std::greater<>(), [&](const SamplingTask& task) {
@@ -79,14 +96,14 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     if (merged.tensor.empty()) {
       merged = std::move(fresh);
     } else {
-      merged.rows_sampled = fresh.rows_sampled;
+      merged.rows_sampled = std::max(merged.rows_sampled, fresh.rows_sampled);
       std::ranges::copy(fresh.errors, std::back_inserter(merged.errors));
       std::ranges::sort(merged.errors, {}, &FormatMeasurement::format);
     }
     return outcome::success();
   };
   QF_TRY(sample_tensors(model, importance, tasks, options, kernels, progress, cancel, finished));
-  if (store != nullptr) QF_TRY(store->finish_run(report.run));
+  if (store != nullptr && report.tensors_of_others == 0) QF_TRY(store->finish_run(report.run));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return report;
 }

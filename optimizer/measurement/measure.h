@@ -12,6 +12,7 @@
 #include "core/model.h"
 #include "core/progress.h"
 #include "optimizer/measurement/sampler.h"
+#include "optimizer/measurement/shard.h"
 #include "state/state_store.h"
 
 namespace quantfit::optimizer {
@@ -24,15 +25,17 @@ struct MeasureReport {
   state::RunId run = 0;
   std::uint64_t tensors_sampled = 0;  // now; the others were known
   std::uint64_t tensors_known = 0;
+  std::uint64_t tensors_of_others = 0;  // left to the other shards, and not known
   double seconds = 0;
 };
 
 // Measures what `store` does not know yet of `wanted` and stores each tensor as it is finished. Interrupted
 // when cancelled: the store then holds what was finished. `store` may be null: nothing is remembered.
+// Measures only the part `shard` of `wanted`; the report has what is known of all of it.
 [[nodiscard]] Result<MeasureReport> measure_tensors(
     const Model& model, const ImportanceMatrix* importance, std::span<const SamplingTask> wanted,
     const SamplerOptions& options, const kernels::RowKernels& kernels, state::StateStore* store,
     const std::string& importance_fingerprint, const std::string& program_version, ProgressSink& progress,
-    const CancellationToken& cancel);
+    const CancellationToken& cancel, Shard shard = {});
 
 }  // namespace quantfit::optimizer
