@@ -27,6 +27,7 @@
 #include "core/model.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job/job.h"
+#include "optimizer/job/solve.h"
 #include "optimizer/output/model_writer.h"
 #include "tests/support/reference_library.h"
 
@@ -196,9 +197,11 @@ Result<double> one_run(const Settings& settings, const bench::GeneratedModel& ge
   for (const std::string& name : settings.formats) request.policy.rules.pool.push_back(*parse_format(name));
   QF_ASSIGN(auto inputs, timed(run.phases, prefix + "open", weights,
                                [&] { return optimizer::open_inputs(request.paths); }));
-  QF_ASSIGN(const auto job, timed(run.phases, prefix + "sample", weights, [&] {
-              return optimizer::prepare_job(inputs, request, kernels, progress, cancel);
-            }));
+  const optimizer::JobControl control{progress, cancel};
+  const std::vector<optimizer::Target> targets = {optimizer::BpwTarget{settings.bpw}};
+  QF_ASSIGN(auto job, optimizer::check_job(inputs, request, targets, kernels));
+  QF_TRY(timed(run.phases, prefix + "sample", weights,
+               [&] { return optimizer::measure_job(inputs, request, kernels, control, job); }));
   if (job.measured.tensors_sampled != 0) {
     for (const auto& [name, measured] : job.measured.measurements) {
       run.rows_sampled += measured.rows_sampled;
@@ -208,7 +211,7 @@ Result<double> one_run(const Settings& settings, const bench::GeneratedModel& ge
     }
   }
   QF_ASSIGN(const auto solution, timed(run.phases, prefix + "allocate", weights, [&] {
-              return optimizer::solve(inputs, job, request, optimizer::BpwTarget{settings.bpw});
+              return optimizer::choose(inputs, job, request, job.budgets[0], control);
             }));
   if (!solution.feasible) return fail(ErrorCode::Infeasible, "{} bpw cannot be reached", settings.bpw);
   run.bpw = solution.bpw();

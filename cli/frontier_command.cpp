@@ -21,13 +21,15 @@ struct FrontierOptions {
 };
 
 int show_frontier(const FrontierOptions& options, Console& console) {
-  auto opened = Session::open(options.job, console.context());
+  auto opened = Session::open(options.job, false, console.context());
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
-  if (auto prepared = session.prepare(console.context()); !prepared) return console.fail(prepared.error());
+  if (auto checked = session.check(console.context()); !checked) return console.fail(checked.error());
+  if (auto measured = session.measure(console.context()); !measured) return console.fail(measured.error());
   auto frontier = optimizer::model_frontier(*session.job, session.request);
   if (!frontier) return console.fail(frontier.error());
-  const FrontierReport report = make_frontier_report(session.inputs.model, frontier.value(), session.statics);
+  const FrontierReport report =
+      make_frontier_report(session.inputs.model, frontier.value(), session.statics.compared);
   if (options.job.json)
     console.print(document_text(to_json(report)));
   else if (options.csv)

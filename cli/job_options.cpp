@@ -11,6 +11,7 @@
 #include "core/byte_size.h"
 #include "core/file_util.h"
 #include "core/text.h"
+#include "optimizer/job/preset.h"
 #include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
@@ -112,6 +113,7 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   if (!o.tensor_type_file.empty()) {
     QF_ASSIGN(const std::string text, read_text_file(o.tensor_type_file, kMaxRecipeBytes));
     QF_ASSIGN(auto more, named(o.tensor_type_file, optimizer::parse_format_pins(text)));
+    for (optimizer::FormatPin& pin : more) pin.given_as = o.tensor_type_file;
     std::ranges::move(more, std::back_inserter(rules.pins));
   }
   if (!o.output_tensor_type.empty()) {
@@ -128,6 +130,21 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
     rules.ties.push_back(std::move(pattern));
   }
   rules.low_bits_without_importance = o.force_without_importance;
+  rules.raise_state_space = o.raise_state_space;
+  rules.names = {.pin = "--tensor-type",
+                 .output_format = "--output-tensor-type",
+                 .embedding_format = "--token-embedding-type",
+                 .leave_output_tensor = "--leave-output-tensor",
+                 .floor = "--min-type",
+                 .ceiling = "--max-type",
+                 .pool = "--formats",
+                 .excluded = "--exclude-formats",
+                 .runtime = "--runtime",
+                 .tie = "--tie",
+                 .low_bits = "--force-low-bits",
+                 .raise_state_space = "--raise-ssm",
+                 .speed_weight = "--speed-weight",
+                 .min_fill = "--min-fill"};
   return rules;
 }
 
@@ -182,6 +199,7 @@ Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
   if (o.parallel) request.parallel = *o.parallel;
   if (o.ubatch) request.ubatch = *o.ubatch;
   request.swa_full = o.swa_full;
+  request.names = {"--override-tensor", "--cpu-moe", "--n-cpu-moe"};
   request.cpu_moe = o.cpu_moe;
   request.n_cpu_moe = o.n_cpu_moe;
   request.gpu_layers = o.gpu_layers;
@@ -201,8 +219,7 @@ Result<optimizer::MemoryRequest> memory_request(const JobOptions& o) {
 
 std::vector<std::string_view> preset_names() {
   std::vector<std::string_view> names;
-  for (const optimizer::FileTypeTraits& type : optimizer::all_file_types())
-    if (type.has_recipe) names.push_back(type.name);
+  for (const optimizer::Preset& preset : optimizer::all_presets()) names.push_back(preset.name);
   return names;
 }
 
@@ -276,7 +293,7 @@ void add_target_options(OptionTable& table, JobOptions& o) {
       .default_is("f16");
   table.add("--parallel", o.parallel, "N", "sequences at a time")
       .alias("-np")
-      .range(1, 256)
+      .range(1, optimizer::kMaxParallel)
       .default_is(std::to_string(optimizer::MemoryRequest{}.parallel));
   table.add("--ubatch", o.ubatch, "N", "tokens computed at a time")
       .alias("-ub")
@@ -311,6 +328,8 @@ void add_search_options(OptionTable& table, JobOptions& o) {
   table.add("--tensor-type-file", o.tensor_type_file, "FILE", "such pins from a file").file();
   table.add("--output-tensor-type", o.output_tensor_type, "TYPE", "pin the output head");
   table.add("--token-embedding-type", o.token_embedding_type, "TYPE", "pin the token embedding");
+  table.flag("--raise-ssm", o.raise_state_space,
+             "hybrid models: ssm_alpha, ssm_beta and ssm_ba stay as they are, ssm_out gets Q8_0");
   table.flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");
   table.add("--min-type", o.min_type, "REGEX=TYPE", "at least as many bits per weight as TYPE");
   table.add("--max-type", o.max_type, "REGEX=TYPE", "at most as many bits per weight as TYPE");
@@ -364,6 +383,7 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   request.policy.allow_requantize = o.allow_requantize;
   for (const std::string& text : o.role_weight) {
     QF_ASSIGN(optimizer::RoleWeight weight, named("--role-weight", optimizer::parse_role_weight(text)));
+    weight.given_as = "--role-weight";
     request.role_weights.push_back(std::move(weight));
   }
   request.max_nmse = o.max_error;
@@ -437,13 +457,14 @@ Result<void> check_targets(const JobOptions& o) {
   QF_TRY(check_distinct("--target-size", std::move(sizes)));
   QF_TRY(check_memory_options(o));
   QF_TRY(memory_request(o));
-  if (!o.preset.empty() && !optimizer::parse_file_type(o.preset))
+  if (!o.preset.empty() && optimizer::find_preset(o.preset) == nullptr)
     return fail(ErrorCode::InvalidArgument, "--preset: llama.cpp has no mixture {}{}; there are {}",
                 printable(o.preset), suggestion(o.preset, preset_names()), fmt::join(preset_names(), ", "));
   return outcome::success();
 }
 
-Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o, const optimizer::JobInputs& inputs) {
+Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o, const optimizer::JobRequest& request,
+                                                    optimizer::JobInputs& inputs) {
   QF_TRY(check_targets(o));
   std::vector<optimizer::Target> targets;
   for (const std::string& text : o.target_bpw) targets.emplace_back(optimizer::BpwTarget{text});
@@ -452,20 +473,22 @@ Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o, const o
     targets.emplace_back(optimizer::FileSizeTarget{bytes});
   }
   if (wants_memory(o)) {
-    QF_ASSIGN(optimizer::MemoryRequest request, memory_request(o));
-    targets.emplace_back(optimizer::MemoryTarget{std::move(request)});
+    QF_ASSIGN(optimizer::MemoryRequest memory, memory_request(o));
+    targets.emplace_back(optimizer::MemoryTarget{std::move(memory)});
   }
+  const auto add_recipe = [&](optimizer::GivenRecipe given) {
+    std::ranges::move(given.notes, std::back_inserter(inputs.warnings));
+    targets.emplace_back(std::move(given.target));
+  };
   if (!o.preset.empty()) {
-    const auto type = *optimizer::parse_file_type(o.preset);
-    QF_ASSIGN(Recipe recipe, optimizer::preset_recipe(inputs, type));
-    targets.emplace_back(optimizer::RecipeTarget{std::string(optimizer::name_of(type)), std::move(recipe)});
+    QF_ASSIGN(auto given, named("--preset", optimizer::preset_recipe(inputs, request, o.preset)));
+    add_recipe(std::move(given));
   }
   if (!o.recipe.empty()) {
     QF_ASSIGN(const std::string text, read_text_file(o.recipe, kMaxRecipeBytes));
     QF_ASSIGN(const optimizer::RecipeText parsed, named(o.recipe, optimizer::parse_recipe_text(text)));
-    QF_ASSIGN(optimizer::AppliedRecipe applied,
-              named(o.recipe, optimizer::apply_recipe_text(parsed, inputs.model.tensors())));
-    targets.emplace_back(optimizer::RecipeTarget{o.recipe, std::move(applied.recipe)});
+    QF_ASSIGN(auto given, named("--recipe", optimizer::file_recipe(inputs, request, o.recipe, parsed)));
+    add_recipe(std::move(given));
   }
   return targets;
 }

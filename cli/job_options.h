@@ -8,7 +8,9 @@
 #include "cli/option_table.h"
 #include "core/error.h"
 #include "kernels/row_kernels.h"
-#include "optimizer/job/job.h"
+#include "optimizer/job/inputs.h"
+#include "optimizer/job/request.h"
+#include "optimizer/job/target.h"
 
 namespace quantfit::cli {
 
@@ -47,6 +49,7 @@ struct JobOptions {
   std::string output_tensor_type;
   std::string token_embedding_type;
   bool leave_output_tensor = false;
+  bool raise_state_space = false;
   std::vector<std::string> min_type;
   std::vector<std::string> max_type;
   std::vector<std::string> tie;
@@ -85,9 +88,11 @@ void add_search_options(OptionTable& table, JobOptions& options);
 // InvalidArgument for a pattern that is found in no tensor's name, unless that is allowed.
 [[nodiscard]] Result<void> check_patterns(const JobOptions& options, const optimizer::JobRequest& request,
                                           std::span<const TensorInfo> tensors);
-// At least one, in the order given. Presets and recipe files are resolved for the opened model.
+// At least one, in the order given. Presets and recipe files are resolved for the opened model; what deviates
+// from them is added to its warnings.
 [[nodiscard]] Result<std::vector<optimizer::Target>> make_targets(const JobOptions& options,
-                                                                  const optimizer::JobInputs& inputs);
+                                                                  const optimizer::JobRequest& request,
+                                                                  optimizer::JobInputs& inputs);
 // What of make_targets can be checked before the model is opened.
 [[nodiscard]] Result<void> check_targets(const JobOptions& options);
 

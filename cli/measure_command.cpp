@@ -30,21 +30,21 @@ int measure(const MeasureOptions& options, Console& console) {
     return console.fail(
         fail(ErrorCode::InvalidArgument, "measure keeps what it finds in a state file: give --state FILE"));
   const JobContext context = console.context();
-  auto opened = Session::open(options.job, context);
+  auto opened = Session::open(options.job, false, context);
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
   session.request.shard = shard.value();
-  const auto job = optimizer::prepare_job(session.inputs, session.request, *session.kernels, context.progress,
-                                          context.cancel);
-  if (!job) {
-    const int status = console.fail(job.error());
-    if (job.error().code == ErrorCode::Interrupted)
+  if (auto checked = session.check(context); !checked) return console.fail(checked.error());
+  auto done = optimizer::measure_job(session.inputs, session.request, *session.kernels,
+                                     {context.progress, context.cancel}, *session.job);
+  if (!done) {
+    const int status = console.fail(done.error());
+    if (done.error().code == ErrorCode::Interrupted)
       say(fmt::format("what was finished is in {}; the same command continues there\n",
                       escaped(options.job.state)));
     return status;
   }
-  for (const std::string& note : job.value().notes) console.logger().log(LogLevel::Info, "note: " + note);
-  const optimizer::MeasureReport& report = job.value().measured;
+  const optimizer::MeasureReport& report = session.job->measured;
   if (options.job.json) {
     console.print(document_text({{"state", options.job.state},
                                  {"shard", shard.value().index},

@@ -19,6 +19,7 @@
 #include "core/byte_size.h"
 #include "core/file_util.h"
 #include "core/text.h"
+#include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
@@ -142,14 +143,12 @@ int run_job(QuantizeOptions& options, Console& console) {
   if (options.dry_run) options.write = false;
   if (auto rest = read_rest(options); !rest) return console.fail(rest.error());
   if (auto sensible = check_targets(options.job); !sensible) return console.fail(sensible.error());
-  auto opened = Session::open(options.job, context);
+  auto opened = Session::open(options.job, true, context);
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
   const Model& model = session.inputs.model;
-  auto targets = make_targets(options.job, session.inputs);
-  if (!targets) return console.fail(targets.error());
-  const bool several = targets.value().size() > 1;
-  if (auto usable = check_outputs(output_paths(options, targets.value()), guarded_files(options.job, model),
+  const bool several = session.targets.size() > 1;
+  if (auto usable = check_outputs(output_paths(options, session.targets), guarded_files(options.job, model),
                                   options.force);
       !usable)
     return console.fail(usable.error());
@@ -159,15 +158,24 @@ int run_job(QuantizeOptions& options, Console& console) {
     if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job, writing)) + '\n');
     return status;
   };
-  if (auto prepared = session.prepare(context); !prepared) return stopped(prepared.error(), false);
+  if (auto checked = session.check(context); !checked) return stopped(checked.error(), false);
+  // Targets out of reach are told at once, and nothing is measured for the others.
+  std::vector<optimizer::Budget>& budgets = session.job->budgets;
+  const auto reachable = [](const optimizer::Budget& budget) { return budget.feasible(); };
+  if (!std::ranges::all_of(budgets, reachable))
+    std::erase_if(budgets, reachable);
+  else if (auto measured = session.measure(context); !measured)
+    return stopped(measured.error(), false);
 
   nlohmann::ordered_json documents = nlohmann::ordered_json::array();
   int status = kDone;
-  for (const optimizer::Target& target : targets.value()) {
-    auto solved = optimizer::solve(session.inputs, *session.job, session.request, target);
-    if (!solved) return console.fail(solved.error());
+  for (const optimizer::Budget& budget : budgets) {
+    const optimizer::Target& target = budget.target;
+    auto solved = optimizer::choose(session.inputs, *session.job, session.request, budget,
+                                    {context.progress, context.cancel});
+    if (!solved) return stopped(solved.error(), false);
     const optimizer::Solution& solution = solved.value();
-    PlanReport report = make_plan_report(model, *session.job, solution, session.statics);
+    PlanReport report = make_plan_report(model, *session.job, solution, session.statics.compared);
     if (!report.feasible) {
       say_error(infeasible_sentence(report));
       say(memory_table(report));
@@ -175,8 +183,8 @@ int run_job(QuantizeOptions& options, Console& console) {
       documents.push_back(to_json(report));
       continue;
     }
-    for (const BudgetReport& budget : report.budgets)
-      if (budget.fill && !budget.fill->met)
+    for (const BudgetReport& one : report.budgets)
+      if (one.fill && !one.fill->met)
         console.logger().log(LogLevel::Warning,
                              fmt::format("{}: less of the budget is used than --min-fill {} asks for",
                                          report.target.text, *options.job.min_fill));
@@ -202,7 +210,7 @@ int run_job(QuantizeOptions& options, Console& console) {
     if (!options.job.json && several) console.print("\n");
     documents.push_back(to_json(report));
   }
-  if (options.job.json) console.print(document_text(several ? documents : documents[0]));
+  if (options.job.json) console.print(document_text(documents.size() > 1 ? documents : documents[0]));
   return status;
 }
 

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job/job.h"
+#include "optimizer/job/yardstick.h"
 
 namespace quantfit::cli {
 
@@ -17,14 +18,19 @@ struct Session {
   optimizer::JobRequest request;
   const kernels::RowKernels* kernels = nullptr;
   optimizer::JobInputs inputs;
-  std::optional<optimizer::PreparedJob> job;  // after prepare()
-  std::vector<optimizer::StaticComparison> statics;
+  std::vector<optimizer::Target> targets;     // of the options; none for the whole curve
+  std::optional<optimizer::PreparedJob> job;  // after check()
+  optimizer::StaticComparisons statics;       // after measure()
 
-  // Reads options and opens the files; says what was noticed. Nothing is measured yet.
-  [[nodiscard]] static Result<Session> open(const JobOptions& options, const JobContext& context);
+  // Reads options and opens the files; says what was noticed. `with_targets`: options name targets.
+  [[nodiscard]] static Result<Session> open(const JobOptions& options, bool with_targets,
+                                            const JobContext& context);
 
-  // Measures what is not known and compares the static recipes. The session may not be moved afterwards.
-  [[nodiscard]] Result<void> prepare(const JobContext& context);
+  // Refuses what can be refused before anything is measured. The session may not be moved afterwards.
+  [[nodiscard]] Result<void> check(const JobContext& context);
+
+  // Measures what is not known and compares the static recipes.
+  [[nodiscard]] Result<void> measure(const JobContext& context);
 };
 
 }  // namespace quantfit::cli

@@ -159,18 +159,22 @@ std::optional<std::vector<std::int64_t>> GgufKeyValue::as_int_array() const {
   if (type != GgufType::Array || element_type == GgufType::String || !consistent()) return std::nullopt;
   std::vector<std::int64_t> values;
   values.reserve(count);
-  const std::uint64_t size = fixed_size(element_type);
   for (std::uint64_t i = 0; i < count; ++i) {
-    std::optional<std::int64_t> value;
-    if (element_type == GgufType::Bool)
-      value = bytes[i] != std::byte{0} ? 1 : 0;
-    else
-      with_number(element_type, bytes.data() + i * size,
-                  [&](auto number) { value = exactly<std::int64_t>(number); });
+    const std::optional<std::int64_t> value = int_at(i);
     if (!value) return std::nullopt;
     values.push_back(*value);
   }
   return values;
+}
+
+std::optional<std::int64_t> GgufKeyValue::int_at(std::uint64_t index) const {
+  const std::uint64_t size = fixed_size(element_type);
+  if (type != GgufType::Array || size == 0 || index >= bytes.size() / size) return std::nullopt;
+  if (element_type == GgufType::Bool) return bytes[index] != std::byte{0} ? 1 : 0;
+  std::optional<std::int64_t> value;
+  with_number(element_type, bytes.data() + index * size,
+              [&](auto number) { value = exactly<std::int64_t>(number); });
+  return value;
 }
 
 std::optional<std::vector<std::string>> GgufKeyValue::as_string_array() const {

@@ -50,6 +50,8 @@ struct GgufKeyValue {
   [[nodiscard]] std::optional<bool> as_bool() const;
   [[nodiscard]] std::optional<std::string_view> as_string() const;
   [[nodiscard]] std::optional<std::vector<std::int64_t>> as_int_array() const;
+  // Element `index` of an array of integers (or bool), read in place; nothing beyond its end.
+  [[nodiscard]] std::optional<std::int64_t> int_at(std::uint64_t index) const;
   [[nodiscard]] std::optional<std::vector<std::string>> as_string_array() const;
   // True when `bytes` is exactly what type, element type and count announce. The reader yields nothing else;
   // the writer refuses anything else.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/report/plan_report.h"
+#include "optimizer/job/curve.h"
 
 namespace quantfit::cli {
 

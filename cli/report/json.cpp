@@ -11,19 +11,20 @@ using Json = nlohmann::ordered_json;
 
 Json statics_json(const std::vector<StaticReport>& statics) {
   Json json = Json::array();
-  for (const StaticReport& recipe : statics)
+  for (const StaticReport& recipe : statics) {
     json.push_back({{"name", recipe.name},
                     {"bpw", recipe.bpw},
                     {"tensor_bytes", recipe.tensor_bytes},
-                    {"predicted_error", recipe.predicted_error},
-                    {"optimized_error", recipe.optimized_error}});
+                    {"predicted_error", recipe.predicted_error}});
+    if (recipe.optimized_error) json.back()["optimized_error"] = *recipe.optimized_error;
+  }
   return json;
 }
 
-Json proof_json(const ProofReport& proof) {
-  return {{"objective", proof.objective},   {"lower_bound", proof.lower_bound}, {"gap", proof.gap},
-          {"multiplier", proof.multiplier}, {"cost_unit", proof.cost_unit},     {"states", proof.states},
-          {"seconds", proof.seconds},       {"termination", proof.termination}};
+Json proof_json(const ProofReport& proof, double multiplier) {
+  return {{"objective", proof.objective}, {"lower_bound", proof.lower_bound}, {"gap", proof.gap},
+          {"multiplier", multiplier},     {"cost_unit", proof.cost_unit},     {"states", proof.states},
+          {"seconds", proof.seconds},     {"termination", proof.termination}};
 }
 
 Json fill_json(const FillReport& fill) {
@@ -32,6 +33,18 @@ Json fill_json(const FillReport& fill) {
           {"unfilled_bytes", fill.unfilled_bytes},
           {"met", fill.met},
           {"proven_impossible", fill.proven_impossible}};
+}
+
+Json budget_json(const BudgetReport& budget) {
+  Json json = {{"of", budget.of}};
+  if (budget.limit_bytes) json["budget_bytes"] = *budget.limit_bytes;
+  json["used_bytes"] = budget.used_bytes;
+  json["smallest_bytes"] = budget.smallest_bytes;
+  json["largest_bytes"] = budget.largest_bytes;
+  if (budget.shortfall_bytes != 0) json["shortfall_bytes"] = budget.shortfall_bytes;
+  json["multiplier"] = budget.multiplier;
+  if (budget.fill) json["fill"] = fill_json(*budget.fill);
+  return json;
 }
 
 Json memory_json(const PlanReport& report) {
@@ -102,7 +115,7 @@ Json to_json(const PlanReport& report) {
   Json json;
   json["target"] = report.target.text;
   json["feasible"] = report.feasible;
-  json["budget_bytes"] = first.limit_bytes.value_or(0);
+  json["budget_bytes"] = first.limit_bytes.value_or(first.used_bytes);
   json["used_bytes"] = first.used_bytes;
   json["smallest_bytes"] = first.smallest_bytes;
   json["largest_bytes"] = first.largest_bytes;
@@ -110,15 +123,14 @@ Json to_json(const PlanReport& report) {
   json["tensor_bytes"] = report.tensor_bytes;
   json["file_bytes"] = report.file_bytes;
   if (report.predicted_error) json["predicted_error"] = *report.predicted_error;
+  json["error_unit"] = report.error_unit;
   json["limits"] = report.limits;
   json["notes"] = report.notes;
-  if (first.proof) json["allocation"] = proof_json(*first.proof);
+  if (report.proof) json["allocation"] = proof_json(*report.proof, first.multiplier);
+  if (!report.static_recipe.empty()) json["static_recipe"] = report.static_recipe;
   if (first.fill) json["fill"] = fill_json(*first.fill);
-  if (report.budgets.size() > 1) {
-    const BudgetReport& host = report.budgets[1];
-    if (host.fill) json["host_fill"] = fill_json(*host.fill);
-    if (host.proof) json["host_allocation"] = proof_json(*host.proof);
-  }
+  json["budgets"] = Json::array();
+  for (const BudgetReport& budget : report.budgets) json["budgets"].push_back(budget_json(budget));
   if (report.unfilled_error) json["unfilled_error"] = *report.unfilled_error;
   if (report.has_memory) json["memory"] = memory_json(report);
   json["static_recipes"] = statics_json(report.statics);

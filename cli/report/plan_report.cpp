@@ -28,18 +28,17 @@ TargetReport target_report(const optimizer::Target& target) {
   return report;
 }
 
-ProofReport proof_report(const optimizer::Allocation& allocation) {
+ProofReport proof_report(const optimizer::Proof& proof) {
   ProofReport report;
-  report.optimal = allocation.why == optimizer::Termination::Optimal;
-  report.termination = to_string(allocation.why);
-  report.objective = allocation.objective;
-  report.lower_bound = allocation.lower_bound;
-  report.gap = allocation.gap();
-  report.multiplier = allocation.multiplier;
-  report.cost_unit = allocation.cost_unit;
-  report.states = allocation.states;
-  report.seconds = allocation.seconds;
-  report.least_bytes = allocation.least_bytes;
+  report.optimal = proof.why == optimizer::Termination::Optimal;
+  report.termination = to_string(proof.why);
+  report.objective = proof.objective;
+  report.lower_bound = proof.lower_bound;
+  report.gap = proof.gap();
+  report.cost_unit = proof.cost_unit;
+  report.states = proof.states;
+  report.seconds = proof.seconds;
+  report.of_full_ones_only = proof.of_full_ones_only;
   return report;
 }
 
@@ -59,29 +58,18 @@ double nmse_of(const optimizer::PreparedJob& job, const std::string& tensor, For
 
 std::vector<BudgetReport> budget_reports(const optimizer::Solution& solution) {
   std::vector<BudgetReport> budgets;
-  BudgetReport first;
-  const bool memory = solution.memory.has_value();
-  const bool on_gpu = memory && solution.memory->gpu_weight_budget_bytes.has_value();
-  if (memory)
-    first.of = on_gpu ? "GPU" : "RAM";
-  else
-    first.of = std::holds_alternative<optimizer::FileSizeTarget>(solution.target) ? "file" : "tensor data";
-  first.limit_bytes = solution.budget_bytes;
-  first.used_bytes = solution.used_bytes;
-  first.smallest_bytes = solution.smallest_bytes;
-  first.largest_bytes = solution.largest_bytes;
-  if (!std::holds_alternative<optimizer::RecipeTarget>(solution.target))
-    first.proof = proof_report(solution.allocation);
-  first.fill = fill_report(solution.fill);
-  budgets.push_back(std::move(first));
-  if (on_gpu && (solution.host_used_bytes != 0 || solution.host_budget_bytes)) {
-    BudgetReport host;
-    host.of = "RAM";
-    host.limit_bytes = solution.host_budget_bytes;
-    host.used_bytes = solution.host_used_bytes;
-    if (solution.host_allocation) host.proof = proof_report(*solution.host_allocation);
-    host.fill = fill_report(solution.host_fill);
-    budgets.push_back(std::move(host));
+  for (const optimizer::MemoryAnswer& memory : solution.memories) {
+    BudgetReport report;
+    report.of = to_string(memory.kind);
+    report.limit_bytes = memory.budget_bytes;
+    report.used_bytes = memory.used_bytes;
+    report.smallest_bytes = memory.smallest_bytes;
+    report.largest_bytes = memory.largest_bytes;
+    report.shortfall_bytes = memory.shortfall_bytes;
+    report.feasible = memory.feasible();
+    report.multiplier = memory.multiplier;
+    report.fill = fill_report(memory.fill);
+    budgets.push_back(std::move(report));
   }
   return budgets;
 }
@@ -110,8 +98,8 @@ std::vector<FormatUse> formats_used(std::span<const TensorInfo> tensors) {
 std::vector<StaticReport> make_static_reports(std::span<const optimizer::StaticComparison> comparisons) {
   std::vector<StaticReport> reports;
   for (const optimizer::StaticComparison& recipe : comparisons)
-    reports.push_back({std::string(optimizer::name_of(recipe.type)), recipe.bpw, recipe.tensor_bytes,
-                       recipe.predicted_error, recipe.optimized_error});
+    reports.push_back(
+        {recipe.name, recipe.bpw, recipe.tensor_bytes, recipe.predicted_error, recipe.optimized_error});
   return reports;
 }
 
@@ -126,14 +114,17 @@ PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& jo
   report.tensor_bytes = solution.tensor_bytes;
   report.file_bytes = solution.file_bytes;
   report.bpw = solution.bpw();
+  report.error_unit = solution.error_unit == state::SensitivityUnit::Nats ? "nats" : "relative";
   if (solution.error_is_known) report.predicted_error = solution.predicted_error;
-  if (solution.fill || solution.host_fill) report.unfilled_error = solution.unfilled_error;
+  if (solution.is_filled()) report.unfilled_error = solution.unfilled_error;
+  if (solution.proof) report.proof = proof_report(*solution.proof);
+  report.static_recipe = solution.static_recipe;
   report.limits = solution.limits;
   report.notes = solution.notes;
-  if (solution.memory) {
+  if (solution.estimate) {
     report.has_memory = true;
-    report.ctx_size = solution.memory->ctx_size;
-    for (const optimizer::MemoryItem& item : solution.memory->items)
+    report.ctx_size = solution.estimate->ctx_size;
+    for (const optimizer::MemoryItem& item : solution.estimate->items)
       report.memory.push_back({item.what, std::string(to_string(item.device)), item.bytes, item.how});
   }
   report.statics = make_static_reports(statics);

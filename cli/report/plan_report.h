@@ -9,6 +9,8 @@
 
 #include "core/model.h"
 #include "optimizer/job/job.h"
+#include "optimizer/job/solve.h"
+#include "optimizer/job/yardstick.h"
 
 namespace quantfit::cli {
 
@@ -30,11 +32,10 @@ struct ProofReport {
   double objective = 0;
   double lower_bound = 0;
   double gap = 0;
-  double multiplier = 0;  // predicted error per byte
   double cost_unit = 0;
   std::uint64_t states = 0;
   double seconds = 0;
-  std::uint64_t least_bytes = 0;  // the proof is about recipes of at least so many bytes
+  bool of_full_ones_only = false;  // the proof is about recipes that are as full as this one
 };
 
 // What demanding a share of a budget came to; see optimizer::Fill.
@@ -51,9 +52,11 @@ struct BudgetReport {
   std::string of;                            // "tensor data", "file", "GPU", "RAM"
   std::optional<std::uint64_t> limit_bytes;  // nothing: no limit was given
   std::uint64_t used_bytes = 0;
-  std::uint64_t smallest_bytes = 0;  // reachable range, where it is known
+  std::uint64_t smallest_bytes = 0;  // reachable range
   std::uint64_t largest_bytes = 0;
-  std::optional<ProofReport> proof;
+  std::uint64_t shortfall_bytes = 0;  // cache and buffers alone need so much more
+  bool feasible = true;
+  double multiplier = 0;  // objective saved by one more byte
   std::optional<FillReport> fill;
 };
 
@@ -84,7 +87,7 @@ struct StaticReport {
   double bpw = 0;
   std::uint64_t tensor_bytes = 0;
   double predicted_error = 0;
-  double optimized_error = 0;
+  std::optional<double> optimized_error;  // nothing: constraints forbid so small a recipe
 };
 [[nodiscard]] std::vector<StaticReport> make_static_reports(
     std::span<const optimizer::StaticComparison> comparisons);
@@ -113,8 +116,11 @@ struct PlanReport {
   std::uint64_t tensor_bytes = 0;
   std::uint64_t file_bytes = 0;
   double bpw = 0;
+  std::string error_unit;  // "nats" of KL divergence, or "relative": only ratios mean something
   std::optional<double> predicted_error;  // nothing: formats that were not measured
   std::optional<double> unfilled_error;   // of the best recipe for the budgets alone
+  std::optional<ProofReport> proof;       // of a search
+  std::string static_recipe;              // the mixture that beat a stopped search; empty: the search's own
   std::vector<std::string> limits;
   std::vector<std::string> notes;
   bool has_memory = false;  // a memory target: `memory` and `ctx_size` count

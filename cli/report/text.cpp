@@ -34,9 +34,10 @@ std::string static_table(std::span<const StaticReport> statics) {
   Table table({"static recipe", "bpw", "size", "its error", "ours at its size", "ratio"});
   for (const StaticReport& recipe : statics)
     table.add({recipe.name, fmt::format("{:.4f}", recipe.bpw), format_bytes(recipe.tensor_bytes),
-               fmt::format("{:.6g}", recipe.predicted_error), fmt::format("{:.6g}", recipe.optimized_error),
-               recipe.predicted_error > 0
-                   ? fmt::format("{:.3f}", recipe.optimized_error / recipe.predicted_error)
+               fmt::format("{:.6g}", recipe.predicted_error),
+               recipe.optimized_error ? fmt::format("{:.6g}", *recipe.optimized_error) : "forbidden",
+               recipe.optimized_error && recipe.predicted_error > 0
+                   ? fmt::format("{:.3f}", *recipe.optimized_error / recipe.predicted_error)
                    : ""});
   return table.to_text();
 }
@@ -62,7 +63,7 @@ std::string fill_text(const FillReport& fill) {
 }
 
 std::string proof_text(const ProofReport& proof) {
-  const std::string range = proof.least_bytes == 0 ? "" : " among recipes that are as full";
+  const std::string range = proof.of_full_ones_only ? " among recipes that are as full" : "";
   if (proof.optimal)
     return fmt::format("optimal{}, {} partial states, {:.0f} ms", range, proof.states, 1000 * proof.seconds);
   return fmt::format("{}: at most {:.2e} above the optimum{}", proof.termination,
@@ -112,9 +113,10 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
   const BudgetReport& first = report.budgets.front();
   std::string text = fmt::format("target           {}\n", escaped(report.target.text));
   text += fmt::format("result           {:.4f} bpw", report.bpw);
-  if (first.proof) text += ", " + used_text(first);
+  if (report.proof) text += ", " + used_text(first);
   text += fmt::format("\nfile size        {}\n", format_bytes(report.file_bytes));
-  text += report.predicted_error ? fmt::format("predicted error  {:.6g}\n", *report.predicted_error)
+  text += report.predicted_error ? fmt::format("predicted error  {:.6g}{}\n", *report.predicted_error,
+                                               report.error_unit == "nats" ? " nats" : " (relative)")
                                  : "predicted error  unknown: formats that were not measured\n";
   for (const BudgetReport& budget : report.budgets)
     if (budget.fill) text += label("filled", budget, &budget == &first) + fill_text(*budget.fill) + '\n';
@@ -125,9 +127,7 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
         *report.unfilled_error > 0
             ? fmt::format(" ({:+.3g} %)", 100 * (*report.predicted_error / *report.unfilled_error - 1))
             : "");
-  for (const BudgetReport& budget : report.budgets)
-    if (budget.proof && budget.limit_bytes)
-      text += label("proof", budget, &budget == &first) + proof_text(*budget.proof) + '\n';
+  if (report.proof) text += fmt::format("proof            {}\n", proof_text(*report.proof));
   for (const std::string& limit : report.limits) text += fmt::format("limited by       {}\n", escaped(limit));
   for (const std::string& note : report.notes) text += fmt::format("note             {}\n", escaped(note));
   if (report.has_memory) text += '\n' + memory_table(report);
@@ -158,15 +158,26 @@ std::string memory_table(const PlanReport& report) {
   return table.to_text();
 }
 
+namespace {
+
+// Rounded sizes that read alike would contradict a sentence about a budget.
+bool reads_alike(const BudgetReport& budget) {
+  const std::string limit = format_bytes(budget.limit_bytes.value_or(0));
+  return limit == format_bytes(budget.smallest_bytes) || limit == format_bytes(budget.largest_bytes);
+}
+
+// A size of a budget, exact where rounding would mislead.
+std::string exact(const BudgetReport& budget, std::uint64_t bytes) {
+  return reads_alike(budget) ? fmt::format("{} bytes", bytes) : format_bytes(bytes);
+}
+
+}  // namespace
+
 std::string infeasible_sentence(const PlanReport& report) {
   const BudgetReport& budget = report.budgets.front();
   const std::uint64_t limit = budget.limit_bytes.value_or(0);
-  // Rounded sizes that read alike would contradict the sentence.
-  const bool alike = format_bytes(limit) == format_bytes(budget.smallest_bytes) ||
-                     format_bytes(limit) == format_bytes(budget.largest_bytes);
-  const auto size = [&](std::uint64_t bytes) {
-    return alike ? fmt::format("{} bytes", bytes) : format_bytes(bytes);
-  };
+  const bool alike = reads_alike(budget);
+  const auto size = [&](std::uint64_t bytes) { return exact(budget, bytes); };
   if (report.target.kind == "bpw") {
     const int digits = alike ? 8 : 4;
     return fmt::format(
@@ -177,11 +188,21 @@ std::string infeasible_sentence(const PlanReport& report) {
         bits_per_element(budget.largest_bytes, report.elements), digits, size(budget.smallest_bytes),
         size(budget.largest_bytes));
   }
-  if (report.has_memory)
-    return fmt::format("{} cannot be met: {} are left for weights {}, which take {} to {}{}{}",
-                       report.target.text, size(limit), budget.of == "GPU" ? "on the GPU" : "in RAM",
-                       size(budget.smallest_bytes), size(budget.largest_bytes),
-                       report.limits.empty() ? "" : "; ", fmt::join(report.limits, "; "));
+  if (report.has_memory) {
+    std::vector<std::string> reasons;
+    for (const BudgetReport& memory : report.budgets) {
+      if (memory.feasible) continue;
+      reasons.push_back(memory.shortfall_bytes != 0
+                            ? fmt::format("cache and buffers alone need {} more than there is ({})",
+                                          format_bytes(memory.shortfall_bytes), memory.of)
+                            : fmt::format("{} are left for weights {}, which take {} to {}",
+                                          exact(memory, memory.limit_bytes.value_or(0)),
+                                          memory.of == "GPU" ? "on the GPU" : "in RAM",
+                                          exact(memory, memory.smallest_bytes),
+                                          exact(memory, memory.largest_bytes)));
+    }
+    return fmt::format("{} cannot be met: {}", report.target.text, fmt::join(reasons, "; "));
+  }
   return fmt::format(
       "{}{} cannot be reached: this model's file can be between {} and {} with the formats and "
       "constraints given",

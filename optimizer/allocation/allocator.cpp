@@ -232,6 +232,7 @@ std::vector<std::uint32_t> solve(const IntegerProblem& problem, const AllocatorL
   mckp::CoreLimits core_limits;
   core_limits.max_states = limits.max_states;
   core_limits.max_memory_bytes = limits.max_memory_bytes;
+  core_limits.cancel = limits.cancel;
   // A deadline further away than a year would only risk overflow.
   if (const std::chrono::duration<double> seconds(std::max(limits.max_seconds, 0.0));
       seconds < std::chrono::hours(24 * 365))
@@ -345,6 +346,11 @@ Allocation solve_window(std::span<const CandidateClass> classes, const ParetoCla
   }
 }
 
+Result<void> check_cancelled(const AllocatorLimits& limits) {
+  if (limits.cancel == nullptr || !limits.cancel->cancelled()) return outcome::success();
+  return fail(ErrorCode::Interrupted, "the search for the best recipe was interrupted");
+}
+
 }  // namespace
 
 std::string_view to_string(Termination why) {
@@ -383,6 +389,7 @@ Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64
     const Room room{.capacity = static_cast<std::int64_t>(std::min(budget_bytes - smallest, kMaxTotalBytes))};
     const IntegerProblem problem = scale(pareto, room);
     const std::vector<std::uint32_t> items = solve(problem, limits, start, answer);
+    QF_TRY(check_cancelled(limits));
     set_choices(classes, pareto, problem, items, answer);
   }
   add_up(classes, answer);
@@ -418,6 +425,7 @@ Result<FilledAllocation> allocate_filled(std::span<const CandidateClass> classes
       const Room room{.capacity = static_cast<std::int64_t>(most - smallest),
                       .spare = static_cast<std::int64_t>(unused - beyond)};
       Allocation found = solve_window(classes, pareto, room, limits, start);
+      QF_TRY(check_cancelled(limits));
       if (!found.choice.empty()) {
         filled.answer = std::move(found);
         filled.answer.least_bytes = budget_bytes - unused;

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/format.h"
+#include "core/progress.h"
 
 namespace quantfit::optimizer {
 
@@ -40,7 +41,8 @@ struct AllocatorLimits {
   std::uint64_t max_states = 8'000'000;           // partial states alive at once
   std::uint64_t max_memory_bytes = 224ULL << 20;  // of the search: states and their back pointers
   double max_seconds = 10;
-  double relative_gap = 0;  // stop when (objective - bound) / objective is at most this
+  double relative_gap = 0;                    // stop when (objective - bound) / objective is at most this
+  const CancellationToken* cancel = nullptr;  // not owned; null: never cancelled
 };
 
 struct Allocation {
@@ -71,7 +73,7 @@ struct Allocation {
 // budget below the smallest choice is an answer (BudgetTooSmall), not an error. Without a limit reached the
 // answer is a function of the arguments alone, on every machine. InvalidArgument, naming the class, when a
 // class has no or too many candidates, a cost is negative or not finite, or sums overflow (2^62 bytes, the
-// largest double).
+// largest double); Interrupted when cancelled.
 [[nodiscard]] Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64_t budget_bytes,
                                           const AllocatorLimits& limits = {});
 

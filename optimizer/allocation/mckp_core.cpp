@@ -327,7 +327,8 @@ class Search {
     const std::uint64_t alive = front_.states.size() + back_.states.size();
     result_.peak_states = std::max(result_.peak_states, alive);
     result_.peak_memory_bytes = std::max(result_.peak_memory_bytes, memory_bytes());
-    if (Clock::now() > limits_.deadline) result_.stop = CoreStop::Time;
+    if (Clock::now() > limits_.deadline || (limits_.cancel != nullptr && limits_.cancel->cancelled()))
+      result_.stop = CoreStop::Time;
   }
 
   // The cheapest pair of a front and a back state that leaves between zero and `spare_` of the slack. Both

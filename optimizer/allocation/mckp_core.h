@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "core/progress.h"
 #include "optimizer/allocation/mckp_reductions.h"
 
 namespace quantfit::optimizer::mckp {
@@ -16,6 +17,7 @@ struct CoreLimits {
   std::uint64_t max_states = 0;        // states alive at once, both lists and the one being built
   std::uint64_t max_memory_bytes = 0;  // states and back pointers
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+  const CancellationToken* cancel = nullptr;  // a cancelled search stops like one out of time
 };
 
 enum class CoreStop { Complete, States, Time };

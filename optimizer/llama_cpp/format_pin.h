@@ -1,6 +1,7 @@
 // "This tensor gets that format", as text of options and files.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -14,6 +15,7 @@ namespace quantfit::optimizer {
 struct FormatPin {
   Pattern pattern;
   Format format = Format::F32;
+  std::string given_as = {};  // the name of the option, file or field it came from; empty: see RuleNames
 };
 
 // A type that weights may be stored in: neither integers nor F64.

@@ -5,6 +5,8 @@
 #include <limits>
 #include <set>
 
+#include "core/hyperparameters.h"
+#include "core/text.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
 namespace quantfit::optimizer {
@@ -53,51 +55,12 @@ constexpr std::array kWindowPatterns = {
     WindowPattern{"gemma-embedding", 6, false},
 };
 
+// Back ends of llama.cpp whose buffers are in a GPU's memory, without the device number.
+constexpr std::array<std::string_view, 11> kGpuBackEnds = {"CUDA",   "ROCm", "HIP",  "MUSA",   "Metal", "MTL",
+                                                           "Vulkan", "SYCL", "CANN", "OpenCL", "GPU"};
+
 constexpr std::array kCacheTypes = {Format::F32,  Format::F16,  Format::BF16, Format::Q8_0,  Format::Q4_0,
                                     Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::IQ4_NL};
-
-// Reads `<architecture>.<suffix>` keys, remembering the first one that is broken.
-class Hyperparameters {
- public:
-  explicit Hyperparameters(const GgufMetadata& metadata)
-      : metadata_(metadata), architecture_(metadata.string("general.architecture").value_or("")) {}
-
-  [[nodiscard]] const std::string& architecture() const { return architecture_; }
-  [[nodiscard]] const GgufKeyValue* find(std::string_view suffix) const {
-    return metadata_.find(fmt::format("{}.{}", architecture_, suffix));
-  }
-  [[nodiscard]] bool has(std::string_view suffix) const { return find(suffix) != nullptr; }
-
-  // A scalar, or element `layer` of an array with one value per layer; `absent` without the key.
-  std::uint64_t value(std::string_view suffix, std::uint64_t absent, std::uint32_t layer = 0) {
-    const GgufKeyValue* key = find(suffix);
-    if (key == nullptr) return absent;
-    if (const auto scalar = key->as_uint()) return check(*scalar, suffix);
-    if (const auto array = key->as_int_array(); array && layer < array->size() && (*array)[layer] >= 0)
-      return check(static_cast<std::uint64_t>((*array)[layer]), suffix);
-    broken_ = suffix;
-    return absent;
-  }
-
-  [[nodiscard]] Result<void> check() const {
-    if (broken_.empty()) return outcome::success();
-    return fail(ErrorCode::Malformed,
-                "metadata key '{}.{}': expected a non-negative number below 2^31, or an array with one for "
-                "each layer",
-                architecture_, broken_);
-  }
-
- private:
-  std::uint64_t check(std::uint64_t value, std::string_view suffix) {
-    if (value < (std::uint64_t{1} << 31)) return value;
-    broken_ = suffix;
-    return 0;
-  }
-
-  const GgufMetadata& metadata_;
-  std::string architecture_;
-  std::string broken_;
-};
 
 // What the tensor list says about one layer.
 struct LayerTensors {
@@ -125,6 +88,18 @@ std::vector<LayerTensors> layers_of(std::span<const TensorInfo> tensors, std::ui
   for (std::uint32_t i = 0; i < count; ++i)
     if (fused[i] && !layers[i].recurrent) layers[i].attention = true;
   return layers;
+}
+
+// The memory that a buffer of llama.cpp is in, by its name; nothing for a name that no back end uses.
+std::optional<Device> device_of_buffer(std::string_view name) {
+  constexpr std::string_view kPinned = "_Host";
+  const bool is_pinned =
+      name.size() > kPinned.size() && equal_ignoring_case(name.substr(name.size() - kPinned.size()), kPinned);
+  if (equal_ignoring_case(name, "CPU") || equal_ignoring_case(name.substr(0, 4), "CPU_") || is_pinned)
+    return Device::Host;
+  const std::string_view back_end = name.substr(0, name.find_last_not_of("0123456789") + 1);
+  const auto is_it = [&](std::string_view known) { return equal_ignoring_case(back_end, known); };
+  return std::ranges::any_of(kGpuBackEnds, is_it) ? std::optional(Device::Gpu) : std::nullopt;
 }
 
 // One model and one request; builds the estimate part by part.
@@ -157,8 +132,9 @@ class MemoryEstimator {
     if (!request_.flash_attention && is_quantized(request_.cache_type_v))
       return fail(ErrorCode::InvalidArgument, "a quantized V cache ({}) needs flash attention",
                   name_of(request_.cache_type_v));
-    if (request_.parallel == 0 || request_.parallel > 256)
-      return fail(ErrorCode::InvalidArgument, "{} parallel sequences: expected 1 to 256", request_.parallel);
+    if (request_.parallel == 0 || request_.parallel > kMaxParallel)
+      return fail(ErrorCode::InvalidArgument, "{} parallel sequences: expected 1 to {}", request_.parallel,
+                  kMaxParallel);
     if (request_.ubatch == 0 || request_.ubatch > (1U << 20))
       return fail(ErrorCode::InvalidArgument, "a micro-batch of {} tokens: expected 1 to 1048576",
                   request_.ubatch);
@@ -224,7 +200,7 @@ class MemoryEstimator {
     const bool head_copy = is_embedding && tied_ && output_device() == Device::Gpu;
     for (const PlacementRule& rule : request_.overrides)
       if (rule.pattern.found_in(tensor.name))
-        return {rule.device, head_copy && rule.device == Device::Host, "--override-tensor"};
+        return {rule.device, head_copy && rule.device == Device::Host, "a rule"};
     // The input layer is computed on the host, whatever the number of GPU layers.
     if (is_embedding || tensor.name == "per_layer_token_embd.weight" ||
         tensor.name == "position_embd.weight" || tensor.name == "token_types.weight" ||
@@ -232,11 +208,11 @@ class MemoryEstimator {
       return {Device::Host, head_copy, "input layer"};
     const auto layer = layer_of(tensor.name);
     if (layer && is_routed_experts(tensor.name)) {
-      if (request_.cpu_moe) return {Device::Host, false, "--cpu-moe"};
-      if (*layer < request_.n_cpu_moe) return {Device::Host, false, "--n-cpu-moe"};
+      if (request_.cpu_moe) return {Device::Host, false, "routed experts"};
+      if (*layer < request_.n_cpu_moe) return {Device::Host, false, "routed experts"};
     }
     const Device device = layer ? layer_device(*layer) : output_device();
-    return {device, false, device == Device::Host ? "--gpu-layers" : ""};
+    return {device, false, device == Device::Host ? "layers in RAM" : ""};
   }
 
   void place_tensors() {
@@ -564,9 +540,12 @@ Result<std::vector<PlacementRule>> parse_placement_rules(std::string_view text) 
       return fail(ErrorCode::InvalidArgument,
                   "tensor override '{}': expected pattern=BUFFER, for example exps=CPU", rule);
     QF_ASSIGN(Pattern pattern, Pattern::compile(rule.substr(0, equals)));
-    const auto same = [](char a, char b) { return (a | 0x20) == (b | 0x20); };
-    const bool cpu = std::ranges::equal(buffer, std::string_view("cpu"), same);
-    rules.push_back({std::move(pattern), cpu ? Device::Host : Device::Gpu});
+    const std::optional<Device> device = device_of_buffer(buffer);
+    if (!device)
+      return fail(ErrorCode::InvalidArgument,
+                  "tensor override '{}': '{}' is neither CPU nor a device like CUDA0, Metal or Vulkan0", rule,
+                  buffer);
+    rules.push_back({std::move(pattern), *device});
     text = comma == std::string_view::npos ? "" : text.substr(comma + 1);
   }
   return rules;

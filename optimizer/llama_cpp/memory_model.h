@@ -20,14 +20,24 @@ namespace quantfit::optimizer {
 enum class Device : std::uint8_t { Gpu, Host };
 [[nodiscard]] std::string_view to_string(Device device);
 
-// `--override-tensor regex=CPU`: where tensors live whose name the pattern is found in.
+// Where tensors live whose name the pattern is found in.
 struct PlacementRule {
   Pattern pattern;
   Device device = Device::Host;
 };
-// Parses comma-separated `regex=BUFFER` rules. CPU (any case) is the host, every other buffer name (CUDA0,
-// Metal, Vulkan0, ROCm0) the GPU. InvalidArgument naming the rule otherwise.
+// Parses comma-separated `regex=BUFFER` rules, BUFFER in any case: CPU and its kinds (CPU_REPACK) and the
+// pinned memory of a device (CUDA_Host) are the host; the name of a device of llama.cpp, with or without a
+// number (CUDA0, Metal, Vulkan1, ROCm0), is the GPU. InvalidArgument naming the rule for anything else.
 [[nodiscard]] Result<std::vector<PlacementRule>> parse_placement_rules(std::string_view text);
+
+// What a front end calls the rules of placement, for sentences to its users.
+struct PlacementNames {
+  std::string overrides = "placement rule";
+  std::string cpu_moe = "keeping routed experts in RAM";
+  std::string n_cpu_moe = "keeping routed experts of some layers in RAM";
+};
+
+inline constexpr std::uint32_t kMaxParallel = 256;  // sequences at a time
 
 // What the model will run with. Defaults are llama.cpp's.
 struct MemoryRequest {
@@ -53,6 +63,7 @@ struct MemoryRequest {
   std::uint64_t margin_bytes = std::uint64_t{512} << 20;
   std::uint64_t other_vram_bytes = 0;  // projector, draft model, adapters, the desktop
   std::uint64_t host_reserve_bytes = std::uint64_t{512} << 20;  // process, vocabulary, host buffers
+  PlacementNames names = {};
 };
 
 // One line of the breakdown.
@@ -66,7 +77,7 @@ struct MemoryItem {
 struct TensorPlacement {
   Device device = Device::Gpu;
   bool copied_to_gpu = false;  // a tied embedding: stays in RAM, and a second copy serves as output head
-  std::string_view reason;     // "override", "--cpu-moe", "input layer", "--gpu-layers", "" for the default
+  std::string_view reason;  // "a rule", "routed experts", "input layer", "layers in RAM", "" for the default
 };
 
 struct MemoryEstimate {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "optimizer/llama_cpp/tensor_role.h"
+
 namespace quantfit::optimizer {
 namespace {
 
@@ -83,6 +85,7 @@ bool fits(Format format, std::uint64_t row_length) {
 }  // namespace
 
 Quantizability quantizability(const TensorInfo& tensor, bool leave_output_tensor) {
+  if (tensor.elements() == 0) return {false, "no elements"};
   if (tensor.significant_dims() < 2) return {false, "a vector"};
   if (!tensor.name.ends_with("weight")) return {false, "not a weight"};
   for (const NameRule& rule : kNeverQuantized)
@@ -94,6 +97,11 @@ Quantizability quantizability(const TensorInfo& tensor, bool leave_output_tensor
   if (kind == FormatKind::Integer || kind == FormatKind::Runtime)
     return {false, "a table of integers or doubles"};
   return {true, {}};
+}
+
+bool stays_in_state_space(std::string_view tensor_name) {
+  const std::string_view role = tensor_role(tensor_name);
+  return role == "ssm_alpha" || role == "ssm_beta" || role == "ssm_ba";
 }
 
 Result<void> check_sources(std::span<const TensorInfo> tensors, bool allow_requantize) {

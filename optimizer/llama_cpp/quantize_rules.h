@@ -18,9 +18,14 @@ struct Quantizability {
   std::string_view reason;  // why not, as a phrase for reports ("a vector"); empty when quantizable
 };
 
-// Whether the tensor may change its format at all. Tensors that may not keep their source format and bytes.
+// Whether the tensor may change its format at all. Tensors that may not keep their source format and bytes;
+// those without elements are among them.
 // Integer tensors are not quantizable; already quantized sources are (see check_sources).
 [[nodiscard]] Quantizability quantizability(const TensorInfo& tensor, bool leave_output_tensor = false);
+
+// True for ssm_alpha, ssm_beta and ssm_ba: tiny projections onto decay and step of a state-space layer, which
+// publishers of hybrid models keep in F32.
+[[nodiscard]] bool stays_in_state_space(std::string_view tensor_name);
 
 // InvalidArgument naming the first quantizable tensor whose source is quantized already, unless
 // `allow_requantize`.

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <numeric>
 #include <tuple>
 
+#include "core/text.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
@@ -52,6 +52,14 @@ constexpr std::array kFileTypes = {
     FileTypeTraits{FileType::Q2_0, "Q2_0", Format::Q2_0, true},
 };
 // clang-format on
+
+constexpr std::array kRaisedPresets = {
+    Preset{"Q2_K_L", FileType::Q2_K, Format::Q8_0, Format::Q8_0},
+    Preset{"Q3_K_XL", FileType::Q3_K_L, Format::Q8_0, Format::Q8_0},
+    Preset{"Q4_K_L", FileType::Q4_K_M, Format::Q8_0, Format::Q8_0},
+    Preset{"Q5_K_L", FileType::Q5_K_M, Format::Q8_0, Format::Q8_0},
+    Preset{"Q6_K_L", FileType::Q6_K, Format::Q8_0, Format::Q8_0},
+};
 
 // --- The rules as data. A rule is tried when role and file type agree; the first whose conditions all hold
 // counts.
@@ -228,7 +236,9 @@ class RecipeWalk {
     is_70b_ = is_70b_class(model);
   }
 
-  Format choose(const TensorInfo& tensor) {
+  // `index`: of the tensor in the model.
+  Format choose(const TensorInfo& tensor, std::size_t index) {
+    has_importance_ = request_.importance.empty() ? request_.has_importance : request_.importance[index];
     if (!quantizability(tensor, request_.leave_output_tensor).quantizable) return tensor.format;
     const RecipeRole role = recipe_role(tensor.name);
     if (role == RecipeRole::Embed && request_.embedding_format)
@@ -237,6 +247,7 @@ class RecipeWalk {
       return explicit_format(tensor, *request_.output_format);
     if (!is_quantized(file_type_.default_format)) return file_type_.default_format;
     const Format wanted = wanted_format(tensor, role);
+    if (wanted == tensor.format) return wanted;
     const FittedFormat fitted = fit_row_length(wanted, tensor.row_length());
     if (fitted.substituted) answer_.substitutions.push_back({tensor.name, wanted, fitted.format});
     if (fitted.refused_by_llama_cpp) refuse_row_length(tensor, wanted);
@@ -263,7 +274,7 @@ class RecipeWalk {
   }
 
   void note_importance(const TensorInfo& tensor, Format format) {
-    if (request_.has_importance) return;
+    if (has_importance_) return;
     const bool needed = needs_importance(format, tensor.name) ||
                         (request_.file_type == FileType::Q2_K_S && format == Format::Q2_K &&
                          needs_importance(Format::IQ1_S, tensor.name));
@@ -273,6 +284,10 @@ class RecipeWalk {
   Format wanted_format(const TensorInfo& tensor, RecipeRole role) {
     for (const FormatPin& pin : request_.pins)
       if (pin.pattern.found_in(tensor.name)) return pin.format;
+    if (request_.raise_state_space) {
+      if (stays_in_state_space(tensor.name) && !is_quantized(tensor.format)) return tensor.format;
+      if (tensor_role(tensor.name) == "ssm_out") return Format::Q8_0;
+    }
     if (request_.pure) return file_type_.default_format;
     if (const auto format = head_or_embedding(tensor, role)) return *format;
     const Format format = file_type_rules(tensor, role).value_or(file_type_.default_format);
@@ -354,6 +369,7 @@ class RecipeWalk {
   const FileTypeTraits& file_type_;
   Conditions holding_ = 0;
   bool is_70b_ = false;
+  bool has_importance_ = false;  // the tensor at hand
   std::uint64_t value_tensors_ = 0;
   std::array<std::uint64_t, static_cast<std::size_t>(RecipeRole::Other) + 1> running_{};
 };
@@ -388,10 +404,26 @@ const FileTypeTraits& traits(FileType type) {
 }
 
 std::optional<FileType> parse_file_type(std::string_view name) {
-  const auto same = [](unsigned char a, unsigned char b) { return std::toupper(a) == std::toupper(b); };
-  for (const FileTypeTraits& candidate : kFileTypes)
-    if (std::ranges::equal(candidate.name, name, same)) return candidate.type;
-  return std::nullopt;
+  const auto found = std::ranges::find_if(
+      kFileTypes, [&](const FileTypeTraits& known) { return equal_ignoring_case(known.name, name); });
+  return found == kFileTypes.end() ? std::nullopt : std::optional(found->type);
+}
+
+std::span<const Preset> all_presets() {
+  static const std::vector<Preset> presets = [] {
+    std::vector<Preset> list;
+    for (const FileTypeTraits& type : kFileTypes)
+      if (type.has_recipe) list.push_back({type.name, type.type});
+    list.insert(list.end(), kRaisedPresets.begin(), kRaisedPresets.end());
+    return list;
+  }();
+  return presets;
+}
+
+const Preset* find_preset(std::string_view name) {
+  const auto found = std::ranges::find_if(
+      all_presets(), [&](const Preset& known) { return equal_ignoring_case(known.name, name); });
+  return found == all_presets().end() ? nullptr : &*found;
 }
 
 Result<StaticRecipe> resolve_static_recipe(const ModelTraits& model, std::span<const TensorInfo> tensors,
@@ -399,11 +431,14 @@ Result<StaticRecipe> resolve_static_recipe(const ModelTraits& model, std::span<c
   if (!traits(request.file_type).has_recipe)
     return fail(ErrorCode::Unsupported, "file type {} only comes from conversion: it has no recipe",
                 name_of(request.file_type));
+  if (!request.importance.empty() && request.importance.size() != tensors.size())
+    return fail(ErrorCode::ShapeMismatch, "importance of {} tensors for a model of {}",
+                request.importance.size(), tensors.size());
   StaticRecipe answer;
   answer.recipe.entries.resize(tensors.size());
   RecipeWalk walk(model, tensors, request, answer);
   for (const std::size_t i : processing_order(tensors, request.keep_split))
-    answer.recipe.entries[i] = {tensors[i].name, walk.choose(tensors[i])};
+    answer.recipe.entries[i] = {tensors[i].name, walk.choose(tensors[i], i)};
   return answer;
 }
 

@@ -77,15 +77,33 @@ struct FileTypeTraits {
 // Accepts any case: "q4_k_m".
 [[nodiscard]] std::optional<FileType> parse_file_type(std::string_view name);
 
+// A mixture by the name that users know: that of its file type, or one under which publishers raise embedding
+// and output head.
+struct Preset {
+  std::string_view name;
+  FileType type;
+  std::optional<Format> output_format = {};
+  std::optional<Format> embedding_format = {};
+};
+// File types with a recipe in ascending order of number, then the raised ones: Q2_K_L, Q3_K_XL, Q4_K_L,
+// Q5_K_L and Q6_K_L have both in Q8_0.
+[[nodiscard]] std::span<const Preset> all_presets();
+// Accepts any case; null for an unknown name and for a file type without a recipe.
+[[nodiscard]] const Preset* find_preset(std::string_view name);
+
 struct StaticRecipeRequest {
   FileType file_type = FileType::Q4_K_M;
-  bool has_importance = false;
-  std::optional<Format> output_format = {};     // --output-tensor-type
-  std::optional<Format> embedding_format = {};  // --token-embedding-type
-  std::vector<FormatPin> pins = {};             // --tensor-type
+  bool has_importance = false;                  // some importance matrix is there: other rules hold
+  std::optional<Format> output_format = {};     // of the output head
+  std::optional<Format> embedding_format = {};  // of the token embedding
+  std::vector<FormatPin> pins = {};             // the first pattern found in the name counts
   bool pure = false;                            // every tensor the default format
   bool leave_output_tensor = false;
   bool keep_split = false;  // running numbers advance in file order, not layer by layer
+  // Per tensor whether the importance matrix has data for it; empty: as has_importance, for all.
+  std::vector<bool> importance = {};
+  // Not llama.cpp's: state-space projections as publishers of hybrid models have them (see ConstraintRules).
+  bool raise_state_space = false;
 };
 
 // Where a recipe deviates from the format first chosen because of the row length.
@@ -98,7 +116,7 @@ struct Substitution {
 struct StaticRecipe {
   Recipe recipe;  // one entry per tensor of the model, in file order
   std::vector<Substitution> substitutions;
-  std::vector<std::string> missing_importance;  // tensors that llama.cpp refuses without an importance matrix
+  std::vector<std::string> missing_importance;    // tensors that llama.cpp refuses without importance data
   std::vector<std::string> refused_by_llama_cpp;  // what else it would stop at, as sentences
 };
 

@@ -8,12 +8,10 @@
 
 namespace quantfit::optimizer {
 
-Result<ModelCandidates> find_candidates(const Model& model, const ImportanceMatrix* importance,
-                                        const CandidatePolicy& policy) {
+Result<ModelCandidates> find_candidates(const Model& model, const CandidatePolicy& policy) {
   QF_TRY(check_sources(model.tensors(), policy.allow_requantize));
   QF_ASSIGN(const ModelTraits facts, model_traits(model.metadata(), model.tensors()));
-  ConstraintRules rules = policy.rules;
-  rules.has_importance = importance != nullptr;
+  const ConstraintRules& rules = policy.rules;
   QF_ASSIGN(Constraints constraints, resolve_constraints(facts, model.tensors(), rules));
 
   ModelCandidates answer;

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/importance_matrix.h"
 #include "core/model.h"
 #include "core/recipe.h"
 #include "optimizer/measurement/sampler.h"
@@ -16,7 +15,7 @@ namespace quantfit::optimizer {
 
 // Which formats are considered at all, before the data have a say.
 struct CandidatePolicy {
-  // has_importance is set by find_candidates. Without a pool of the user's own, keeping the source as it is
+  // Without a pool of the user's own, keeping the source as it is
   // competes with the default formats too, wherever floors, ceilings and exclusions allow it.
   ConstraintRules rules;
   bool allow_requantize = false;  // sources that are quantized already
@@ -38,8 +37,7 @@ struct ModelCandidates {
 
 // Infeasible, naming the constraint, when rules contradict one another; InvalidArgument for a quantized
 // source without allow_requantize.
-[[nodiscard]] Result<ModelCandidates> find_candidates(const Model& model, const ImportanceMatrix* importance,
-                                                      const CandidatePolicy& policy);
+[[nodiscard]] Result<ModelCandidates> find_candidates(const Model& model, const CandidatePolicy& policy);
 
 // What has to be measured for a choice: every tensor with formats other than its own.
 [[nodiscard]] std::vector<SamplingTask> sampling_tasks(std::span<const TensorCandidates> candidates);

@@ -40,17 +40,20 @@ std::string names_of(std::span<const Format> formats) {
   return text.empty() ? "none" : text;
 }
 
+// Tensors that a note lists by name.
+constexpr std::size_t kNamesInNote = 4;
+
 // Applies the rules tensor by tensor, then joins tied tensors.
 class Resolver {
  public:
   Resolver(const ModelTraits& model, std::span<const TensorInfo> tensors, const ConstraintRules& rules)
-      : model_(model), tensors_(tensors), rules_(rules) {}
+      : model_(model), tensors_(tensors), rules_(rules), names_(rules.names) {}
 
   Result<Constraints> run() {
     QF_TRY(build_pool());
     if (rules_.leave_output_tensor && rules_.output_format)
-      return fail(ErrorCode::Infeasible, "--leave-output-tensor contradicts --output-tensor-type {}",
-                  name_of(*rules_.output_format));
+      return fail(ErrorCode::Infeasible, "{} contradicts {} {}", names_.leave_output_tensor,
+                  names_.output_format, name_of(*rules_.output_format));
     for (const auto& format : {rules_.output_format, rules_.embedding_format})
       if (format && !storable(*format))
         return fail(ErrorCode::InvalidArgument, "{} is no format for weights", name_of(*format));
@@ -58,14 +61,17 @@ class Resolver {
     floors_used_.resize(rules_.floors.size());
     ceilings_used_.resize(rules_.ceilings.size());
     answer_.tensors.reserve(tensors_.size());
-    for (const TensorInfo& tensor : tensors_) {
-      QF_ASSIGN(TensorChoices choices, choose(tensor));
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      has_importance_ = i < rules_.importance.size() && rules_.importance[i];
+      QF_ASSIGN(TensorChoices choices, choose(tensors_[i]));
       answer_.tensors.push_back(std::move(choices));
     }
     QF_TRY(tie());
-    note_unused("--tensor-type", rules_.pins, pins_used_);
-    note_unused("--min-type", rules_.floors, floors_used_);
-    note_unused("--max-type", rules_.ceilings, ceilings_used_);
+    note_unused(names_.pin, rules_.pins, pins_used_);
+    note_unused(names_.floor, rules_.floors, floors_used_);
+    note_unused(names_.ceiling, rules_.ceilings, ceilings_used_);
+    note_without_importance();
+    note_tied_embedding();
     return std::move(answer_);
   }
 
@@ -78,19 +84,20 @@ class Resolver {
       pool_.assign(default_candidate_formats().begin(), default_candidate_formats().end());
     for (const Format format : pool_)
       if (!storable(format))
-        return fail(ErrorCode::InvalidArgument, "--formats: {} is no format for weights", name_of(format));
+        return fail(ErrorCode::InvalidArgument, "{}: {} is no format for weights", names_.pool,
+                    name_of(format));
     sort_by_bits(pool_);
     const auto remove = [this](std::span<const Format> list) {
       std::erase_if(pool_, [&](Format format) { return contains(list, format); });
     };
     remove(rules_.excluded);
     if (pool_.empty())
-      return fail(ErrorCode::Infeasible, "--exclude-formats leaves no format to choose from");
+      return fail(ErrorCode::Infeasible, "{} leaves no format to choose from", names_.excluded);
     // Whoever lists formats has decided about their speed.
     if (rules_.runtime && !chosen) remove(slow_formats(*rules_.runtime));
     if (pool_.empty())
-      return fail(ErrorCode::Infeasible, "--exclude-formats and --runtime {} leave no format to choose from",
-                  to_string(*rules_.runtime));
+      return fail(ErrorCode::Infeasible, "{} and {} {} leave no format to choose from", names_.excluded,
+                  names_.runtime, to_string(*rules_.runtime));
     return outcome::success();
   }
 
@@ -101,18 +108,30 @@ class Resolver {
           {tensor.format}, fmt::format("kept: {}", quantizable.reason), true, false, std::nullopt, false};
     const RecipeRole role = recipe_role(tensor.name);
     if (role == RecipeRole::Embed && rules_.embedding_format)
-      return pinned(tensor, *rules_.embedding_format, "--token-embedding-type");
+      return pinned(tensor, *rules_.embedding_format, names_.embedding_format);
     if (role == RecipeRole::Output && rules_.output_format)
-      return pinned(tensor, *rules_.output_format, "--output-tensor-type");
+      return pinned(tensor, *rules_.output_format, names_.output_format);
     for (std::size_t i = 0; i < rules_.pins.size(); ++i) {
       if (!rules_.pins[i].pattern.found_in(tensor.name)) continue;
       pins_used_[i] = true;
+      const std::string& name = rules_.pins[i].given_as.empty() ? names_.pin : rules_.pins[i].given_as;
       return pinned(tensor, rules_.pins[i].format,
-                    fmt::format("--tensor-type '{}'", rules_.pins[i].pattern.text()));
+                    fmt::format("{} '{}'", name, rules_.pins[i].pattern.text()));
+    }
+    if (rules_.raise_state_space) {
+      if (stays_in_state_space(tensor.name) && !is_quantized(tensor.format))
+        return TensorChoices{{tensor.format},
+                             fmt::format("kept: {}", names_.raise_state_space),
+                             true,
+                             false,
+                             std::nullopt,
+                             false};
+      if (tensor_role(tensor.name) == "ssm_out")
+        return pinned(tensor, Format::Q8_0, names_.raise_state_space);
     }
     // Without an explicit embedding format, that of the output head covers a tied embedding.
     if (role == RecipeRole::Embed && model_.tied && rules_.output_format)
-      return pinned(tensor, *rules_.output_format, "--output-tensor-type");
+      return pinned(tensor, *rules_.output_format, names_.output_format);
     return from_pool(tensor);
   }
 
@@ -120,15 +139,16 @@ class Resolver {
     if (!storable(format))
       return fail(ErrorCode::InvalidArgument, "{}: {} is no format for weights", by, name_of(format));
     if (contains(rules_.excluded, format))
-      return fail(ErrorCode::Infeasible, "tensor '{}': {} demands {}, which --exclude-formats excludes",
-                  tensor.name, by, name_of(format));
+      return fail(ErrorCode::Infeasible, "tensor '{}': {} demands {}, which {} excludes", tensor.name, by,
+                  name_of(format), names_.excluded);
     if (without_importance(format, tensor))
-      return fail(ErrorCode::Infeasible, "tensor '{}': {} demands {}, which needs an importance matrix",
+      return fail(ErrorCode::Infeasible,
+                  "tensor '{}': {} demands {}, which needs importance data, and there are none for it",
                   tensor.name, by, name_of(format));
     for (const bool floor : {true, false})
       if (const FormatPin* limit = violated(tensor, format, floor))
         return fail(ErrorCode::Infeasible, "tensor '{}': {} demands {}, {} '{}' {} {}", tensor.name, by,
-                    name_of(format), floor ? "--min-type" : "--max-type", limit->pattern.text(),
+                    name_of(format), name_of_limit(*limit, floor), limit->pattern.text(),
                     floor ? "at least" : "at most", name_of(limit->format));
     const FittedFormat fitted = fit_row_length(format, tensor.row_length());
     TensorChoices choices{
@@ -152,8 +172,10 @@ class Resolver {
       formats.push_back(format);
     }
     if (formats.empty())
-      return fail(ErrorCode::Infeasible, "tensor '{}': every allowed format ({}) needs an importance matrix",
+      return fail(ErrorCode::Infeasible,
+                  "tensor '{}': every allowed format ({}) needs importance data, and there are none for it",
                   tensor.name, names_of(pool_));
+    if (formats.size() < pool_.size()) without_importance_.push_back(&tensor);
     const std::vector<Format> before = formats;
     std::erase_if(formats, [&](Format format) {
       return violated(tensor, format, true) != nullptr || violated(tensor, format, false) != nullptr;
@@ -190,8 +212,36 @@ class Resolver {
   }
 
   bool without_importance(Format format, const TensorInfo& tensor) const {
-    return !rules_.has_importance && !rules_.low_bits_without_importance &&
-           needs_importance(format, tensor.name);
+    return !has_importance_ && !rules_.low_bits_without_importance && needs_importance(format, tensor.name);
+  }
+
+  // Some tensors have importance data and these have none. (Where none has, one warning for all says it.)
+  void note_without_importance() {
+    if (without_importance_.empty() || std::ranges::find(rules_.importance, true) == rules_.importance.end())
+      return;
+    std::string names;
+    for (std::size_t i = 0; i < std::min(without_importance_.size(), kNamesInNote); ++i)
+      names += fmt::format("{}'{}'", i == 0 ? "" : ", ", without_importance_[i]->name);
+    if (without_importance_.size() > kNamesInNote) names += ", ...";
+    answer_.notes.push_back(
+        fmt::format("{} tensors have no importance data and get no format that needs them: {}",
+                    without_importance_.size(), names));
+  }
+
+  // An embedding that is the output head too counts like one, but calibration rarely records its inputs.
+  void note_tied_embedding() {
+    if (!model_.tied || rules_.low_bits_without_importance) return;
+    for (std::size_t i = 0; i < std::min(tensors_.size(), rules_.importance.size()); ++i)
+      if (tensors_[i].name == "token_embd.weight" && !rules_.importance[i] && !answer_.tensors[i].kept &&
+          std::ranges::find(rules_.importance, true) != rules_.importance.end())
+        answer_.notes.push_back(
+            "tensor 'token_embd.weight' is the output head too and has no importance data: all its columns "
+            "count the same");
+  }
+
+  [[nodiscard]] const std::string& name_of_limit(const FormatPin& limit, bool floor) const {
+    if (!limit.given_as.empty()) return limit.given_as;
+    return floor ? names_.floor : names_.ceiling;
   }
 
   // The first floor or ceiling that `format` breaks for this tensor.
@@ -210,14 +260,14 @@ class Resolver {
 
   std::string limits_of(const TensorInfo& tensor) const {
     std::string text;
-    const auto list = [&](std::string_view option, const std::vector<FormatPin>& limits) {
+    const auto list = [&](bool floor, const std::vector<FormatPin>& limits) {
       for (const FormatPin& limit : limits)
         if (limit.pattern.found_in(tensor.name))
-          text += fmt::format("{}{} '{}={}'", text.empty() ? "" : " with ", option, limit.pattern.text(),
-                              name_of(limit.format));
+          text += fmt::format("{}{} '{}={}'", text.empty() ? "" : " with ", name_of_limit(limit, floor),
+                              limit.pattern.text(), name_of(limit.format));
     };
-    list("--min-type", rules_.floors);
-    list("--max-type", rules_.ceilings);
+    list(true, rules_.floors);
+    list(false, rules_.ceilings);
     return text;
   }
 
@@ -227,11 +277,12 @@ class Resolver {
                     tensor.name, tensor.row_length(), name_of(wanted), name_of(instead)));
   }
 
-  void note_unused(std::string_view option, const std::vector<FormatPin>& rules,
+  void note_unused(std::string_view name, const std::vector<FormatPin>& rules,
                    const std::vector<bool>& used) {
     for (std::size_t i = 0; i < rules.size(); ++i)
       if (!used[i])
-        answer_.notes.push_back(fmt::format("{} '{}={}' applies to no tensor", option,
+        answer_.notes.push_back(fmt::format("{} '{}={}' applies to no tensor",
+                                            rules[i].given_as.empty() ? name : rules[i].given_as,
                                             rules[i].pattern.text(), name_of(rules[i].format)));
   }
 
@@ -260,7 +311,8 @@ class Resolver {
         const std::uint32_t a = root(member->second), b = root(i);
         parent_[std::max(a, b)] = std::min(a, b);
       }
-      if (!joined) answer_.notes.push_back(fmt::format("--tie '{}' joins no tensors", pattern.text()));
+      if (!joined)
+        answer_.notes.push_back(fmt::format("{} '{}' joins no tensors", names_.tie, pattern.text()));
     }
     std::map<std::uint32_t, TieGroup> groups;
     for (std::uint32_t i = 0; i < tensors_.size(); ++i) groups[root(i)].tensors.push_back(i);
@@ -281,9 +333,8 @@ class Resolver {
       std::erase_if(common, [&](Format format) { return !contains(allowed, format); });
       if (common.empty())
         return fail(ErrorCode::Infeasible,
-                    "--tie ties tensors '{}' and '{}' (group '{}'), which have no common format: "
-                    "{} against {}",
-                    tensors_[group.tensors.front()].name, tensors_[i].name, group.name,
+                    "{} joins tensors '{}' and '{}' (group '{}'), which have no common format: {} against {}",
+                    names_.tie, tensors_[group.tensors.front()].name, tensors_[i].name, group.name,
                     names_of(group.formats), names_of(allowed));
       group.formats = std::move(common);
     }
@@ -298,6 +349,9 @@ class Resolver {
   const ModelTraits& model_;
   std::span<const TensorInfo> tensors_;
   const ConstraintRules& rules_;
+  const RuleNames& names_;
+  bool has_importance_ = false;  // of the tensor at hand
+  std::vector<const TensorInfo*> without_importance_;
   Constraints answer_;
   std::vector<Format> pool_;
   std::vector<bool> pins_used_, floors_used_, ceilings_used_;

@@ -11,26 +11,29 @@ std::uint64_t aligned(std::uint64_t bytes, std::uint64_t alignment) {
   return (bytes + alignment - 1) / alignment * alignment;
 }
 
-// N(t, f), or nothing when it was not measured. Keeping the source costs nothing.
-std::optional<double> nmse_of(const TensorCandidates& own, Format format, const Measurements& measurements) {
-  if (format == own.tensor->format) return 0.0;
-  const auto found = measurements.find(own.tensor->name);
+}  // namespace
+
+std::optional<double> nmse_of(const TensorCandidates& tensor, Format format,
+                              const Measurements& measurements) {
+  if (format == tensor.tensor->format) return 0.0;
+  const auto found = measurements.find(tensor.tensor->name);
   if (found == measurements.end()) return std::nullopt;
-  for (const FormatMeasurement& error : found->second.errors)
-    if (error.format == format) return error.nmse;
+  for (const FormatMeasurement& measurement : found->second.errors)
+    if (measurement.format == format) return measurement.nmse;
   return std::nullopt;
 }
 
-}  // namespace
+double speed_penalty(const KnapsackOptions& options, std::size_t index, Format format) {
+  if (options.speed_weight <= 0) return 0;
+  return options.speed_weight * options.read_share[index] * decode_cost(format, options.runtime);
+}
 
 Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors, const Measurements& measurements,
                                std::span<const double> sensitivity, const KnapsackOptions& options,
                                std::span<const std::uint32_t> subset) {
   Knapsack knapsack;
   std::unordered_map<std::string, std::size_t> class_of_group;
-  const std::size_t count = subset.empty() ? tensors.size() : subset.size();
-  for (std::size_t position = 0; position < count; ++position) {
-    const auto i = subset.empty() ? static_cast<std::uint32_t>(position) : subset[position];
+  for (const std::uint32_t i : subset) {
     const TensorCandidates& own = tensors[i];
     const TensorInfo& tensor = *own.tensor;
     std::vector<Candidate> candidates;
@@ -40,10 +43,8 @@ Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors, const 
       if (!nmse)
         return fail(ErrorCode::Internal, "tensor '{}' was not measured as {}", tensor.name, name_of(format));
       QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(format, tensor.row_length(), tensor.rows()));
-      const double penalty = options.speed_weight > 0 ? options.speed_weight * options.read_share[i] *
-                                                            decode_cost(format, options.runtime)
-                                                      : 0.0;
-      candidates.push_back({format, aligned(bytes, options.alignment), sensitivity[i] * *nmse + penalty});
+      candidates.push_back({format, aligned(bytes, options.alignment),
+                            sensitivity[i] * *nmse + speed_penalty(options, i, format)});
       errors.push_back(*nmse);
     }
     // Tied tensors must keep all formats in common; a veto of one member would veto the group's.
@@ -94,18 +95,6 @@ void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recip
   for (std::size_t c = 0; c < knapsack.classes.size(); ++c)
     for (const std::uint32_t member : knapsack.members[c])
       recipe.entries[member].format = allocation.choice[c];
-}
-
-std::optional<double> predicted_error(std::span<const TensorCandidates> tensors,
-                                      const Measurements& measurements, std::span<const double> sensitivity,
-                                      const Recipe& recipe) {
-  double total = 0;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const std::optional<double> nmse = nmse_of(tensors[i], recipe.entries[i].format, measurements);
-    if (!nmse) return std::nullopt;
-    total += sensitivity[i] * *nmse;
-  }
-  return total;
 }
 
 }  // namespace quantfit::optimizer

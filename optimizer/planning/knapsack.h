@@ -1,4 +1,4 @@
-// From candidates and measurements to the allocator's classes, and back to a recipe.
+// Measurements times sensitivities as the allocator's classes, and the way back to a recipe.
 #pragma once
 
 #include <cstdint>
@@ -37,21 +37,22 @@ struct KnapsackOptions {
   std::vector<double> read_share;  // per tensor; empty when speed_weight is 0
 };
 
-// The knapsack over the tensors `subset` (indices, ascending; empty: all). `sensitivity[i]` is s_t of tensor
+// The knapsack over the tensors `subset` (indices, ascending). `sensitivity[i]` is s_t of tensor
 // i. Internal when a measurement is missing, Infeasible when a tied group has no common format in the subset.
 [[nodiscard]] Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors,
                                              const Measurements& measurements,
                                              std::span<const double> sensitivity,
-                                             const KnapsackOptions& options = {},
-                                             std::span<const std::uint32_t> subset = {});
+                                             const KnapsackOptions& options,
+                                             std::span<const std::uint32_t> subset);
 
 // Enters the choices of an allocation of `knapsack` into `recipe`.
 void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recipe);
 
-// Predicted error of any recipe whose formats were all measured; nothing otherwise.
-[[nodiscard]] std::optional<double> predicted_error(std::span<const TensorCandidates> tensors,
-                                                    const Measurements& measurements,
-                                                    std::span<const double> sensitivity,
-                                                    const Recipe& recipe);
+// N(t, f), or nothing when it was not measured. Keeping the source costs nothing.
+[[nodiscard]] std::optional<double> nmse_of(const TensorCandidates& tensor, Format format,
+                                            const Measurements& measurements);
+
+// What is added to the cost of tensor `index` as `format`.
+[[nodiscard]] double speed_penalty(const KnapsackOptions& options, std::size_t index, Format format);
 
 }  // namespace quantfit::optimizer

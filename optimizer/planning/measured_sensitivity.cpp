@@ -13,6 +13,11 @@ namespace {
 using state::SensitivitySet;
 using state::SensitivityUnit;
 
+// Some format costs an error: the source's own alone does not.
+bool may_change(const TensorCandidates& tensor) {
+  return std::ranges::any_of(tensor.formats, [&](Format format) { return format != tensor.tensor->format; });
+}
+
 // Empty when the set may be used, the reason why not otherwise.
 std::string objection_to(const SensitivitySet& set, std::span<const TensorCandidates> candidates,
                          std::string_view importance_fingerprint, std::string_view metric) {
@@ -21,7 +26,7 @@ std::string objection_to(const SensitivitySet& set, std::span<const TensorCandid
   if (set.scope.metric != metric) return "it was measured under another error metric";
   if (set.partial) return "it is partial";
   for (const TensorCandidates& tensor : candidates)
-    if (tensor.formats.size() > 1 && set.find(tensor.tensor->name) == nullptr)
+    if (may_change(tensor) && set.find(tensor.tensor->name) == nullptr)
       return fmt::format("it has no value for {}", printable(tensor.tensor->name));
   return {};
 }

@@ -21,12 +21,12 @@ struct ChosenSensitivities {
   std::vector<std::string> notes;  // measured sets that were passed over, and why
 };
 
-// A set counts when it is whole (every tensor with a choice of formats has a value) and was measured under
+// A set counts when it is whole (every tensor that may change its format has a value) and was measured under
 // the metric and importance matrix of the errors that it will multiply. Of several: nats before relative,
 // then the one from more tokens, then the newest engine, then the first by scope. Without one, and always
 // when the user gives weights for roles, which speak the prior's language, `priors` are used.
 //
-// Tensors without a choice get the set's value when it has one and 0 otherwise: no format depends on it.
+// Tensors that stay as they are get the set's value when it has one and 0 otherwise: they cost nothing.
 [[nodiscard]] ChosenSensitivities choose_sensitivities(std::vector<TensorSensitivity> priors,
                                                        bool has_role_weights,
                                                        std::span<const state::SensitivitySet> sets,

@@ -1,9 +1,9 @@
 #include "optimizer/planning/runtime_speed.h"
 
 #include <array>
-#include <boost/algorithm/string/predicate.hpp>
 #include <numeric>
 
+#include "core/text.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
 namespace quantfit::optimizer {
@@ -74,7 +74,7 @@ std::string_view to_string(Runtime runtime) {
 
 std::optional<Runtime> parse_runtime(std::string_view name) {
   for (const Runtime runtime : {Runtime::Cpu, Runtime::Cuda, Runtime::Metal, Runtime::Vulkan})
-    if (boost::iequals(name, to_string(runtime))) return runtime;
+    if (equal_ignoring_case(name, to_string(runtime))) return runtime;
   return std::nullopt;
 }
 
@@ -98,8 +98,7 @@ double decode_cost(Format format, Runtime runtime) {
   return bits_per_weight(format) / bits_per_weight(Format::Q8_0) + work * unpacking(format);
 }
 
-std::vector<double> read_shares(const ModelTraits& model, std::uint32_t experts_used,
-                                std::span<const TensorInfo> tensors) {
+std::vector<double> read_shares(const ModelTraits& model, std::span<const TensorInfo> tensors) {
   std::vector<double> shares;
   shares.reserve(tensors.size());
   for (const TensorInfo& tensor : tensors) {
@@ -108,7 +107,7 @@ std::vector<double> read_shares(const ModelTraits& model, std::uint32_t experts_
     const bool is_head = model.tied && tensor.name == "token_embd.weight";
     if (role == RecipeRole::Embed && !is_head) read = 0;
     if (is_routed_experts(tensor.name) && model.expert_count > 0)
-      read *= std::min(1.0, static_cast<double>(experts_used) / model.expert_count);
+      read *= std::min(1.0, static_cast<double>(model.expert_used_count) / model.expert_count);
     shares.push_back(read);
   }
   const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);

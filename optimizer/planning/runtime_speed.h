@@ -27,10 +27,9 @@ enum class Runtime : std::uint8_t { Cpu, Cuda, Metal, Vulkan };
 [[nodiscard]] double decode_cost(Format format, Runtime runtime);
 
 // The part that each tensor has in all weights read per generated token; sums to 1 (all 0 when nothing is
-// read). Routed experts count with `experts_used / expert_count`, embeddings not at all (one row is read)
-// unless tied. A penalty of speed_weight * share * decode_cost is additive over tensors like the predicted
-// error is.
-[[nodiscard]] std::vector<double> read_shares(const ModelTraits& model, std::uint32_t experts_used,
-                                              std::span<const TensorInfo> tensors);
+// read). Routed experts count with `expert_used_count / expert_count`, embeddings not at all (one row is
+// read) unless tied. A penalty of speed_weight * share * decode_cost is additive over tensors like the
+// predicted error is.
+[[nodiscard]] std::vector<double> read_shares(const ModelTraits& model, std::span<const TensorInfo> tensors);
 
 }  // namespace quantfit::optimizer

@@ -38,11 +38,12 @@ struct RoleAlpha {
 // unmeasured role gets (0.73 dense untied, 0.90 dense tied, 1.07 MoE).
 [[nodiscard]] double unknown_role_alpha(SensitivityGroup group);
 
-// `--role-weight regex=x`: s_t = x for tensors whose name the pattern is found in; the
-// first such pattern counts.
+// s_t = weight, in units of the prior, for tensors whose name the pattern is found in; the first such pattern
+// counts.
 struct RoleWeight {
   Pattern pattern;
   double weight = 1;
+  std::string given_as = "role weight";  // the name of the option or field it came from
 };
 // InvalidArgument when the text is not `pattern=number` with a finite number of at least 0.
 [[nodiscard]] Result<RoleWeight> parse_role_weight(std::string_view text);

@@ -109,11 +109,14 @@ TEST_F(Planning, MemoryBudgetShowsItsBreakdown) {
   const auto both = plan({"--target-vram", "6MiB", "--vram-margin", "0", "--target-ram", "600MiB",
                           "--ctx-size", "256", "--ubatch", "16", "--override-tensor", "ffn_down=CPU"});
   EXPECT_TRUE(both["feasible"].get<bool>());
-  EXPECT_TRUE(both.contains("host_allocation"));
+  ASSERT_EQ(both["budgets"].size(), 2U);
+  EXPECT_EQ(both["budgets"][0]["of"], "GPU");
+  EXPECT_EQ(both["budgets"][1]["of"], "RAM");
   const auto idle = plan({"--target-vram", "8MiB", "--vram-margin", "0", "--ctx-size", "256", "--ubatch",
                           "16", "--override-tensor", "nowhere=CPU", "--allow-unmatched", "--cpu-moe"});
   EXPECT_THAT(idle["notes"], testing::ElementsAre(testing::HasSubstr("'nowhere' applies to no tensor"),
-                                                  testing::HasSubstr("--cpu-moe changes nothing")));
+                                                  testing::HasSubstr("--cpu-moe changes nothing"),
+                                                  testing::HasSubstr("RAM has no limit")));
 }
 
 TEST_F(Planning, PinsFloorsCeilingsAndTiesHold) {
@@ -315,11 +318,12 @@ TEST_F(Planning, EveryMemoryIsFilledOnItsOwn) {
       plan({"--target-vram", "5MiB", "--vram-margin", "0", "--target-ram", "514MiB", "--ctx-size", "256",
             "--ubatch", "16", "--override-tensor", "ffn_down=CPU", "--min-fill", "99.9%"});
   EXPECT_TRUE(answer["fill"]["met"].get<bool>());
-  EXPECT_TRUE(answer["host_fill"]["met"].get<bool>());
+  const auto& host_fill = answer["budgets"][1]["fill"];
+  EXPECT_TRUE(host_fill["met"].get<bool>());
   EXPECT_GE(answer["used_bytes"].get<std::uint64_t>(), answer["fill"]["wanted_bytes"].get<std::uint64_t>());
   EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), answer["budget_bytes"].get<std::uint64_t>());
   const auto host = answer["memory"]["host_weight_bytes"].get<std::uint64_t>();
-  EXPECT_GE(host, answer["host_fill"]["wanted_bytes"].get<std::uint64_t>());
+  EXPECT_GE(host, host_fill["wanted_bytes"].get<std::uint64_t>());
   EXPECT_LE(host, answer["memory"]["host_weight_budget_bytes"].get<std::uint64_t>());
 }
 

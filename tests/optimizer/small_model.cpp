@@ -34,6 +34,9 @@ void write_model(const std::filesystem::path& path, const std::vector<SmallTenso
   metadata.add(GgufKeyValue::of_string("general.architecture", "llama"));
   metadata.add(GgufKeyValue::of_uint32("general.file_type", 1));
   metadata.add(GgufKeyValue::of_uint32("llama.block_count", 1));
+  metadata.add(GgufKeyValue::of_uint32("llama.embedding_length", 256));
+  metadata.add(GgufKeyValue::of_uint32("llama.attention.head_count", 4));
+  metadata.add(GgufKeyValue::of_uint32("llama.context_length", 256));
   metadata.add(GgufKeyValue::of_float32("llama.attention.layer_norm_rms_epsilon", 1e-5F));
   const std::vector<std::string> words = {"<s>", "a", "", "\xC3\xA9"};
   metadata.add(GgufKeyValue::of_string_array("tokenizer.ggml.tokens", words));

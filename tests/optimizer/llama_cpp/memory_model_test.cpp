@@ -277,10 +277,10 @@ TEST(MemoryModel, PlacementFollowsTheFirstRuleThatApplies) {
         return fmt::format("{} {}", to_string(estimate.placement[i].device), estimate.placement[i].reason);
     return std::string("absent");
   };
-  EXPECT_EQ(where("blk.0.ffn_up_exps.weight"), "GPU --override-tensor");
-  EXPECT_EQ(where("blk.47.attn_q.weight"), "RAM --override-tensor");
-  EXPECT_EQ(where("blk.47.ffn_up_exps.weight"), "RAM --cpu-moe");
-  EXPECT_EQ(where("blk.37.attn_k.weight"), "RAM --gpu-layers");
+  EXPECT_EQ(where("blk.0.ffn_up_exps.weight"), "GPU a rule");
+  EXPECT_EQ(where("blk.47.attn_q.weight"), "RAM a rule");
+  EXPECT_EQ(where("blk.47.ffn_up_exps.weight"), "RAM routed experts");
+  EXPECT_EQ(where("blk.37.attn_k.weight"), "RAM layers in RAM");
   EXPECT_EQ(where("blk.38.attn_k.weight"), "GPU ");
   EXPECT_EQ(where("output.weight"), "GPU ");
   EXPECT_EQ(where("token_embd.weight"), "RAM input layer");
@@ -355,7 +355,13 @@ TEST(MemoryModel, RefusesWhatItCannotPredict) {
   wrong = request;
   wrong.ctx_size = std::uint64_t{1} << 63;
   EXPECT_EQ(code_of(shape, wrong), ErrorCode::InvalidArgument);
-  for (const char* rule : {"exps", "=CPU", "exps=", "exps=CPU,,", "(=CPU"})
+  for (const char* buffer : {"CPU", "cpu", "CPU_REPACK", "CUDA_Host", "Vulkan_Host"})
+    EXPECT_EQ(parse_placement_rules(fmt::format("x={}", buffer)).value().at(0).device, Device::Host)
+        << buffer;
+  for (const char* buffer : {"CUDA0", "cuda1", "Metal", "Vulkan0", "ROCm10", "SYCL0", "GPU"})
+    EXPECT_EQ(parse_placement_rules(fmt::format("x={}", buffer)).value().at(0).device, Device::Gpu) << buffer;
+  for (const char* rule :
+       {"exps", "=CPU", "exps=", "exps=CPU,,", "(=CPU", "x=CPu0", "x=CUDAx", "x=0", "x=disk"})
     EXPECT_EQ(parse_placement_rules(rule).error().code, ErrorCode::InvalidArgument) << rule;
   EXPECT_EQ(parse_placement_rules("a(?=b)=CPU").value().at(0).pattern.text(), "a(?=b)");
   EXPECT_TRUE(parse_placement_rules("").value().empty());

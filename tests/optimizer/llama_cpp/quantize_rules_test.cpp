@@ -108,5 +108,19 @@ TEST(QuantizeRules, RowLengthsThatDoNotFitGetASubstitute) {
   EXPECT_FALSE(fit_row_length(Format::F16, 1).substituted);
 }
 
+TEST(QuantizeRules, TensorsWithoutElementsAreKept) {
+  TensorInfo tensor;
+  tensor.name = "blk.0.ffn_up.weight";
+  tensor.n_dims = 2;
+  tensor.ne = {0, std::uint64_t{1} << 40, 1, 1};
+  tensor.format = Format::F16;
+  EXPECT_FALSE(quantizability(tensor).quantizable);
+  EXPECT_EQ(quantizability(tensor).reason, "no elements");
+  tensor.ne = {256, 0, 1, 1};
+  EXPECT_FALSE(quantizability(tensor).quantizable);
+  tensor.ne = {256, 1 << 10, 1, 1};
+  EXPECT_TRUE(quantizability(tensor).quantizable);
+}
+
 }  // namespace
 }  // namespace quantfit::optimizer

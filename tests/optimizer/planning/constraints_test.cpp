@@ -50,6 +50,8 @@ struct Fixture {
     EXPECT_FALSE(constraints);
     return constraints ? Error{} : constraints.error();
   }
+  // Importance data for every tensor.
+  [[nodiscard]] std::vector<bool> all() const { return std::vector<bool>(tensors.size(), true); }
   [[nodiscard]] std::size_t index(std::string_view name) const {
     const auto found = std::ranges::find(tensors, name, &TensorInfo::name);
     EXPECT_NE(found, tensors.end()) << name;
@@ -90,7 +92,7 @@ TEST(Constraints, ParseRulesAndFiles) {
 
 TEST(Constraints, WithoutRulesThePoolIsTheDefault) {
   const Fixture f;
-  const Constraints with = f.resolve({.has_importance = true});
+  const Constraints with = f.resolve({.importance = f.all()});
   EXPECT_EQ(f.of(with, "blk.0.attn_q.weight").formats.size(), default_candidate_formats().size());
   const Constraints without = f.resolve({});
   EXPECT_EQ(f.of(without, "blk.0.attn_q.weight").formats.size(), default_candidate_formats().size() - 6);
@@ -109,6 +111,53 @@ TEST(Constraints, WithoutRulesThePoolIsTheDefault) {
   EXPECT_TRUE(with.notes.empty());
 }
 
+TEST(Constraints, ImportanceIsAskedOfEveryTensor) {
+  const Fixture f;
+  std::vector<bool> importance = f.all();
+  importance[f.index("blk.1.ffn_up.weight")] = false;
+  const Constraints c = f.resolve({.importance = importance});
+  EXPECT_EQ(f.of(c, "blk.1.ffn_up.weight").formats.front(), Format::Q2_K);
+  EXPECT_EQ(f.of(c, "blk.0.ffn_up.weight").formats.front(), Format::IQ1_S);
+  EXPECT_THAT(c.notes, ElementsAre(HasSubstr("'blk.1.ffn_up.weight'")));
+  const Error refused = f.refuse({.pins = pins("ffn_up=iq2_xs"), .importance = importance});
+  EXPECT_THAT(refused.message, HasSubstr("blk.1.ffn_up.weight"));
+  EXPECT_TRUE(f.resolve({.importance = importance, .low_bits_without_importance = true}).notes.empty());
+}
+
+TEST(Constraints, ATiedEmbeddingWithoutImportanceIsNamed) {
+  Fixture f;
+  f.tensors.erase(f.tensors.begin() + 1);
+  f.model.tied = true;
+  std::vector<bool> importance = f.all();
+  importance[0] = false;
+  EXPECT_THAT(f.resolve({.importance = importance}).notes, ElementsAre(HasSubstr("'token_embd.weight'")));
+  EXPECT_TRUE(f.resolve({.importance = f.all()}).notes.empty());
+}
+
+TEST(Constraints, RulesAreCalledWhatTheyWereGivenAs) {
+  const Fixture f;
+  ConstraintRules rules;
+  rules.pins = pins("nowhere=q4_K ffn_up=q4_K");
+  rules.pins[0].given_as = "pins.txt";
+  rules.names.pin = "tensor_type";
+  const Constraints c = f.resolve(rules);
+  EXPECT_THAT(c.notes, ElementsAre("pins.txt 'nowhere=Q4_K' applies to no tensor"));
+  EXPECT_EQ(f.of(c, "blk.1.ffn_up.weight").reason, "pinned by tensor_type 'ffn_up'");
+}
+
+TEST(Constraints, StateSpaceTensorsAreRaisedOnDemand) {
+  Fixture f;
+  for (const char* role : {"ssm_alpha", "ssm_beta", "ssm_out"})
+    f.add(fmt::format("blk.0.{}.weight", role), 512);
+  const Constraints raised = f.resolve({.raise_state_space = true});
+  EXPECT_TRUE(f.of(raised, "blk.0.ssm_alpha.weight").kept);
+  EXPECT_THAT(f.of(raised, "blk.0.ssm_beta.weight").formats, ElementsAre(Format::F16));
+  EXPECT_THAT(f.of(raised, "blk.0.ssm_out.weight").formats, ElementsAre(Format::Q8_0));
+  EXPECT_GT(f.of(f.resolve({}), "blk.0.ssm_alpha.weight").formats.size(), 5U);
+  const Constraints pinned = f.resolve({.pins = pins("ssm_out=q6_K"), .raise_state_space = true});
+  EXPECT_THAT(f.of(pinned, "blk.0.ssm_out.weight").formats, ElementsAre(Format::Q6_K));
+}
+
 TEST(Constraints, TheFirstPinCountsAndExplicitTypesComeBeforeIt) {
   const Fixture f;
   ConstraintRules rules;
@@ -120,8 +169,8 @@ TEST(Constraints, TheFirstPinCountsAndExplicitTypesComeBeforeIt) {
   EXPECT_THAT(f.of(c, "blk.1.attn_q.weight").formats, ElementsAre(Format::Q4_K));
   EXPECT_THAT(f.of(c, "output.weight").formats, ElementsAre(Format::Q8_0));
   EXPECT_THAT(f.of(c, "token_embd.weight").formats, ElementsAre(Format::Q4_K));
-  EXPECT_EQ(f.of(c, "blk.1.ffn_up.weight").reason, "pinned by --tensor-type 'ffn'");
-  EXPECT_EQ(f.of(c, "output.weight").reason, "pinned by --output-tensor-type");
+  EXPECT_EQ(f.of(c, "blk.1.ffn_up.weight").reason, "pinned by tensor type 'ffn'");
+  EXPECT_EQ(f.of(c, "output.weight").reason, "pinned by output format");
 }
 
 TEST(Constraints, OutputTypeCoversATiedEmbedding) {
@@ -187,22 +236,21 @@ TEST(Constraints, ConflictsNameTheConstraints) {
     for (const char* part : parts) EXPECT_THAT(error.message, HasSubstr(part));
   };
   expect({.pins = pins("ffn=q4_K"), .floors = pins("ffn_up=q5_K")},
-         {"blk.0.ffn_up.weight", "--tensor-type 'ffn'", "Q4_K", "--min-type 'ffn_up'", "Q5_K"});
+         {"blk.0.ffn_up.weight", "tensor type 'ffn'", "Q4_K", "smallest type 'ffn_up'", "Q5_K"});
   expect({.pins = pins("ffn=q6_K"), .ceilings = pins("ffn_up=q5_K")},
-         {"blk.0.ffn_up.weight", "--max-type 'ffn_up'"});
-  expect({.output_format = Format::Q4_K, .floors = pins("output=q6_K")},
-         {"output.weight", "--output-tensor-type"});
+         {"blk.0.ffn_up.weight", "largest type 'ffn_up'"});
+  expect({.output_format = Format::Q4_K, .floors = pins("output=q6_K")}, {"output.weight", "output format"});
   expect({.pins = pins("ffn=q6_K"), .excluded = {Format::Q6_K}},
-         {"--exclude-formats", "Q6_K", "--tensor-type 'ffn'"});
+         {"list of excluded formats", "Q6_K", "tensor type 'ffn'"});
   expect({.pins = pins("ffn=iq2_xs")}, {"IQ2_XS", "importance"});
   expect({.floors = pins("attn=q6_K"), .pool = {Format::Q4_K, Format::Q5_K}},
-         {"blk.0.attn_q.weight", "--min-type 'attn=Q6_K'", "Q4_K, Q5_K"});
+         {"blk.0.attn_q.weight", "smallest type 'attn=Q6_K'", "Q4_K, Q5_K"});
   expect({.floors = pins("attn=q6_K"), .ceilings = pins("attn_q=q5_K")},
-         {"--min-type", "--max-type 'attn_q=Q5_K'"});
+         {"smallest type", "largest type 'attn_q=Q5_K'"});
   expect({.pool = {Format::IQ1_S}}, {"importance"});
-  expect({.pool = {Format::Q4_K}, .excluded = {Format::Q4_K}}, {"--exclude-formats"});
+  expect({.pool = {Format::Q4_K}, .excluded = {Format::Q4_K}}, {"list of excluded formats"});
   expect({.output_format = Format::Q4_K, .leave_output_tensor = true},
-         {"--leave-output-tensor", "--output-tensor-type"});
+         {"output head left as it is", "output format"});
   EXPECT_EQ(f.refuse({.pool = {Format::I32}}).code, ErrorCode::InvalidArgument);
   EXPECT_EQ(f.refuse({.output_format = Format::Q8_K}).code, ErrorCode::InvalidArgument);
 }
@@ -230,11 +278,11 @@ TEST(Constraints, RowLengthsThatDoNotFitAreNotedNotSilent) {
 
 TEST(Constraints, RuntimesLeaveOutWhatIsSlowThere) {
   const Fixture f;
-  const Constraints cpu = f.resolve({.runtime = Runtime::Cpu, .has_importance = true});
+  const Constraints cpu = f.resolve({.runtime = Runtime::Cpu, .importance = f.all()});
   for (const Format format : f.of(cpu, "blk.0.attn_q.weight").formats)
     EXPECT_TRUE(std::ranges::find(slow_formats(Runtime::Cpu), format) == slow_formats(Runtime::Cpu).end());
   EXPECT_EQ(f.of(cpu, "blk.0.attn_q.weight").formats.size(), default_candidate_formats().size() - 7);
-  const Constraints cuda = f.resolve({.runtime = Runtime::Cuda, .has_importance = true});
+  const Constraints cuda = f.resolve({.runtime = Runtime::Cuda, .importance = f.all()});
   EXPECT_EQ(f.of(cuda, "blk.0.attn_q.weight").formats.size(), default_candidate_formats().size());
   // A pool or pin given explicitly stands.
   const Constraints chosen = f.resolve(
@@ -284,7 +332,7 @@ TEST(Constraints, TiesWithoutCommonFormatAreRefused) {
   const Error error = f.refuse(rules);
   EXPECT_EQ(error.code, ErrorCode::Infeasible);
   EXPECT_THAT(error.message, HasSubstr("blk.0.ffn_up.weight"));
-  EXPECT_THAT(error.message, HasSubstr("--tie"));
+  EXPECT_THAT(error.message, HasSubstr("tie"));
 }
 
 TEST(Constraints, RulesThatApplyToNothingAreNoted) {
@@ -310,7 +358,7 @@ TEST(Constraints, DecodeCostGrowsWithBitsInsideAClass) {
 TEST(Constraints, ReadSharesCountActiveExpertsAndTheHead) {
   const test::ModelShape shape = test::qwen3_30b_a3b();
   const ModelTraits model = model_traits(shape.metadata, shape.tensors).value();
-  const auto shares = read_shares(model, 8, shape.tensors);
+  const auto shares = read_shares(model, shape.tensors);
   EXPECT_NEAR(std::accumulate(shares.begin(), shares.end(), 0.0), 1, 1e-12);
   const auto share = [&](std::string_view name) {
     return shares[static_cast<std::size_t>(std::ranges::find(shape.tensors, name, &TensorInfo::name) -
@@ -320,9 +368,9 @@ TEST(Constraints, ReadSharesCountActiveExpertsAndTheHead) {
   // 8 experts of 768 x 2048 against a query projection of 2048 x 4096.
   EXPECT_NEAR(share("blk.0.ffn_up_exps.weight") / share("blk.0.attn_q.weight"), 1.5, 1e-12);
   const test::ModelShape gemma = test::gemma3_27b();
-  const auto tied = read_shares(model_traits(gemma.metadata, gemma.tensors).value(), 0, gemma.tensors);
+  const auto tied = read_shares(model_traits(gemma.metadata, gemma.tensors).value(), gemma.tensors);
   EXPECT_GT(tied[0], 0.04);
-  EXPECT_TRUE(read_shares(model, 8, {}).empty());
+  EXPECT_TRUE(read_shares(model, {}).empty());
 }
 
 }  // namespace

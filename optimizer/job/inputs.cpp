@@ -1,0 +1,99 @@
+#include "optimizer/job/inputs.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "core/fingerprint.h"
+#include "optimizer/llama_cpp/quantize_rules.h"
+
+namespace quantfit::optimizer {
+namespace {
+
+// The importance matrix must speak of this model: entries that fit, and at least some for its matrices.
+Result<void> check_importance(const Model& model, const ImportanceMatrix& importance,
+                              std::vector<bool>& has_importance, std::vector<std::string>& warnings) {
+  std::size_t matched = 0;
+  std::size_t unmatched = 0;
+  std::string first_unmatched;
+  for (const auto& [name, entry] : importance.entries()) {
+    if (model.find(name) != nullptr) {
+      ++matched;
+    } else if (unmatched++ == 0) {
+      first_unmatched = name;
+    }
+  }
+  if (matched == 0)
+    return fail(
+        ErrorCode::IdentityMismatch,
+        "{}: none of its {} entries names a tensor of {}; this importance matrix belongs to another model",
+        importance.path().string(), importance.entries().size(), model.shards()[0].path.string());
+  if (unmatched != 0)
+    warnings.push_back(fmt::format("{} of {} importance entries have no tensor in the model ('{}', ...)",
+                                   unmatched, importance.entries().size(), first_unmatched));
+  std::size_t imputed = 0;
+  std::size_t quantizable = 0;
+  std::size_t without_entry = 0;
+  std::string first_without;
+  for (const TensorInfo& tensor : model.tensors()) {
+    auto statistics = importance.statistics(tensor);
+    if (!statistics) return std::move(statistics).error();
+    has_importance.push_back(statistics.value().has_value());
+    const bool wanted = quantizability(tensor).quantizable && tensor.name.starts_with("blk.");
+    quantizable += wanted ? 1 : 0;
+    if (!statistics.value()) {
+      if (wanted && without_entry++ == 0) first_without = tensor.name;
+      continue;
+    }
+    for (const ColumnStatistics& matrix : *statistics.value()) imputed += matrix.imputed ? 1 : 0;
+  }
+  if (2 * without_entry > quantizable)
+    return fail(
+        ErrorCode::IdentityMismatch,
+        "{}: {} of the model's {} quantizable matrices have no entry ('{}', ...); this importance matrix "
+        "belongs to another model",
+        importance.path().string(), without_entry, quantizable, first_without);
+  if (without_entry != 0)
+    warnings.push_back(
+        fmt::format("{} quantizable tensors have no importance data ('{}', ...): all their columns "
+                    "count the same",
+                    without_entry, first_without));
+  if (imputed != 0)
+    warnings.push_back(fmt::format(
+        "{} expert matrices were never reached by the calibration text; the mean of the others stands in",
+        imputed));
+  return outcome::success();
+}
+
+}  // namespace
+
+Result<JobInputs> open_inputs(const JobPaths& paths) {
+  QF_ASSIGN(Model model, Model::open(paths.model));
+  QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
+  JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}};
+  if (!paths.importance.empty()) {
+    QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
+    std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
+    QF_TRY(check_importance(inputs.model, *inputs.importance, inputs.has_importance, inputs.warnings));
+    inputs.importance_fingerprint = fingerprint(*inputs.importance);
+  }
+  inputs.model_fingerprint = fingerprint(inputs.model);
+  if (!paths.state.empty()) {
+    QF_ASSIGN(inputs.store,
+              state::StateStore::open(paths.state, {inputs.model_fingerprint, paths.model.filename().string(),
+                                                    inputs.model.total_elements()}));
+    if (inputs.importance) {
+      state::ImportanceIdentity identity;
+      identity.fingerprint = inputs.importance_fingerprint;
+      identity.name = paths.importance.filename().string();
+      for (const std::string& dataset : inputs.importance->datasets())
+        identity.datasets += (identity.datasets.empty() ? "" : ",") + dataset;
+      identity.chunk_count = inputs.importance->chunk_count();
+      identity.has_activations = inputs.importance->has_activations();
+      QF_TRY(inputs.store->remember_importance(identity));
+    }
+  }
+  return inputs;
+}
+
+}  // namespace quantfit::optimizer

@@ -1,0 +1,36 @@
+// What a job reads and remembers.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/importance_matrix.h"
+#include "core/model.h"
+#include "optimizer/job/request.h"
+#include "optimizer/llama_cpp/model_traits.h"
+#include "state/state_store.h"
+
+namespace quantfit::optimizer {
+
+struct JobInputs {
+  Model model;
+  ModelTraits traits;
+  std::optional<ImportanceMatrix> importance;
+  std::vector<bool> has_importance;  // per tensor: data of its own or of a sibling; empty without matrix
+  std::string model_fingerprint;
+  std::string importance_fingerprint;  // empty without importance matrix
+  std::optional<state::StateStore> store;
+  std::vector<std::string> warnings;  // for people: what was noticed and not refused
+
+  [[nodiscard]] const ImportanceMatrix* importance_or_null() const {
+    return importance ? &*importance : nullptr;
+  }
+};
+
+// Opens model, importance matrix and state file and checks that they belong together: an importance matrix
+// that shares no tensor with the model is an IdentityMismatch, one whose shapes disagree a ShapeMismatch.
+[[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths);
+
+}  // namespace quantfit::optimizer

@@ -1,0 +1,44 @@
+// What a front end asks of a job, and how it follows and stops one.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+#include "optimizer/allocation/allocator.h"
+#include "optimizer/job/target.h"
+#include "optimizer/measurement/sampler.h"
+#include "optimizer/measurement/shard.h"
+#include "optimizer/planning/candidates.h"
+#include "optimizer/planning/sensitivity.h"
+
+namespace quantfit::optimizer {
+
+struct JobPaths {
+  std::filesystem::path model;
+  std::filesystem::path importance;  // empty: none
+  std::filesystem::path state;       // empty: nothing is remembered
+};
+
+struct JobRequest {
+  JobPaths paths;
+  CandidatePolicy policy;
+  SamplerOptions sampler;
+  Shard shard;  // the part of the measuring to do; nothing can be chosen for less than everything
+  std::vector<RoleWeight> role_weights;  // the first that matches counts
+  double max_nmse = 0.9;  // formats that ruin a tensor: only when the budget forces them. 0: no veto
+  double speed_weight = 0;
+  std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
+  AllocatorLimits allocator;
+  std::string program_version;
+};
+
+// One per job; both outlive every call that takes it. Calls that were cancelled return Interrupted.
+struct JobControl {
+  ProgressSink& progress;
+  const CancellationToken& cancel;
+};
+
+}  // namespace quantfit::optimizer
