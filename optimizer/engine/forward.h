@@ -43,7 +43,7 @@ struct RunOptions {
   // as layers are finished. 0: no limit.
   std::uint64_t memory_limit = 0;
   // Where hidden states go when they do not fit. Empty: the system's folder for temporary files.
-  std::filesystem::path scratch_folder;
+  std::filesystem::path scratch_folder = {};
   // Most tokens that go through a layer at a time; 0: as many as use the machine well and fit.
   std::uint32_t batch_tokens = 0;
 };

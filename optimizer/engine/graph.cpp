@@ -27,8 +27,10 @@ class Resolver {
 
  private:
   // Keys.
+  // Parameters of xIELU are the only keys of models without the family's prefix.
   const GgufKeyValue* key(std::string_view suffix) const {
-    return model_.metadata().find(prefix_ + std::string(suffix));
+    return model_.metadata().find(suffix.starts_with("xielu.") ? std::string(suffix)
+                                                               : prefix_ + std::string(suffix));
   }
   std::uint64_t uint_or(std::string_view suffix, std::uint64_t fallback, std::uint64_t most = kMaxDimension);
   std::uint64_t require_uint(std::string_view suffix, std::uint64_t most = kMaxDimension);
@@ -891,7 +893,7 @@ FfnGraph Resolver::ffn(std::string_view stem, std::uint64_t columns, std::uint64
                  static_cast<float>(layer_number("xielu.beta", layer_, 0)),
                  static_cast<float>(layer_number("xielu.eps", layer_, 0))};
     for (const std::string_view suffix : {"xielu.alpha_n", "xielu.alpha_p", "xielu.beta", "xielu.eps"})
-      if (key(suffix) == nullptr) stop(ErrorCode::Malformed, "key '{}{}' is missing", prefix_, suffix);
+      if (key(suffix) == nullptr) stop(ErrorCode::Malformed, "key '{}' is missing", suffix);
   }
   if (!out.gated) {
     out.gate_up.push_back({matrix(name("up"), columns, width, count, Need::Required), 0});
@@ -1168,11 +1170,12 @@ Result<ModelGraph> resolve(const Model& model) {
   const std::string_view name = model.architecture();
   const ArchitectureTraits* traits = find_architecture(name);
   if (traits == nullptr) {
-    return fail(
-        ErrorCode::Unsupported,
-        "the engine does not run the architecture '{}'; an importance matrix from a file does not need it. "
-        "Known: {}",
-        name, architecture_names());
+    return fail(ErrorCode::Unsupported,
+                "{}: the engine does not run the architecture '{}'; an importance matrix from a file does "
+                "not need it. "
+                "Known: {}",
+                model.shards().empty() ? "model" : model.shards().front().path.string(), name,
+                architecture_names());
   }
   return Resolver(model, *traits).run();
 }

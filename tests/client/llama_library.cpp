@@ -24,10 +24,13 @@ struct alignas(8) Parameters {
 constexpr std::uint32_t kUntouched = 0xA5C3F00D;
 
 // Words of the context parameters.
-constexpr std::size_t kContextTokens = 0;   // n_ctx
-constexpr std::size_t kBatchTokens = 1;     // n_batch: most tokens of one decode call
-constexpr std::size_t kPhysicalTokens = 2;  // n_ubatch: most tokens of one graph
-constexpr std::size_t kSequences = 3;       // n_seq_max
+constexpr std::size_t kContextTokens = 0;    // n_ctx
+constexpr std::size_t kBatchTokens = 1;      // n_batch: most tokens of one decode call
+constexpr std::size_t kPhysicalTokens = 2;   // n_ubatch: most tokens of one graph
+constexpr std::size_t kSequences = 3;        // n_seq_max
+constexpr std::size_t kFlashAttention = 13;  // flash_attn_type: -1 where it can, 0 never
+constexpr std::size_t kKeyType = 26;         // type_k, type_v: ids of formats, F16 by default
+constexpr std::size_t kValueType = 27;
 
 // The tokens of one call; 56 bytes.
 struct Batch {
@@ -134,7 +137,8 @@ Result<void> check_layout(const LlamaLibrary::Functions& f) {
   f.llama_context_default_params(&context);
   if (context.words[kContextTokens] != 512 || context.words[kBatchTokens] != 2048 ||
       context.words[kPhysicalTokens] != 512 || context.words[kSequences] != 1 ||
-      context.words.back() != kUntouched) {
+      context.words[kFlashAttention] != 0xFFFFFFFFU || context.words[kKeyType] != 1 ||
+      context.words[kValueType] != 1 || context.words.back() != kUntouched) {
     return fail(ErrorCode::Unsupported, "the llama.cpp library's context parameters have an unknown layout");
   }
   Parameters model;
@@ -223,6 +227,7 @@ struct LlamaModel::State {
   NativeContext* context = nullptr;
   const NativeVocabulary* vocabulary = nullptr;
   std::uint32_t context_tokens = 0;
+  ClientPrecision precision = ClientPrecision::Default;
   Batch batch{};
   bool has_batch = false;
   std::size_t first = 0;
@@ -244,12 +249,13 @@ LlamaModel& LlamaModel::operator=(LlamaModel&&) noexcept = default;
 LlamaModel::~LlamaModel() = default;
 
 Result<LlamaModel> LlamaModel::open(const std::filesystem::path& path, std::uint32_t context_tokens,
-                                    int threads) {
+                                    int threads, ClientPrecision precision) {
   QF_ASSIGN(const LlamaLibrary* library, LlamaLibrary::load());
   auto state = std::make_unique<State>();
   state->f = &library->functions();
   state->context_tokens = context_tokens;
   state->threads = threads;
+  state->precision = precision;
   LibraryLog::get().collect();
   Parameters parameters{};
   state->f->llama_model_default_params(&parameters);
@@ -269,6 +275,7 @@ Result<LlamaModel> LlamaModel::another_context() const {
   state->model = state_->model;
   state->context_tokens = state_->context_tokens;
   state->threads = state_->threads;
+  state->precision = state_->precision;
   QF_TRY(state->make_context());
   return LlamaModel(std::move(state));
 }
@@ -279,6 +286,10 @@ Result<void> LlamaModel::State::make_context() {
   parameters.words[kContextTokens] = context_tokens;
   parameters.words[kBatchTokens] = context_tokens;
   parameters.words[kPhysicalTokens] = context_tokens;
+  if (precision == ClientPrecision::Float32) {
+    parameters.words[kFlashAttention] = 0;
+    parameters.words[kKeyType] = parameters.words[kValueType] = 0;
+  }
   context = f->llama_init_from_model(model.get(), parameters);
   if (context == nullptr) {
     return fail(ErrorCode::Malformed, "llama.cpp makes no context: {}", LibraryLog::get().collect());

@@ -36,13 +36,20 @@ class LlamaLibrary {
   std::shared_ptr<const Functions> functions_;
 };
 
+// What llama.cpp keeps between layers and tokens.
+enum class ClientPrecision {
+  Default,  // as its programs: keys and values in F16, flash attention where it can
+  Float32,  // keys and values in F32, no flash attention: for comparisons with exact arithmetic
+};
+
 // A loaded model with one context. One thread at a time; contexts of the same model are independent.
 class LlamaModel {
  public:
   // `context_tokens`: tokens per sequence, which decode() accepts at once. `threads`: of llama.cpp's own
   // pool. Malformed when llama.cpp refuses the file; the message holds its own warnings and errors.
   [[nodiscard]] static Result<LlamaModel> open(const std::filesystem::path& path,
-                                               std::uint32_t context_tokens, int threads);
+                                               std::uint32_t context_tokens, int threads,
+                                               ClientPrecision precision = ClientPrecision::Default);
   // A second context on the same weights, for another thread.
   [[nodiscard]] Result<LlamaModel> another_context() const;
   LlamaModel(LlamaModel&&) noexcept;

@@ -1,0 +1,443 @@
+// Families without a recorded model, and further shapes of the others: generated models through the real
+// llama.cpp and through the engine.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/client/llama_library.h"
+#include "tests/optimizer/engine/generated_shape.h"
+#include "tests/optimizer/engine/recorded_model.h"
+#include "tests/support/test_paths.h"
+
+namespace quantfit::test {
+namespace {
+
+using QkNorm = GeneratedShape::QkNorm;
+using Uints = std::vector<std::uint32_t>;
+const std::string kPostAttention = "post_attention_norm";
+const std::string kPostFfn = "post_ffw_norm";
+
+std::vector<GeneratedShape> shapes() {
+  std::vector<GeneratedShape> out;
+  const auto add = [&](GeneratedShape shape) {
+    if (shape.name.empty()) shape.name = shape.architecture;
+    for (char& c : shape.name)
+      if (c == '-' || c == '.') c = '_';
+    out.push_back(std::move(shape));
+  };
+  const std::string linear = "linear", yarn = "yarn";
+
+  // llama in several shapes.
+  add({.name = "llama_all_heads_tied", .kv_heads = 4, .tied = true});
+  add({.name = "llama_one_kv_head", .heads = 8, .kv_heads = 1, .head_dim = 4});
+  add({.name = "llama_odd_sizes", .layers = 3, .width = 60, .heads = 6, .head_dim = 10, .ffn = 77});
+  add({.name = "llama_biases", .qkv_bias = true, .output_bias = true, .ffn_bias = true});
+  add({.name = "llama_linear_rope", .keys = {{"rope.scaling.type", linear}, {"rope.scaling.factor", 4.0F}}});
+  add({.name = "llama_yarn",
+       .keys = {{"rope.scaling.type", yarn},
+                {"rope.scaling.factor", 8.0F},
+                {"rope.scaling.original_context_length", 64U}}});
+  add({.name = "llama_factors", .extra = {{"rope_freqs.weight", {4}, 0.5F, 2}}});
+  add({.name = "mixtral", .experts = 5, .expert_ffn = 48});
+  add({.name = "llama_many_experts", .experts = 16, .experts_used = 4, .expert_ffn = 48});
+
+  // Plain families.
+  for (const std::string architecture : {"internlm2", "xverse", "ernie4_5", "smollm3"})
+    add({.architecture = architecture, .layers = 4});
+  add({.architecture = "qwen2", .qkv_bias = true});
+  add({.architecture = "qwen2vl",
+       .qkv_bias = true,
+       .keys = {{"rope.dimension_sections", Uints{2, 1, 1, 0}}}});
+  add({.architecture = "exaone"});
+  add({.architecture = "qwen",
+       .kv_heads = 4,
+       .fused_qkv = true,
+       .qkv_bias = true,
+       .keys = {{"feed_forward_length", 96U}}});
+  add({.architecture = "seed_oss", .ffn_norm = kPostAttention, .qkv_bias = true});
+  add({.architecture = "arcee", .gated = false});
+  add({.architecture = "qwen3",
+       .width = 48,
+       .head_dim = 16,
+       .write_head_dim = true,
+       .qk_norm = QkNorm::PerHead});
+  add({.architecture = "qwen3vl",
+       .qk_norm = QkNorm::PerHead,
+       .keys = {{"rope.dimension_sections", Uints{2, 1, 1, 0}}}});
+  add({.architecture = "hunyuan-dense",
+       .qk_norm = QkNorm::PerHead,
+       .keys = {{"rope.scaling.alpha", 1000.0F}}});
+  add({.architecture = "minicpm",
+       .keys = {{"embedding_scale", 12.0F}, {"residual_scale", 0.25F}, {"logit_scale", 9.0F}}});
+  add({.name = "minicpm_defaults", .architecture = "minicpm"});
+  add({.architecture = "chatglm",
+       .fused_qkv = true,
+       .qkv_bias = true,
+       .fused_gate = true,
+       .keys = {{"rope.dimension_count", 4U}}});
+
+  // gemma.
+  add({.architecture = "gemma", .head_dim = 16, .write_head_dim = true, .tied = true});
+  add({.name = "gemma3_long",
+       .architecture = "gemma3",
+       .layers = 7,
+       .head_dim = 16,
+       .write_head_dim = true,
+       .post_attn_norm = kPostAttention,
+       .post_ffn_norm = kPostFfn,
+       .qk_norm = QkNorm::PerHead,
+       .tied = true,
+       .keys = {{"attention.sliding_window", 6U},
+                {"rope.freq_base", 1e6F},
+                {"rope.scaling.type", linear},
+                {"rope.scaling.factor", 8.0F}}});
+
+  // Layer norms.
+  add({.architecture = "phi2",
+       .layer_norm = true,
+       .ffn_norm = "",
+       .qkv_bias = true,
+       .output_bias = true,
+       .gated = false,
+       .ffn_bias = true,
+       .keys = {{"rope.dimension_count", 4U}},
+       .extra = {{"output.bias", {40}, 0.2F}}});
+  add({.architecture = "phimoe",
+       .norm_bias = true,
+       .qkv_bias = true,
+       .output_bias = true,
+       .experts = 4,
+       .expert_ffn = 48,
+       .extra = {{"output.bias", {40}, 0.2F}}});
+  add({.architecture = "starcoder",
+       .kv_heads = 1,
+       .layer_norm = true,
+       .fused_qkv = true,
+       .qkv_bias = true,
+       .output_bias = true,
+       .gated = false,
+       .ffn_bias = true,
+       .extra = {{"position_embd.weight", {32, 4096}, 0.5F}}});
+  add({.architecture = "starcoder2",
+       .layer_norm = true,
+       .qkv_bias = true,
+       .output_bias = true,
+       .gated = false,
+       .ffn_bias = true});
+  add({.name = "gptneox_sequential",
+       .architecture = "gptneox",
+       .kv_heads = 4,
+       .layer_norm = true,
+       .fused_qkv = true,
+       .qkv_bias = true,
+       .output_bias = true,
+       .gated = false,
+       .ffn_bias = true,
+       .keys = {{"use_parallel_residual", false}, {"rope.dimension_count", 4U}}});
+  add({.name = "falcon_one_norm",
+       .architecture = "falcon",
+       .kv_heads = 1,
+       .layer_norm = true,
+       .ffn_norm = "",
+       .fused_qkv = true,
+       .gated = false});
+  add({.name = "falcon_two_norms",
+       .architecture = "falcon",
+       .layer_norm = true,
+       .ffn_norm = "attn_norm_2",
+       .fused_qkv = true,
+       .gated = false});
+  add({.name = "stablelm_parallel",
+       .architecture = "stablelm",
+       .layer_norm = true,
+       .ffn_norm = "",
+       .qk_norm = QkNorm::OwnPerHead,
+       .keys = {{"rope.dimension_count", 4U}, {"use_parallel_residual", true}}});
+  add({.architecture = "orion", .layer_norm = true});
+  add({.architecture = "nemotron",
+       .layer_norm = true,
+       .gated = false,
+       .keys = {{"rope.dimension_count", 4U}}});
+  add({.architecture = "command-r",
+       .layer_norm = true,
+       .ffn_norm = "",
+       .tied = true,
+       .keys = {{"logit_scale", 0.25F}},
+       .without = {"norm.bias"}});
+  add({.architecture = "olmo",
+       .layer_norm = true,
+       .keys = {{"attention.clamp_kqv", 0.7F}},
+       .without = {"norm.weight", "norm.bias"}});
+  add({.architecture = "bloom",
+       .kv_heads = 4,
+       .layer_norm = true,
+       .fused_qkv = true,
+       .qkv_bias = true,
+       .output_bias = true,
+       .gated = false,
+       .ffn_bias = true,
+       .extra = {{"token_embd_norm.weight", {32}, 0.2F, 1}, {"token_embd_norm.bias", {32}, 0.1F}}});
+  add({.architecture = "mpt",
+       .kv_heads = 4,
+       .layer_norm = true,
+       .fused_qkv = true,
+       .gated = false,
+       .tied = true,
+       .keys = {{"attention.max_alibi_bias", 8.0F}, {"attention.clamp_kqv", 2.0F}},
+       .without = {"norm.bias"}});
+  add({.architecture = "refact", .kv_heads = 1});
+  add({.name = "baichuan_rope", .architecture = "baichuan", .layers = 32, .kv_heads = 4});
+  add({.name = "baichuan_alibi", .architecture = "baichuan", .layers = 40, .kv_heads = 4});
+  add({.architecture = "dbrx",
+       .layer_norm = true,
+       .ffn_norm = "attn_output_norm",
+       .fused_qkv = true,
+       .experts = 4,
+       .expert_ffn = 48,
+       .keys = {{"attention.clamp_kqv", 2.0F}},
+       .without = {"norm.bias"}});
+
+  // Norms after, windows, positions in some layers.
+  add({.name = "olmo2_plain",
+       .architecture = "olmo2",
+       .attn_norm = "",
+       .post_attn_norm = kPostAttention,
+       .ffn_norm = "",
+       .post_ffn_norm = kPostFfn,
+       .qk_norm = QkNorm::WholeRow});
+  add({.name = "olmo3",
+       .architecture = "olmo2",
+       .layers = 4,
+       .attn_norm = "",
+       .post_attn_norm = kPostAttention,
+       .ffn_norm = "",
+       .post_ffn_norm = kPostFfn,
+       .qk_norm = QkNorm::WholeRow,
+       .keys = {{"attention.sliding_window", 6U},
+                {"rope.scaling.type", yarn},
+                {"rope.scaling.factor", 8.0F},
+                {"rope.scaling.original_context_length", 64U}}});
+  add({.architecture = "exaone4",
+       .layers = 3,
+       .attn_norm = "",
+       .post_attn_norm = kPostAttention,
+       .ffn_norm = "",
+       .post_ffn_norm = kPostFfn,
+       .qk_norm = QkNorm::PerHead});
+  add({.name = "exaone4_windows",
+       .architecture = "exaone4",
+       .layers = 64,
+       .attn_norm = "",
+       .post_attn_norm = kPostAttention,
+       .ffn_norm = "",
+       .post_ffn_norm = kPostFfn,
+       .qk_norm = QkNorm::PerHead,
+       .keys = {{"attention.sliding_window", 6U}}});
+  add({.architecture = "apertus",
+       .qk_norm = QkNorm::PerHead,
+       .gated = false,
+       .keys = {{":xielu.alpha_n", 0.6F},
+                {":xielu.alpha_p", 0.9F},
+                {":xielu.beta", 0.5F},
+                {":xielu.eps", -1e-6F}}});
+  add({.architecture = "plamo3",
+       .layers = 9,
+       .fused_qkv = true,
+       .qk_norm = QkNorm::PerHead,
+       .fused_gate = true,
+       .keys = {{"attention.sliding_window", 6U}, {"rope.freq_base", 50000.0F}},
+       .extra = {{"blk.*.post_attention_norm", {32}, 0.2F, 1}, {"blk.*.post_ffw_norm", {32}, 0.2F, 1}}});
+
+  // Experts.
+  add({.architecture = "granitemoe",
+       .experts = 5,
+       .expert_ffn = 48,
+       .shared_ffn = 20,
+       .tied = true,
+       .keys = {{"logit_scale", 4.0F},
+                {"residual_scale", 0.3F},
+                {"embedding_scale", 6.0F},
+                {"attention.scale", 0.1F}}});
+  add({.architecture = "exaone-moe",
+       .layers = 5,
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .keys = {{"attention.sliding_window", 6U},
+                {"expert_shared_count", 1U},
+                {"expert_gating_func", 2U},
+                {"expert_weights_scale", 2.5F},
+                {"expert_weights_norm", true}}});
+  add({.architecture = "ernie4_5-moe",
+       .layers = 3,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .keys = {{"interleave_moe_layer_step", 1U}, {"expert_shared_count", 1U}}});
+  add({.architecture = "hy_v3",
+       .layers = 3,
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .keys = {{"expert_weights_scale", 2.5F}, {"expert_weights_norm", true}, {"expert_shared_count", 1U}},
+       .extra = {{"blk.1.exp_probs_b", {6}, 0.3F}, {"blk.2.exp_probs_b", {6}, 0.3F}}});
+  add({.architecture = "bailingmoe",
+       .experts = 6,
+       .shared_ffn = 24,
+       .keys = {{"expert_weights_scale", 1.5F},
+                {"expert_weights_norm", true},
+                {"expert_shared_count", 1U},
+                {"leading_dense_block_count", 0U},
+                {"rope.dimension_count", 8U}}});
+  add({.architecture = "bailingmoe2",
+       .layers = 3,
+       .fused_qkv = true,
+       .qk_norm = QkNorm::PerHead,
+       .experts = 8,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .keys = {{"expert_weights_scale", 2.5F},
+                {"expert_weights_norm", true},
+                {"expert_shared_count", 1U},
+                {"expert_gating_func", 2U},
+                {"expert_group_count", 4U},
+                {"expert_group_used_count", 2U},
+                {"rope.dimension_count", 4U}}});
+  add({.architecture = "minimax-m2",
+       .head_dim = 16,
+       .write_head_dim = true,
+       .qk_norm = QkNorm::WholeRow,
+       .experts = 6,
+       .expert_ffn = 48,
+       .choice_bias = true,
+       .keys = {{"expert_gating_func", 2U}, {"rope.dimension_count", 8U}}});
+  add({.architecture = "dots1",
+       .layers = 3,
+       .kv_heads = 4,
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .keys = {{"expert_weights_scale", 2.5F},
+                {"expert_weights_norm", true},
+                {"expert_shared_count", 1U},
+                {"expert_gating_func", 2U}}});
+  add({.architecture = "grok",
+       .post_attn_norm = "attn_output_norm",
+       .post_ffn_norm = kPostFfn,
+       .experts = 4,
+       .expert_ffn = 48,
+       .tied = true});
+  add({.architecture = "smallthinker",
+       .layers = 5,
+       .experts = 6,
+       .keys = {{"attention.sliding_window", 4096U}, {"expert_gating_func", 2U}}});
+  add({.architecture = "mimo2",
+       .layers = 4,
+       .experts = 6,
+       .choice_bias = true,
+       .keys = {{"attention.sliding_window", 6U},
+                {"attention.sliding_window_pattern", Uints{0, 1, 1, 0}},
+                {"expert_gating_func", 2U},
+                {"rope.freq_base_swa", 20000.0F},
+                {"attention.value_scale", 0.7F}},
+       .extra = {{"blk.*.attn_sinks.weight", {4}, 1}}});
+  add({.architecture = "laguna",
+       .layers = 5,
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .keys = {{"attention.sliding_window", 6U},
+                {"expert_gating_func", 2U},
+                {"expert_weights_scale", 2.5F},
+                {"expert_weights_norm", true},
+                {"rope.freq_base_swa", 20000.0F}},
+       .extra = {{"blk.*.attn_gate.weight", {32, 4}}}});
+  add({.architecture = "cohere2moe",
+       .layers = 5,
+       .layer_norm = true,
+       .ffn_norm = "",
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .tied = true,
+       .keys = {{"attention.sliding_window", 6U},
+                {"logit_scale", 0.25F},
+                {"expert_gating_func", 2U},
+                {"expert_weights_norm", true},
+                {"expert_shared_count", 1U}},
+       .without = {"norm.bias"}});
+  add({.architecture = "lfm2moe",
+       .layers = 3,
+       .output_norm = "token_embd_norm",
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .leading_dense = 1,
+       .choice_bias = true,
+       .tied = true,
+       .keys = {{"expert_gating_func", 2U},
+                {"shortconv.l_cache", 3U},
+                {"attention.head_count_kv", Uints{0, 2, 2}}},
+       .extra = {{"blk.0.shortconv.conv.weight", {3, 32}},
+                 {"blk.0.shortconv.in_proj.weight", {32, 96}},
+                 {"blk.0.shortconv.out_proj.weight", {32, 32}}},
+       .without = {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight",
+                   "blk.0.attn_output.weight", "blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"}});
+  // 16-bit weights: llama.cpp rounds activations to them, so these are held to less.
+  add({.name = "llama_half", .width = 64, .head_dim = 16, .format = Format::F16});
+  add({.name = "llama_bfloat16", .width = 64, .head_dim = 16, .format = Format::BF16});
+  return out;
+}
+
+class Client : public testing::TestWithParam<GeneratedShape> {};
+
+TEST_P(Client, LogitsAgree) {
+  GeneratedShape shape = GetParam();
+  const auto library = LlamaLibrary::load();
+  if (!library) GTEST_SKIP() << library.error().message;
+  const TemporaryFolder folder;
+  const auto path = folder / "model.gguf";
+  write_generated(shape, path);
+  auto client = LlamaModel::open(path, 64, 1, ClientPrecision::Float32);
+  ASSERT_TRUE(client) << client.error().message;
+  std::mt19937 random(3);
+  std::vector<std::int32_t> tokens(48);
+  for (std::int32_t& token : tokens) token = static_cast<std::int32_t>(random() % shape.vocabulary);
+  ASSERT_TRUE(client.value().decode(tokens, 0));
+  std::vector<std::vector<float>> theirs;
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    const auto row = client.value().logits(t);
+    theirs.emplace_back(row.begin(), row.end());
+  }
+  const auto model = Model::open(path);
+  ASSERT_TRUE(model);
+  const auto engine = engine::Engine::open(model.value());
+  ASSERT_TRUE(engine) << engine.error().message;
+  const auto ours = logits_of(engine.value(), {tokens, {48}}, {.threads = 1});
+  ASSERT_TRUE(ours) << ours.error().message;
+  const LogitDifference difference = compare_logits(theirs, ours.value());
+  bool gelu = false;
+  for (const engine::LayerGraph& layer : engine.value().graph().layers) {
+    gelu = gelu || layer.ffn.activation == engine::Activation::Gelu ||
+           layer.experts.experts.activation == engine::Activation::Gelu;
+  }
+  std::printf("%-24s largest difference %.2g, KL divergence %.2g\n", shape.name.c_str(), difference.largest,
+              difference.divergence);
+  const double coarse = shape.format == Format::BF16 ? 0.3 : shape.format == Format::F16 ? 0.05 : 0;
+  EXPECT_LT(difference.largest, coarse != 0 ? coarse : gelu ? 5e-2 : 3e-4);
+  EXPECT_LT(difference.divergence, shape.format == Format::BF16 ? 1e-3 : 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, Client, testing::ValuesIn(shapes()),
+                         [](const auto& each) { return each.param.name; });
+
+}  // namespace
+}  // namespace quantfit::test
