@@ -1,7 +1,7 @@
 // engine: the forward pass by hand. `engine perplexity MODEL TEXT` scores a text as llama-perplexity does;
-// `engine speed MODEL` times a pass over random tokens, beside llama.cpp's prompt processing of the same file
-// with the same number of threads where its libraries are installed. CPU time is what a busy machine can
-// compare.
+// `engine speed MODEL` (or `--weights 1e9`) times a pass over random tokens, beside llama.cpp's prompt
+// processing of the same file with the same number of threads where its libraries are installed. CPU time is
+// what a busy machine can compare.
 #include <fmt/format.h>
 #include <sys/resource.h>
 
@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/generated_model.h"
 #include "core/model.h"
 #include "core/tokenizer/token_windows.h"
 #include "core/tokenizer/tokenizer.h"
@@ -36,6 +37,9 @@ struct Settings {
   int rounds = 2;
   bool client = true;
   bool plan_only = false;
+  double weights = 0;
+  std::string folder = "build/engine";
+  bool sparse = false;
 };
 
 struct Times {
@@ -119,7 +123,13 @@ Result<void> perplexity(const Settings& settings) {
   return outcome::success();
 }
 
-Result<void> speed(const Settings& settings) {
+Result<void> speed(Settings settings) {
+  if (settings.weights > 0) {
+    QF_ASSIGN(const bench::GeneratedModel generated,
+              bench::generate_model(settings.folder, static_cast<std::uint64_t>(settings.weights),
+                                    settings.sparse));
+    settings.model = generated.model;
+  }
   QF_ASSIGN(const Model model, Model::open(settings.model));
   QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
   std::mt19937 random(1);
@@ -186,7 +196,11 @@ int main(int argc, char** argv) {
   score->add_option("model", settings.model)->required();
   score->add_option("text", settings.text)->required();
   CLI::App* time = app.add_subcommand("speed", "time a pass over random tokens");
-  time->add_option("model", settings.model)->required();
+  auto* file = time->add_option("model", settings.model);
+  auto* weights = time->add_option("--weights", settings.weights, "generate a model of that many weights");
+  file->excludes(weights);
+  time->add_option("--folder", settings.folder, "where it goes");
+  time->add_flag("--sparse", settings.sparse, "most of it a hole in the file");
   time->add_option("--tokens", settings.tokens);
   time->add_option("--rounds", settings.rounds);
   time->add_flag("!--no-client", settings.client);
