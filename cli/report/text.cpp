@@ -193,7 +193,7 @@ std::string infeasible_sentence(const PlanReport& report) {
     for (const BudgetReport& memory : report.budgets) {
       if (memory.feasible) continue;
       reasons.push_back(memory.shortfall_bytes != 0
-                            ? fmt::format("cache and buffers alone need {} more than there is ({})",
+                            ? fmt::format("cache and buffers alone need {} more than the {} has",
                                           format_bytes(memory.shortfall_bytes), memory.of)
                             : fmt::format("{} are left for weights {}, which take {} to {}",
                                           exact(memory, memory.limit_bytes.value_or(0)),

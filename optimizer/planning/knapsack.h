@@ -34,7 +34,7 @@ struct KnapsackOptions {
   // Added to the cost of tensor i as format f: speed_weight * read_share[i] * decode_cost(f, runtime).
   double speed_weight = 0;
   Runtime runtime = Runtime::Cuda;
-  std::vector<double> read_share;  // per tensor; empty when speed_weight is 0
+  std::vector<double> read_share = {};  // per tensor; empty when speed_weight is 0
 };
 
 // The knapsack over the tensors `subset` (indices, ascending). `sensitivity[i]` is s_t of tensor

@@ -212,6 +212,51 @@ TEST_F(Planning, StaticRecipesStandBesideAndNeverWin) {
   EXPECT_EQ(run_plan({"--preset", "Q9_X"}).exit_code, 2);
 }
 
+// The community's Q4_K_L is Q4_K_M with two formats given, and has a name of its own.
+TEST_F(Planning, PresetsTakeTheRulesThatCanApply) {
+  const auto by_rules =
+      plan({"--preset", "Q4_K_M", "--output-tensor-type", "q8_0", "--token-embedding-type", "q8_0"});
+  EXPECT_EQ(format_of(by_rules, "output.weight"), "Q8_0");
+  EXPECT_EQ(format_of(by_rules, "token_embd.weight"), "Q8_0");
+  const auto by_name = plan({"--preset", "Q4_K_L"});
+  EXPECT_EQ(by_name["tensors"], by_rules["tensors"]);
+  const auto pinned = plan({"--preset", "Q4_K_M", "--tensor-type", "attn_q=q6_K"});
+  EXPECT_EQ(format_of(pinned, "blk.0.attn_q.weight"), "Q6_K");
+  for (const std::vector<std::string>& option : {std::vector<std::string>{"--min-type", "attn_q=q6_K"},
+                                                 {"--formats", "q4_K"},
+                                                 {"--runtime", "cpu"},
+                                                 {"--tie", "ffn_(gate|up)"}}) {
+    std::vector<std::string> all = {"--preset", "Q4_K_M"};
+    all.insert(all.end(), option.begin(), option.end());
+    const auto refused = run_plan(all);
+    EXPECT_EQ(refused.exit_code, 2);
+    EXPECT_NE(refused.err.find(option[0]), std::string::npos) << refused.err;
+  }
+}
+
+// Nothing is in the state file of a job that could be refused.
+TEST_F(Planning, WhatIsOutOfReachIsToldBeforeAnythingIsMeasured) {
+  const TemporaryFolder folder;
+  for (const std::vector<std::string>& options :
+       {std::vector<std::string>{"--target-bpw", "0.5"},
+        {"--target-size", "1kB"},
+        {"--target-bpw", "4", "--tensor-type", "ffn_up=f32"},
+        {"--target-vram", "8MiB", "--cache-type-k", "q6_K"},
+        {"--target-vram", "9GiB", "--target-ram", "512.1MiB", "--override-tensor", "ffn=CPU"}}) {
+    std::vector<std::string> all = {kBinary, "plan", test::data_dir() / "tale-dense-F16.gguf", "--state",
+                                    folder / "s.qfstate"};
+    all.insert(all.end(), options.begin(), options.end());
+    const auto refused = test::run(all);
+    EXPECT_TRUE(refused.exit_code == 2 || refused.exit_code == 3) << refused.err;
+    EXPECT_EQ(refused.err.find("sampling"), std::string::npos) << refused.err;
+    EXPECT_EQ(refused.err.find("measured"), std::string::npos) << refused.err;
+    if (options.size() > 4) {
+      EXPECT_NE(refused.err.find("are left for weights in RAM"), std::string::npos) << refused.err;
+      EXPECT_EQ(refused.err.find("weights on the GPU"), std::string::npos) << refused.err;
+    }
+  }
+}
+
 TEST_F(Planning, RecipesRoundTrip) {
   const TemporaryFolder out;
   const auto first =
