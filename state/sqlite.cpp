@@ -168,6 +168,8 @@ Error Database::Connection::error(int code, std::string_view detail) const {
       return fail(ErrorCode::Malformed, "{}: not an SQLite file, so not a state file; name another file",
                   path);
     case SQLITE_CORRUPT:
+      // SQLite says the same of bytes that are wrong and of a disk that could not give them.
+      if (latest_errno == EIO) return fail(ErrorCode::Io, "{}: {}", path, reason_of(EIO));
       return fail(ErrorCode::Malformed,
                   "{}: the file is damaged ({}); restore a copy, or remove it to measure again", path,
                   detail);
@@ -329,6 +331,7 @@ Statement::~Statement() {
 Result<Statement> Statement::prepare(const Database& database, Sql sql) {
   sqlite3_stmt* statement = nullptr;
   Database::Connection* connection = database.connection_.get();
+  errno = 0;
   if (sqlite3_prepare_v2(connection->handle, sql.text(), -1, &statement, nullptr) != SQLITE_OK)
     return connection->last_error();
   return Statement(connection, statement);
