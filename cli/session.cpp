@@ -9,7 +9,7 @@ namespace quantfit::cli {
 Result<Session> Session::open(const JobOptions& options, bool with_targets, const JobContext& context) {
   QF_ASSIGN(optimizer::JobRequest request, make_request(options));
   QF_ASSIGN(const kernels::RowKernels* kernels, kernels::default_kernels());
-  QF_ASSIGN(optimizer::JobInputs inputs, optimizer::open_inputs(request.paths));
+  QF_ASSIGN(optimizer::JobInputs inputs, optimizer::open_inputs(request.paths, &context.cancel));
   QF_TRY(check_patterns(options, request, inputs.model.tensors()));
   Session session{std::move(request), kernels, std::move(inputs), {}, {}, {}};
   if (with_targets) {

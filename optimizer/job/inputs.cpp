@@ -67,7 +67,7 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
 
 }  // namespace
 
-Result<JobInputs> open_inputs(const JobPaths& paths) {
+Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel) {
   QF_ASSIGN(Model model, Model::open(paths.model));
   QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
   JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}};
@@ -80,8 +80,10 @@ Result<JobInputs> open_inputs(const JobPaths& paths) {
   inputs.model_fingerprint = fingerprint(inputs.model);
   if (!paths.state.empty()) {
     QF_ASSIGN(inputs.store,
-              state::StateStore::open(paths.state, {inputs.model_fingerprint, paths.model.filename().string(),
-                                                    inputs.model.total_elements()}));
+              state::StateStore::open(
+                  paths.state,
+                  {inputs.model_fingerprint, paths.model.filename().string(), inputs.model.total_elements()},
+                  cancel));
     if (inputs.importance) {
       state::ImportanceIdentity identity;
       identity.fingerprint = inputs.importance_fingerprint;

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/importance_matrix.h"
 #include "core/model.h"
+#include "core/progress.h"
 #include "optimizer/job/request.h"
 #include "optimizer/llama_cpp/model_traits.h"
 #include "state/state_store.h"
@@ -31,6 +32,7 @@ struct JobInputs {
 
 // Opens model, importance matrix and state file and checks that they belong together: an importance matrix
 // that shares no tensor with the model is an IdentityMismatch, one whose shapes disagree a ShapeMismatch.
-[[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths);
+// `cancel`, when given, must outlive the inputs: the state file listens to it as long as it is open.
+[[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel = nullptr);
 
 }  // namespace quantfit::optimizer
