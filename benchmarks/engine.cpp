@@ -56,17 +56,29 @@ Times now() {
   return {std::chrono::duration<double>(wall).count(), seconds(usage.ru_utime) + seconds(usage.ru_stime)};
 }
 
-// Of this process, bytes: anonymous, and with the pages of mapped files.
-std::pair<double, double> peak_memory() {
+// Anonymous memory of this process, bytes: what it allocated, without the mapped model.
+double anonymous_memory() {
   std::ifstream status("/proc/self/status");
   std::string word;
-  double anonymous = 0, peak = 0;
-  while (status >> word) {
-    if (word == "VmHWM:") status >> peak;
+  double anonymous = 0;
+  while (status >> word)
     if (word == "RssAnon:") status >> anonymous;
-  }
-  return {anonymous * 1024, peak * 1024};
+  return anonymous * 1024;
 }
+
+// Looks at the end of each layer, when everything that a run needs is in use.
+class PeakMemory final : public engine::ForwardObserver {
+ public:
+  Result<void> end_layer(std::uint32_t) override {
+    most_ = std::max(most_, anonymous_memory());
+    return outcome::success();
+  }
+  [[nodiscard]] double bytes() const { return most_ - before_; }
+
+ private:
+  double before_ = anonymous_memory();
+  double most_ = 0;
+};
 
 engine::RunOptions options_of(const Settings& settings) {
   engine::RunOptions options;
@@ -152,9 +164,10 @@ Result<void> speed(Settings settings) {
   for (int round = 0; round < settings.rounds; ++round) {
     NoProgress progress;
     const CancellationToken cancel;
+    PeakMemory peak;
     const Times start = now();
     QF_ASSIGN(const engine::HiddenStates states,
-              engine.run(sequences, options_of(settings), nullptr, progress, cancel));
+              engine.run(sequences, options_of(settings), &peak, progress, cancel));
     // llama.cpp computes the last position's logits at least; so do we.
     std::vector<float> buffer, logits(engine.graph().vocabulary);
     for (std::size_t i = settings.window - 1; i < states.rows(); i += settings.window) {
@@ -163,12 +176,12 @@ Result<void> speed(Settings settings) {
     }
     const Times end = now();
     best = std::min(best, end.cpu - start.cpu);
-    const auto [anonymous, peak] = peak_memory();
     fmt::print(
-        "ours:      {:8.1f} tokens/s wall, {:8.1f} per CPU second, {:.1f} G multiply-adds per CPU "
-        "second; anonymous memory {:.2f} GiB, peak {:.2f} GiB\n",
+        "ours:      {:8.1f} tokens/s wall, {:8.1f} per CPU second, {:.1f} G multiply-adds per CPU second; "
+        "memory {:.0f} MiB, foreseen {:.0f}\n",
         run_tokens / (end.wall - start.wall), run_tokens / (end.cpu - start.cpu),
-        1e-9 * plan.multiply_adds / (end.cpu - start.cpu), anonymous / (1 << 30), peak / (1 << 30));
+        1e-9 * plan.multiply_adds / (end.cpu - start.cpu), peak.bytes() / (1 << 20),
+        static_cast<double>(plan.memory_bytes) / (1 << 20));
     if (!client) continue;
     const Times before = now();
     std::size_t at = 0;

@@ -88,6 +88,7 @@ GgufMetadata metadata_of(const Shapes& shapes) {
   GgufMetadata metadata;
   metadata.add(GgufKeyValue::of_string("general.architecture", "llama"));
   metadata.add(GgufKeyValue::of_string("general.name", "generated"));
+  metadata.add(GgufKeyValue::of_string("tokenizer.ggml.model", "none"));  // tokens are given as numbers
   const auto heads = static_cast<std::uint32_t>(std::max<std::uint64_t>(shapes.width / 128, 1));
   const auto put = [&](const char* key, std::uint64_t value) {
     metadata.add(GgufKeyValue::of_uint32(key, static_cast<std::uint32_t>(value)));

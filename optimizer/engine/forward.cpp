@@ -276,6 +276,10 @@ Result<RunPlan> Engine::plan(const TokenWindows& windows, const RunOptions& opti
       target = in_memory;
     }
   }
+  // Batches are whole windows, so the largest is often smaller than allowed.
+  std::uint64_t largest = 0;
+  for (const Batch& batch : cut(windows, target)) largest = std::max<std::uint64_t>(largest, batch.rows());
+  target = largest;
   plan.batch_tokens = static_cast<std::uint32_t>(target);
   plan.memory = memory_of(graph, plan.tokens, longest, target, threads, resident);
   plan.memory_bytes = sum_of(plan.memory);
