@@ -144,6 +144,7 @@ std::vector<BufferSpec> buffers_of(const ModelGraph& graph, const LayerGraph& la
     need(Buffer::ExpertHidden, "expert activations", e.experts.width, e.used);
     need(Buffer::ExpertOutput, "expert outputs", columns, e.used);
     need(Buffer::ExpertSum, "expert sum", width);
+    if (e.post_norm) need(Buffer::ExpertNormed, "normed expert sum", width);
     if (e.shared) {
       need(Buffer::SharedGateUp, "shared gate and up", gate_up_width(e.shared));
       need(Buffer::SharedHidden, "shared activations", e.shared.width);
@@ -151,6 +152,8 @@ std::vector<BufferSpec> buffers_of(const ModelGraph& graph, const LayerGraph& la
       if (e.shared_gate) need(Buffer::SharedGate, "shared gate", 1);
     }
   }
+  if (layer.dual_ffn) need(Buffer::DenseNormed, "normed dense output", width);
+  if (layer.ffn && layer.experts) need(Buffer::FfnSum, "ffn sum", width);
   if ((layer.ffn || layer.experts) && layer.post_ffn_norm)
     need(Buffer::FfnNormed, "normed ffn output", width);
   if (layer.layer_embedding.gate) {
@@ -159,6 +162,7 @@ std::vector<BufferSpec> buffers_of(const ModelGraph& graph, const LayerGraph& la
     need(Buffer::LayerGate, "per-layer gate", layer.layer_embedding.gate.rows);
     need(Buffer::LayerGated, "gated per-layer embeddings", layer.layer_embedding.gate.rows);
     need(Buffer::LayerOutput, "per-layer output", width);
+    need(Buffer::LayerNormed, "normed per-layer output", width);
   }
   return out;
 }

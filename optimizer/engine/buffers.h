@@ -13,8 +13,10 @@
 
 namespace quantfit::engine {
 
-// No two share memory and none is overwritten once the step after it has begun: what the forward pass leaves
-// in them is what a backward pass of the same batch needs.
+// No two share memory, and none is overwritten by a step whose backward pass would need the old values: what
+// the forward pass leaves in them is what a backward pass of the same batch starts from. In place are only
+// what can be undone from the result (scales, sums, sigmoid and softplus of gates) and norms and rotations of
+// Queries, Keys and Values, whose raw values stay in Qkv.
 enum class Buffer : std::uint8_t {
   MixerInput,  // normed input of the mixer
   // Attention.
@@ -68,20 +70,23 @@ enum class Buffer : std::uint8_t {
   GateUp,
   Hidden,
   FfnOutput,
+  DenseNormed,  // gemma4: the dense branch
+  FfnSum,       // of dense ffn and experts, where both exist
   FfnNormed,
-  // Experts; rows of those marked * are sorted by expert, `used` per token.
+  // Experts; from ExpertInput to ExpertOutput rows are sorted by expert, `used` per token.
   RouterInput,
   RouterLogits,
   RouterProbabilities,
   RouterWeights,
   ExpertSource,
   ExpertLatent,
-  ExpertInput /* * */,
-  ExpertGateUp /* * */,
-  ExpertHidden /* * */,
-  ExpertOutput /* * */,
+  ExpertInput,
+  ExpertGateUp,
+  ExpertHidden,
+  ExpertOutput,
   ExpertLatentSum,
   ExpertSum,
+  ExpertNormed,
   SharedGateUp,
   SharedHidden,
   SharedOutput,
@@ -92,6 +97,7 @@ enum class Buffer : std::uint8_t {
   LayerGate,
   LayerGated,
   LayerOutput,
+  LayerNormed,
   Count,
 };
 

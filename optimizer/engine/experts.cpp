@@ -192,7 +192,7 @@ Result<void> LayerRunner::experts(const Batch& batch, MatrixView<const float> la
       }
     });
   }
-  if (e.post_norm) norm_rows(e.post_norm, constant(out), out);
+  if (e.post_norm) norm_rows(e.post_norm, constant(out), buffers_[Buffer::ExpertNormed]);
   return outcome::success();
 }
 

@@ -343,17 +343,23 @@ Result<void> LayerRunner::forward(const Batch& batch, MatrixView<float> x) {
                  buffers_[Buffer::Hidden], out));
     }
     if (layer.experts) {
-      if (layer.dual_ffn) norm_rows(layer.experts.dense_post_norm, constant(out), out);
+      if (layer.dual_ffn) {
+        norm_rows(layer.experts.dense_post_norm, constant(out), buffers_[Buffer::DenseNormed]);
+        out = buffers_[Buffer::DenseNormed];
+      }
       QF_TRY(experts(batch, input, constant(middle), ffn_input));
-      const MatrixView<float> sum = buffers_[Buffer::ExpertSum];
+      const MatrixView<float> sum =
+          buffers_[layer.experts.post_norm ? Buffer::ExpertNormed : Buffer::ExpertSum];
       if (layer.ffn) {
+        const MatrixView<float> both = buffers_[Buffer::FfnSum];
         workers_->for_rows(rows, kRowPiece, [&](std::size_t first, std::size_t count, float*) {
           for (std::size_t t = first; t < first + count; ++t) {
-            kernels_->add(out.row(t), sum.row(t), out.columns, out.row(t));
+            kernels_->add(out.row(t), sum.row(t), both.columns, both.row(t));
             if (layer.dense_sum_scale != 1)
-              kernels_->scale(out.row(t), layer.dense_sum_scale, out.columns, out.row(t));
+              kernels_->scale(both.row(t), layer.dense_sum_scale, both.columns, both.row(t));
           }
         });
+        out = both;
       } else {
         out = sum;
       }
@@ -508,10 +514,11 @@ Result<void> LayerRunner::layer_embedding(const Batch& batch, MatrixView<float> 
   });
   QF_TRY(multiply(e.projection, InputGroup::LayerGated, {gated.data, gated.rows, gated.columns, gated.stride},
                   out));
-  norm_rows(e.post_norm, {out.data, out.rows, out.columns, out.stride}, out);
+  const MatrixView<float> normed = buffers_[Buffer::LayerNormed];
+  norm_rows(e.post_norm, {out.data, out.rows, out.columns, out.stride}, normed);
   workers_->for_rows(batch.rows(), kRowPiece, [&](std::size_t first, std::size_t count, float*) {
     for (std::size_t t = first; t < first + count; ++t)
-      kernels_->add(x.row(t), out.row(t), x.columns, x.row(t));
+      kernels_->add(x.row(t), normed.row(t), x.columns, x.row(t));
   });
   return outcome::success();
 }

@@ -2,6 +2,8 @@
 // llama.cpp and through the engine.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "tests/client/llama_library.h"
@@ -434,6 +436,45 @@ TEST_P(Client, LogitsAgree) {
   const double coarse = shape.format == Format::BF16 ? 0.3 : shape.format == Format::F16 ? 0.05 : 0;
   EXPECT_LT(difference.largest, coarse != 0 ? coarse : gelu ? 5e-2 : 3e-4);
   EXPECT_LT(difference.divergence, shape.format == Format::BF16 ? 1e-3 : 1e-5);
+}
+
+// A model that was really trained: the same tokens scored by both.
+TEST(TrainedModel, PerplexityIsTheClients) {
+  constexpr std::size_t kWindow = 256, kWindows = 8, kFirst = kWindow / 2;
+  const auto library = LlamaLibrary::load();
+  if (!library) GTEST_SKIP() << library.error().message;
+  const auto path = data_dir() / "tale-dense-F16.gguf";
+  auto client = LlamaModel::open(path, kWindow, 1);
+  ASSERT_TRUE(client) << client.error().message;
+  const std::vector<std::byte> text = read_file(data_dir() / "eval-books.txt");
+  const auto tokens = client.value().tokenize({reinterpret_cast<const char*>(text.data()), text.size()});
+  ASSERT_TRUE(tokens);
+  const auto windows =
+      engine::TokenWindows::of_length(std::span(tokens.value()).first(kWindow * kWindows), kWindow);
+  const auto model = Model::open(path);
+  ASSERT_TRUE(model);
+  const auto engine = engine::Engine::open(model.value());
+  ASSERT_TRUE(engine);
+  const auto ours = logits_of(engine.value(), windows, {.threads = 1});
+  ASSERT_TRUE(ours);
+  const auto surprise = [](std::span<const float> z, std::int32_t target) {
+    double sum = 0;
+    const double top = *std::max_element(z.begin(), z.end());
+    for (const float v : z) sum += std::exp(v - top);
+    return top + std::log(sum) - z[static_cast<std::size_t>(target)];
+  };
+  double our_sum = 0, their_sum = 0;
+  for (std::size_t w = 0; w < kWindows; ++w) {
+    const auto window = std::span(tokens.value()).subspan(w * kWindow, kWindow);
+    ASSERT_TRUE(client.value().decode(window, kFirst));
+    for (std::size_t j = kFirst; j + 1 < kWindow; ++j) {
+      our_sum += surprise(ours.value()[w * kWindow + j], window[j + 1]);
+      their_sum += surprise(client.value().logits(j - kFirst), window[j + 1]);
+    }
+  }
+  const double count = kWindows * (kWindow - 1 - kFirst);
+  std::printf("perplexity %.4f, llama.cpp %.4f\n", std::exp(our_sum / count), std::exp(their_sum / count));
+  EXPECT_NEAR(our_sum / count, their_sum / count, 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(Engine, Client, testing::ValuesIn(shapes()),
