@@ -196,8 +196,9 @@ void BytePairEncoder::merge_word(std::string_view word, std::vector<TokenId>& ou
 }
 
 Result<void> BytePairEncoder::encode(std::string_view fragment, bool, std::vector<TokenId>& out) const {
-  const std::string visible = byte_level_ ? std::string() : with_visible_spaces(fragment);
-  const DecodedText text(byte_level_ ? fragment : std::string_view(visible));
+  const bool rewrites = vocabulary_.pre_tokenizer()->visible_spaces;
+  const std::string visible = rewrites ? with_visible_spaces(fragment) : std::string();
+  const DecodedText text(rewrites ? std::string_view(visible) : fragment);
   QF_ASSIGN(const auto lengths, splitter_.split(text.code_points));
   WordCache cache(text.bytes.size());
   std::size_t at = 0;

@@ -26,6 +26,13 @@ using Kind = SplitPass::Kind;
 #define QF_MIXED                                                                            \
   R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+)" \
   R"(| ?[\p{P}\p{S}]+[\r\n]*|)" QF_NEWLINES "|" QF_SPACES
+// Where numbers are cut in threes first, a look-ahead of the later passes still sees the number behind white
+// space: its last character stays apart, unless it ends a line.
+#define QF_SPACE_BEFORE_NUMBER R"((?<=\s)\p{Blank}(?=\p{N}))"
+#define QF_AFMOE_SCRIPTS                                                                      \
+  R"([\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{8C48}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF})" \
+  R"(\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF})"      \
+  R"(\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}])"
 // Upper case run, lower case run; the optional contraction and the numbers differ. Rewritten: the originals
 // spell each set as a look-ahead and a negated range.
 #define QF_CASES(upper, lower, contraction)                                                        \
@@ -82,7 +89,8 @@ constexpr SplitPass kGraniteMulti[] = {{Kind::Matches,
                                                                      "|" QF_NEWLINES "|" QF_SPACES}};
 // Rewritten: the original tells upper from lower case, which the categories here do not.
 constexpr SplitPass kTinyAya[] = {
-    {Kind::Triples, R"(\d+)"},
+    {Kind::Matches, QF_SPACE_BEFORE_NUMBER},
+    {Kind::Triples, R"(\p{N}+)"},
     {Kind::Matches, R"([^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+)" QF_CONTRACTION R"(?|\p{N}{1,3}|)" QF_SYMBOLS_SLASH
                     "|" QF_NEWLINES "|" QF_SPACES}};
 // Rewritten in the same way.
@@ -99,13 +107,10 @@ constexpr SplitPass kKimiK2[] = {{Kind::Matches,
                                   R"(?|\p{N}{1,3}|)" QF_SYMBOLS "|" QF_NEWLINES "|" QF_SPACES}};
 constexpr SplitPass kDeepSeek3[] = {
     {Kind::Matches, R"(\p{N}{1,3})"}, {Kind::Matches, QF_CJK}, {Kind::Matches, QF_MIXED}};
-constexpr SplitPass kAfMoe[] = {
-    {Kind::Triples, R"(\p{N}+)"},
-    {Kind::Matches,
-     R"([\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{8C48}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF})"
-     R"(\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{E40}-\x{E7F}\x{E80}-\x{EFF}\x{1780}-\x{17FF})"
-     R"(\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+)"},
-    {Kind::Matches, QF_MIXED}};
+constexpr SplitPass kAfMoe[] = {{Kind::Matches, QF_SPACE_BEFORE_NUMBER "(?!" QF_AFMOE_SCRIPTS ")"},
+                                {Kind::Triples, R"(\p{N}+)"},
+                                {Kind::Matches, QF_AFMOE_SCRIPTS "+"},
+                                {Kind::Matches, QF_MIXED}};
 constexpr SplitPass kDeepSeekCoder[] = {
     {Kind::Matches, R"([\r\n])"},
     {Kind::Matches, R"(\s?\p{L}+)"},
@@ -144,7 +149,7 @@ constexpr SplitPass kChameleon[] = {
     {Kind::Matches, R"(<sentinel:[0-9]+>)"},    {Kind::Matches, R"(IMGIMG[A-I]{1,4}Z)"},
     {Kind::Matches, R"([\t\n]|    |  )"},       {Kind::Matches, R"(\p{N})"},
     {Kind::Matches, R"([\p{P}!-/:-@\[-`{-~])"}, {Kind::Matches, QF_GPT2}};
-constexpr SplitPass kSuperBpe[] = {{Kind::Matches, R"(\p{N}+)"}, {Kind::Triples, R"(\d+)"}};
+constexpr SplitPass kSuperBpe[] = {{Kind::Matches, R"(\p{N}+)"}, {Kind::CutsBeforeTriples, R"(\d+)"}};
 
 #undef QF_CONTRACTION
 #undef QF_SPACES
@@ -156,7 +161,9 @@ constexpr SplitPass kSuperBpe[] = {{Kind::Matches, R"(\p{N}+)"}, {Kind::Triples,
 #undef QF_QWEN2
 #undef QF_CJK
 #undef QF_MIXED
+#undef QF_AFMOE_SCRIPTS
 #undef QF_CASES
+#undef QF_SPACE_BEFORE_NUMBER
 
 constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "default", .passes = kDefault},
@@ -188,9 +195,13 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "mellum", .passes = kGpt2},
     {.name = "modern-bert", .passes = kGpt2},
     {.name = "jais-2", .passes = kJais2},
-    {.name = "gemma4", .passes = kLines, .byte_level = false, .newline_words = true},
-    {.name = "granite-embed-multi-311m", .passes = kLines, .byte_level = false, .newline_words = true},
-    {.name = "sarvam-moe", .passes = kLines, .byte_level = false},
+    {.name = "gemma4", .passes = kLines, .byte_level = false, .visible_spaces = true, .newline_words = true},
+    {.name = "granite-embed-multi-311m",
+     .passes = kLines,
+     .byte_level = false,
+     .visible_spaces = true,
+     .newline_words = true},
+    {.name = "sarvam-moe", .passes = kLines, .byte_level = false, .visible_spaces = true},
     {.name = "jina-v1-en", .passes = kGpt2},
     {.name = "jina-v2-code", .passes = kGpt2},
     {.name = "roberta-bpe", .passes = kGpt2},

@@ -7,11 +7,13 @@
 
 namespace quantfit {
 
-// One pass over all pieces of a text. Each gap between matches becomes a piece, too.
+// One pass over all pieces of a text. Threes are counted from the end of a match: as patterns they would look
+// at the rest of a run from each of its digits.
 struct SplitPass {
   enum class Kind {
-    Matches,  // each match becomes a piece
-    Triples,  // each match is cut into threes, counted from its end
+    Matches,            // each match becomes a piece, and each gap between matches
+    Triples,            // each match is cut into threes, and each gap becomes a piece
+    CutsBeforeTriples,  // there is a cut before each three, and no other
   };
   Kind kind = Kind::Matches;
   std::string_view pattern;  // in the notation of byte_pattern.h
@@ -23,7 +25,8 @@ struct PreTokenizer {
   bool ignore_merges = false;   // a word that is a token as a whole is not merged
   bool adds_bos = false;        // unless the file says otherwise
   bool has_default_bos = true;  // token 11 is the beginning token unless the file names another
-  bool byte_level = true;       // words are merged as bytes; otherwise as characters, with spaces as U+2581
+  bool byte_level = true;       // words are merged as bytes; otherwise as characters
+  bool visible_spaces = false;  // spaces are written as U+2581 before anything else
   bool newline_words = false;   // a word of line feeds that is a token as a whole is not merged
 };
 

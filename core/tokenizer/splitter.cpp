@@ -30,12 +30,6 @@ struct FreeMatchContext {
   return reinterpret_cast<const char*>(text.data());
 }
 
-// As a pattern this needs to look at the rest of the run from each of its digits.
-void cut_triples(std::size_t length, std::vector<std::uint32_t>& lengths) {
-  if (length % 3 != 0) lengths.push_back(static_cast<std::uint32_t>(length % 3));
-  lengths.insert(lengths.end(), length / 3, 3U);
-}
-
 }  // namespace
 
 struct Splitter::Pass {
@@ -77,23 +71,26 @@ Result<Splitter> Splitter::create(std::span<const SplitPass> passes, Engine engi
 
 Result<void> Splitter::Pass::split(std::string_view subject, pcre2_match_data* data,
                                    pcre2_match_context* context, std::vector<std::uint32_t>& lengths) const {
-  const auto* begin = reinterpret_cast<PCRE2_SPTR>(subject.data());
+  const auto* text = reinterpret_cast<PCRE2_SPTR>(subject.data());
   const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data);
-  std::size_t done = 0;
-  while (done < subject.size()) {
+  std::size_t begin = 0;  // of the next piece
+  const auto cut = [&](std::size_t at) {
+    if (at > begin) lengths.push_back(static_cast<std::uint32_t>(at - begin));
+    begin = at;
+  };
+  for (std::size_t done = 0; done < subject.size(); done = bounds[1]) {
     const int status =
-        machine_code ? pcre2_jit_match(code.get(), begin, subject.size(), done, PCRE2_NOTEMPTY, data, context)
-                     : pcre2_match(code.get(), begin, subject.size(), done, PCRE2_NOTEMPTY, data, context);
+        machine_code ? pcre2_jit_match(code.get(), text, subject.size(), done, PCRE2_NOTEMPTY, data, context)
+                     : pcre2_match(code.get(), text, subject.size(), done, PCRE2_NOTEMPTY, data, context);
     if (status == PCRE2_ERROR_NOMATCH) break;
     if (status < 0) return fail(ErrorCode::Internal, "splitting a text into words: {}", message_of(status));
-    if (bounds[0] > done) lengths.push_back(static_cast<std::uint32_t>(bounds[0] - done));
-    if (kind == SplitPass::Kind::Triples)
-      cut_triples(bounds[1] - bounds[0], lengths);
-    else
-      lengths.push_back(static_cast<std::uint32_t>(bounds[1] - bounds[0]));
-    done = bounds[1];
+    const auto [first, last] = std::pair(bounds[0], bounds[1]);
+    if (kind != SplitPass::Kind::CutsBeforeTriples) cut(first);
+    if (kind != SplitPass::Kind::Matches)
+      for (std::size_t at = first + (last - first) % 3; at < last; at += 3) cut(at);
+    if (kind != SplitPass::Kind::CutsBeforeTriples) cut(last);
   }
-  if (done < subject.size()) lengths.push_back(static_cast<std::uint32_t>(subject.size() - done));
+  cut(subject.size());
   return outcome::success();
 }
 

@@ -92,6 +92,7 @@ Result<std::string> Tokenizer::token_bytes(TokenId id) const {
   if (rules != nullptr && rules->byte_level) return from_byte_alphabet(text);
   // Byte tokens are not always marked as such where merging falls back to them by name.
   if (const auto byte = byte_of(text)) return std::string(1, *byte);
+  if (rules != nullptr && !rules->visible_spaces) return std::string(text);
   return without_visible_spaces(text);
 }
 

@@ -111,11 +111,11 @@ std::string UnigramEncoder::normalize(std::string_view text) const {
     const Normalized next = normalize_at(text);
     for (const char c : next.text) {
       if (c != ' ') {
-        if (!in_word) {
-          if ((prefix_due && result.empty()) || (removes && !result.empty())) result += kVisibleSpace;
+        if (!in_word && (removes || prefix_due)) {
+          result += kVisibleSpace;
           prefix_due = false;
-          in_word = true;
         }
+        in_word = true;
         result += c;
       } else {
         in_word = false;

@@ -8,7 +8,9 @@
 #include <mutex>
 #include <utility>
 
+#include "core/gguf_writer.h"
 #include "tests/support/reference_library.h"
+#include "tests/support/test_paths.h"
 
 namespace quantfit::test {
 namespace {
@@ -31,6 +33,9 @@ constexpr std::size_t kSequences = 3;        // n_seq_max
 constexpr std::size_t kFlashAttention = 13;  // flash_attn_type: -1 where it can, 0 never
 constexpr std::size_t kKeyType = 26;         // type_k, type_v: ids of formats, F16 by default
 constexpr std::size_t kValueType = 27;
+
+// Bytes of the model parameters, in the release that scripts/setup-client installs.
+constexpr std::size_t kVocabularyOnly = 72;  // vocab_only: tensors are not looked for
 
 // The tokens of one call; 56 bytes.
 struct Batch {
@@ -309,6 +314,51 @@ Result<void> LlamaModel::State::make_context() {
     return fail(ErrorCode::Unsupported, "llama.cpp's batch has an unknown layout");
   }
   return outcome::success();
+}
+
+Result<LlamaVocabulary> LlamaVocabulary::open(const std::filesystem::path& path) {
+  QF_ASSIGN(const LlamaLibrary* library, LlamaLibrary::load());
+  LlamaVocabulary vocabulary;
+  vocabulary.f_ = &library->functions();
+  LibraryLog::get().collect();
+  Parameters parameters{};
+  vocabulary.f_->llama_model_default_params(&parameters);
+  auto* bytes = reinterpret_cast<std::uint8_t*>(parameters.words.data());
+  if (bytes[kVocabularyOnly] != 0)
+    return fail(ErrorCode::Unsupported, "the llama.cpp library's model parameters have an unknown layout");
+  bytes[kVocabularyOnly] = 1;
+  NativeModel* model = vocabulary.f_->llama_model_load_from_file(path.c_str(), parameters);
+  if (model == nullptr)
+    return fail(ErrorCode::Malformed, "llama.cpp does not load {}: {}", path.string(),
+                LibraryLog::get().collect());
+  vocabulary.model_ = {model,
+                       [free = vocabulary.f_->llama_model_free](NativeModel* loaded) { free(loaded); }};
+  return vocabulary;
+}
+
+Result<LlamaVocabulary> LlamaVocabulary::of(const GgufMetadata& metadata) {
+  const TemporaryFolder folder;
+  const auto path = folder / "vocabulary.gguf";
+  QF_ASSIGN(auto writer, GgufWriter::create(path, metadata, {}));
+  QF_TRY(writer.commit());
+  return open(path);
+}
+
+std::size_t LlamaVocabulary::size() const {
+  const auto* vocabulary = f_->llama_model_get_vocab(static_cast<const NativeModel*>(model_.get()));
+  return static_cast<std::size_t>(f_->llama_vocab_n_tokens(vocabulary));
+}
+
+Result<std::vector<Token>> LlamaVocabulary::tokenize(std::string_view text, bool add_special,
+                                                     bool parse_special) const {
+  const auto* vocabulary = f_->llama_model_get_vocab(static_cast<const NativeModel*>(model_.get()));
+  std::vector<Token> tokens(3 * text.size() + 8);  // an invalid byte becomes three; special ones at both ends
+  const std::int32_t count =
+      f_->llama_tokenize(vocabulary, text.data(), static_cast<std::int32_t>(text.size()), tokens.data(),
+                         static_cast<std::int32_t>(tokens.size()), add_special, parse_special);
+  if (count < 0) return fail(ErrorCode::Internal, "llama.cpp's tokenizer asks for {} tokens", -count);
+  tokens.resize(static_cast<std::size_t>(count));
+  return tokens;
 }
 
 std::size_t LlamaModel::vocabulary_size() const {

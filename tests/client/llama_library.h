@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/gguf_value.h"
 
 namespace quantfit::test {
 
@@ -40,6 +41,26 @@ class LlamaLibrary {
 enum class ClientPrecision {
   Default,  // as its programs: keys and values in F16, flash attention where it can
   Float32,  // keys and values in F32, no flash attention: for comparisons with exact arithmetic
+};
+
+// A vocabulary alone: of any GGUF file, tensors are not needed. Any number of threads.
+class LlamaVocabulary {
+ public:
+  // Malformed when llama.cpp refuses the file; the message holds its own warnings and errors. A file that
+  // breaks rules that llama.cpp only asserts (repeated tokens) ends the process.
+  [[nodiscard]] static Result<LlamaVocabulary> open(const std::filesystem::path& path);
+  // The same of metadata that was made, not read: through a temporary file.
+  [[nodiscard]] static Result<LlamaVocabulary> of(const GgufMetadata& metadata);
+
+  [[nodiscard]] std::size_t size() const;
+  // `text` must spell no number above U+10FFFF, at which llama.cpp ends the process.
+  [[nodiscard]] Result<std::vector<Token>> tokenize(std::string_view text, bool add_special,
+                                                    bool parse_special) const;
+
+ private:
+  LlamaVocabulary() = default;
+  const LlamaLibrary::Functions* f_ = nullptr;
+  std::shared_ptr<void> model_;
 };
 
 // A loaded model with one context. One thread at a time; contexts of the same model are independent.
