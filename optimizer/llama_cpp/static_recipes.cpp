@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/text.h"
+#include "optimizer/llama_cpp/pin_index.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
@@ -224,7 +225,11 @@ class RecipeWalk {
  public:
   RecipeWalk(const ModelTraits& model, std::span<const TensorInfo> tensors,
              const StaticRecipeRequest& request, StaticRecipe& answer)
-      : model_(model), request_(request), answer_(answer), file_type_(traits(request.file_type)) {
+      : model_(model),
+        request_(request),
+        answer_(answer),
+        file_type_(traits(request.file_type)),
+        pins_(request.pins) {
     for (const TensorInfo& tensor : tensors)
       if (is_value_role(recipe_role(tensor.name))) ++value_tensors_;
     const bool falcon = model.architecture == "falcon";
@@ -282,8 +287,7 @@ class RecipeWalk {
   }
 
   Format wanted_format(const TensorInfo& tensor, RecipeRole role) {
-    for (const FormatPin& pin : request_.pins)
-      if (pin.pattern.found_in(tensor.name)) return pin.format;
+    if (const auto first = pins_.first_in(tensor.name)) return request_.pins[*first].format;
     if (request_.raise_state_space) {
       if (stays_in_state_space(tensor.name) && !is_quantized(tensor.format)) return tensor.format;
       if (tensor_role(tensor.name) == "ssm_out") return Format::Q8_0;
@@ -367,6 +371,7 @@ class RecipeWalk {
   const StaticRecipeRequest& request_;
   StaticRecipe& answer_;
   const FileTypeTraits& file_type_;
+  PinIndex pins_;
   Conditions holding_ = 0;
   bool is_70b_ = false;
   bool has_importance_ = false;  // the tensor at hand

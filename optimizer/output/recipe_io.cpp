@@ -8,7 +8,7 @@
 #include <unordered_set>
 
 #include "core/text.h"
-#include "optimizer/llama_cpp/format_pin.h"
+#include "optimizer/llama_cpp/pin_index.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 
 namespace quantfit::optimizer {
@@ -140,15 +140,14 @@ Result<AppliedRecipe> apply_recipe_text(const RecipeText& text, std::span<const 
   AppliedRecipe answer;
   answer.recipe.provenance = text.provenance;
   std::vector<bool> used(text.rules.size(), false);
+  const PinIndex rules(text.rules);
   for (const TensorInfo& tensor : tensors) {
     answer.recipe.entries.push_back({tensor.name, tensor.format});
     if (!quantizability(tensor).quantizable) continue;
     std::optional<Format> wanted = otherwise;
-    const auto rule = std::ranges::find_if(
-        text.rules, [&](const FormatPin& pin) { return pin.pattern.found_in(tensor.name); });
-    if (rule != text.rules.end()) {
-      used[static_cast<std::size_t>(rule - text.rules.begin())] = true;
-      wanted = rule->format;
+    if (const auto rule = rules.first_in(tensor.name)) {
+      used[*rule] = true;
+      wanted = text.rules[*rule].format;
     } else {
       answer.uncovered.push_back(tensor.name);
     }

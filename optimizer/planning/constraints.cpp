@@ -5,6 +5,7 @@
 #include <map>
 #include <numeric>
 
+#include "optimizer/llama_cpp/pin_index.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
@@ -47,7 +48,7 @@ constexpr std::size_t kNamesInNote = 4;
 class Resolver {
  public:
   Resolver(const ModelTraits& model, std::span<const TensorInfo> tensors, const ConstraintRules& rules)
-      : model_(model), tensors_(tensors), rules_(rules), names_(rules.names) {}
+      : model_(model), tensors_(tensors), rules_(rules), names_(rules.names), pins_(rules.pins) {}
 
   Result<Constraints> run() {
     QF_TRY(build_pool());
@@ -111,12 +112,12 @@ class Resolver {
       return pinned(tensor, *rules_.embedding_format, names_.embedding_format);
     if (role == RecipeRole::Output && rules_.output_format)
       return pinned(tensor, *rules_.output_format, names_.output_format);
-    for (std::size_t i = 0; i < rules_.pins.size(); ++i) {
-      if (!rules_.pins[i].pattern.found_in(tensor.name)) continue;
-      pins_used_[i] = true;
-      const std::string& name = rules_.pins[i].given_as.empty() ? names_.pin : rules_.pins[i].given_as;
-      return pinned(tensor, rules_.pins[i].format,
-                    fmt::format("{} '{}'", name, rules_.pins[i].pattern.text()));
+    if (const auto first = pins_.first_in(tensor.name)) {
+      const FormatPin& pin = rules_.pins[*first];
+      pins_used_[*first] = true;
+      return pinned(
+          tensor, pin.format,
+          fmt::format("{} '{}'", pin.given_as.empty() ? names_.pin : pin.given_as, pin.pattern.text()));
     }
     if (rules_.raise_state_space) {
       if (stays_in_state_space(tensor.name) && !is_quantized(tensor.format))
@@ -350,6 +351,7 @@ class Resolver {
   std::span<const TensorInfo> tensors_;
   const ConstraintRules& rules_;
   const RuleNames& names_;
+  PinIndex pins_;
   bool has_importance_ = false;  // of the tensor at hand
   std::vector<const TensorInfo*> without_importance_;
   Constraints answer_;
