@@ -393,6 +393,164 @@ std::vector<GeneratedShape> shapes() {
                  {"blk.0.shortconv.out_proj.weight", {32, 32}}},
        .without = {"blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight",
                    "blk.0.attn_output.weight", "blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"}});
+  // Latent attention, with keys and values spelled out in one matrix, and with a temperature.
+  const std::vector<std::string> no_attention = {"attn_q.weight", "attn_k.weight", "attn_v.weight"};
+  add({.name = "deepseek2_expanded",
+       .architecture = "deepseek2",
+       .layers = 3,
+       .kv_heads = 4,
+       .head_dim = 10,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .keys = {{"attention.kv_lora_rank", 12U},
+                {"attention.q_lora_rank", 14U},
+                {"attention.key_length", 16U},
+                {"attention.value_length", 10U},
+                {"rope.dimension_count", 8U},
+                {"expert_shared_count", 1U},
+                {"expert_weights_scale", 1.0F}},
+       .extra = {{"blk.*.attn_kv_a_mqa.weight", {32, 20}},
+                 {"blk.*.attn_kv_a_norm.weight", {12}, 0.2F, 1},
+                 {"blk.*.attn_kv_b.weight", {12, 72}},
+                 {"blk.*.attn_q_a.weight", {32, 14}},
+                 {"blk.*.attn_q_a_norm.weight", {14}, 0.2F, 1},
+                 {"blk.*.attn_q_b.weight", {14, 64}}},
+       .without = no_attention});
+  add({.architecture = "mistral4",
+       .layers = 3,
+       .kv_heads = 1,
+       .head_dim = 10,
+       .experts = 6,
+       .shared_ffn = 24,
+       .leading_dense = 1,
+       .keys = {{"attention.kv_lora_rank", 12U},
+                {"attention.q_lora_rank", 14U},
+                {"attention.key_length", 20U},
+                {"attention.value_length", 12U},
+                {"attention.key_length_mla", 16U},
+                {"attention.value_length_mla", 10U},
+                {"rope.dimension_count", 8U},
+                {"expert_shared_count", 1U},
+                {"attention.temperature_scale", 0.1F},
+                {"attention.temperature_length", 8U},
+                {"expert_weights_norm", true}},
+       .extra = {{"blk.*.attn_kv_a_mqa.weight", {32, 20}},
+                 {"blk.*.attn_kv_a_norm.weight", {12}, 0.2F, 1},
+                 {"blk.*.attn_k_b.weight", {8, 12, 4}},
+                 {"blk.*.attn_v_b.weight", {12, 10, 4}},
+                 {"blk.*.attn_q_a.weight", {32, 14}},
+                 {"blk.*.attn_q_a_norm.weight", {14}, 0.2F, 1},
+                 {"blk.*.attn_q_b.weight", {14, 64}}},
+       .without = no_attention});
+
+  // Delta nets whose value heads are grouped by key head; attention in the last block.
+  GeneratedShape next{.architecture = "qwen3next",
+                      .layers = 4,
+                      .head_dim = 16,
+                      .write_head_dim = true,
+                      .ffn_norm = kPostAttention,
+                      .experts = 6,
+                      .shared_ffn = 20,
+                      .shared_gate = true,
+                      .keys = {{"rope.dimension_count", 8U},
+                               {"ssm.conv_kernel", 4U},
+                               {"ssm.inner_size", 32U},
+                               {"ssm.state_size", 8U},
+                               {"ssm.time_step_rank", 4U},
+                               {"ssm.group_count", 2U}},
+                      .without = {"blk.3.attn_q.weight"}};
+  for (const std::string block : {"blk.0.", "blk.1.", "blk.2."}) {
+    for (ExtraTensor tensor : std::vector<ExtraTensor>{{"attn_qkv.weight", {32, 64}},
+                                                       {"attn_gate.weight", {32, 32}},
+                                                       {"ssm_conv1d.weight", {4, 64}},
+                                                       {"ssm_dt.bias", {4}, 0.5F},
+                                                       {"ssm_a", {4}, 0.2F, -1},
+                                                       {"ssm_ba.weight", {32, 8}},
+                                                       {"ssm_norm.weight", {8}, 0.2F, 1},
+                                                       {"ssm_out.weight", {32, 32}}}) {
+      tensor.name = block + tensor.name;
+      next.extra.push_back(tensor);
+    }
+    for (const std::string name : {"attn_q", "attn_k", "attn_v", "attn_output"})
+      next.without.push_back(block + name + ".weight");
+  }
+  for (ExtraTensor tensor : std::vector<ExtraTensor>{{"attn_q.weight", {32, 128}},
+                                                     {"attn_q_norm.weight", {16}, 0.2F, 1},
+                                                     {"attn_k_norm.weight", {16}, 0.2F, 1}}) {
+    tensor.name = "blk.3." + tensor.name;
+    next.extra.push_back(tensor);
+  }
+  add(next);
+
+  add({.architecture = "qwen3vlmoe",
+       .qk_norm = QkNorm::PerHead,
+       .experts = 6,
+       .keys = {{"rope.dimension_sections", Uints{2, 1, 1, 0}}}});
+  add({.name = "command_r_plus",
+       .architecture = "command-r",
+       .layers = 64,
+       .layer_norm = true,
+       .ffn_norm = "",
+       .qk_norm = QkNorm::OwnPerHead,
+       .tied = true,
+       .keys = {{"logit_scale", 0.25F}},
+       .without = {"norm.bias"}});
+
+  // One branch per block: state space, experts, attention, experts; the experts also between latent
+  // projections.
+  for (const bool latent : {false, true}) {
+    const std::uint32_t inside = latent ? 16 : 32;
+    GeneratedShape one{.architecture = "nemotron_h_moe",
+                       .layers = 4,
+                       .ffn = 0,
+                       .ffn_norm = "",
+                       .gated = false,
+                       .keys = {{"attention.layer_norm_epsilon", 1e-5F},
+                                {"feed_forward_length", Uints{0, 24, 0, 24}},
+                                {"attention.head_count_kv", Uints{0, 0, 2, 0}},
+                                {"ssm.conv_kernel", 4U},
+                                {"ssm.inner_size", 64U},
+                                {"ssm.state_size", 8U},
+                                {"ssm.time_step_rank", 4U},
+                                {"ssm.group_count", 2U},
+                                {"expert_count", 6U},
+                                {"expert_used_count", 2U},
+                                {"expert_shared_count", 1U},
+                                {"expert_feed_forward_length", 24U},
+                                {"expert_shared_feed_forward_length", 20U},
+                                {"expert_weights_norm", true},
+                                {"expert_weights_scale", 2.5F}}};
+    one.name = latent ? "nemotron_h_moe_latent" : "nemotron_h_moe";
+    if (latent) one.keys.push_back({"moe_latent_size", inside});
+    one.extra = {{"blk.0.ssm_in.weight", {32, 164}},          {"blk.0.ssm_conv1d.weight", {4, 96}},
+                 {"blk.0.ssm_conv1d.bias", {96}, 0.2F},       {"blk.0.ssm_dt.bias", {4}, 0.5F},
+                 {"blk.0.ssm_a", {1, 4}, 0.2F, -1},           {"blk.0.ssm_d", {1, 4}, 0.5F},
+                 {"blk.0.ssm_norm.weight", {32, 2}, 0.2F, 1}, {"blk.0.ssm_out.weight", {64, 32}}};
+    for (const std::string block : {"blk.1.", "blk.3."}) {
+      for (ExtraTensor tensor : std::vector<ExtraTensor>{{"ffn_gate_inp.weight", {32, 6}},
+                                                         {"exp_probs_b.bias", {6}, 0.3F},
+                                                         {"ffn_up_exps.weight", {inside, 24, 6}},
+                                                         {"ffn_down_exps.weight", {24, inside, 6}},
+                                                         {"ffn_up_shexp.weight", {32, 20}},
+                                                         {"ffn_down_shexp.weight", {20, 32}}}) {
+        tensor.name = block + tensor.name;
+        one.extra.push_back(tensor);
+      }
+      if (latent) {
+        one.extra.push_back({block + "ffn_latent_down.weight", {32, inside}});
+        one.extra.push_back({block + "ffn_latent_up.weight", {inside, 32}});
+      }
+    }
+    for (const std::string block : {"blk.0.", "blk.1.", "blk.3."})
+      for (const std::string name : {"attn_q", "attn_k", "attn_v", "attn_output"})
+        one.without.push_back(block + name + ".weight");
+    add(one);
+  }
+  add({.architecture = "hunyuan_vl",
+       .qk_norm = QkNorm::PerHead,
+       .keys = {{"rope.dimension_sections", Uints{2, 1, 1, 0}}, {"rope.scaling.alpha", 1000.0F}}});
+
   // 16-bit weights: llama.cpp rounds activations to them, so these are held to less.
   add({.name = "llama_half", .width = 64, .head_dim = 16, .format = Format::F16});
   add({.name = "llama_bfloat16", .width = 64, .head_dim = 16, .format = Format::BF16});

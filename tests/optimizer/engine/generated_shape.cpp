@@ -24,8 +24,6 @@ class Maker {
 
   void tensor(const std::string& name, const std::vector<std::uint64_t>& ne, float scale = 0,
               float offset = 0) {
-    for (const std::string& suffix : shape_.without)
-      if (name.ends_with(suffix)) return;
     Made made;
     made.info.name = name;
     made.info.n_dims = static_cast<std::uint32_t>(ne.size());
@@ -46,14 +44,21 @@ class Maker {
     made.info.bytes = made.data.size();
     tensors_.push_back(std::move(made));
   }
+  // One of the usual tensors: not made where the shape leaves it out.
+  void usual(const std::string& name, const std::vector<std::uint64_t>& ne, float scale = 0,
+             float offset = 0) {
+    for (const std::string& suffix : shape_.without)
+      if (name.ends_with(suffix)) return;
+    tensor(name, ne, scale, offset);
+  }
   void norm(const std::string& name, std::uint64_t size, std::uint64_t rows = 1) {
-    tensor(name + ".weight", rows == 1 ? std::vector{size} : std::vector{size, rows}, 0.2F, 1);
+    usual(name + ".weight", rows == 1 ? std::vector{size} : std::vector{size, rows}, 0.2F, 1);
     if (shape_.layer_norm || shape_.norm_bias)
-      if (rows == 1) tensor(name + ".bias", {size}, 0.1F);
+      if (rows == 1) usual(name + ".bias", {size}, 0.1F);
   }
   void matrix(const std::string& name, std::vector<std::uint64_t> ne, bool bias) {
-    tensor(name + ".weight", ne);
-    if (bias) tensor(name + ".bias", {ne[1]}, 0.3F);
+    usual(name + ".weight", ne);
+    if (bias) usual(name + ".bias", {ne[1]}, 0.3F);
   }
 
   std::vector<Made>& tensors() { return tensors_; }
@@ -131,7 +136,7 @@ void write_generated(const GeneratedShape& s, const std::filesystem::path& path)
 
   Maker make(s);
   const std::uint64_t width = s.width;
-  make.tensor("token_embd.weight", {width, s.vocabulary}, 1);
+  make.usual("token_embd.weight", {width, s.vocabulary}, 1);
   for (std::uint32_t il = 0; il < s.layers; ++il) {
     const std::string b = fmt::format("blk.{}.", il);
     for (const std::string& norm : {s.attn_norm, s.post_attn_norm, s.ffn_norm, s.post_ffn_norm})
@@ -157,12 +162,12 @@ void write_generated(const GeneratedShape& s, const std::filesystem::path& path)
       if (s.gated) make.matrix(b + "ffn_gate_exps", {width, f, e}, false);
       make.matrix(b + "ffn_up_exps", {width, f, e}, false);
       make.matrix(b + "ffn_down_exps", {f, width, e}, false);
-      if (s.choice_bias) make.tensor(b + "exp_probs_b.bias", {e}, 0.3F);
+      if (s.choice_bias) make.usual(b + "exp_probs_b.bias", {e}, 0.3F);
       if (s.shared_ffn != 0) {
         if (s.gated) make.matrix(b + "ffn_gate_shexp", {width, s.shared_ffn}, false);
         make.matrix(b + "ffn_up_shexp", {width, s.shared_ffn}, false);
         make.matrix(b + "ffn_down_shexp", {s.shared_ffn, width}, false);
-        if (s.shared_gate) make.tensor(b + "ffn_gate_inp_shexp.weight", {width});
+        if (s.shared_gate) make.usual(b + "ffn_gate_inp_shexp.weight", {width});
       }
     } else if (s.ffn != 0) {
       if (s.gated && !s.fused_gate) make.matrix(b + "ffn_gate", {width, s.ffn}, s.ffn_bias);

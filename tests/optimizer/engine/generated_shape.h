@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <variant>
@@ -23,7 +23,8 @@ struct ExtraTensor {
   float offset = 0;
 };
 
-// The parts that most families share. Names of tensors are those of GGUF; a name in `without` is not written.
+// The parts that most families share. Names of tensors are those of GGUF; those of `without` are not written,
+// `extra` ones are.
 struct GeneratedShape {
   std::string name = "";  // of the case
   std::string architecture = "llama";
@@ -42,9 +43,13 @@ struct GeneratedShape {
   // "KEY" gets the architecture's prefix, ":KEY" stands as it is.
   std::vector<std::pair<std::string, KeyValue>> keys = {};
   std::vector<ExtraTensor> extra = {};
-  std::vector<std::string> without = {};  // suffixes of names
+  std::vector<std::string> without = {};  // ends of names
   Format format = Format::F32;            // of the matrices of blocks and of output.weight
 };
+// For the names of failed tests.
+inline void PrintTo(const GeneratedShape& one, std::ostream* out) {
+  *out << one.name;
+}
 
 // Writes the model; the same shape gives the same file. Values do not depend on the format: they are rounded.
 void write_generated(const GeneratedShape& shape, const std::filesystem::path& path);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,10 @@ struct RecordedModel {
   std::vector<std::int32_t> tokens;
   std::vector<std::vector<float>> logits;  // of every position
 };
+// For the names of failed tests.
+inline void PrintTo(const RecordedModel& one, std::ostream* out) {
+  *out << one.name;
+}
 
 // Those in tests/data/engine, then those of the shared folder that are not among them.
 [[nodiscard]] std::vector<RecordedModel> recorded_models();
