@@ -215,7 +215,8 @@ class PatternReader {
       case 'x': {
         const std::size_t end = pattern_.find('}', at_);
         std::uint32_t code_point = 0;
-        if (at_ >= pattern_.size() || pattern_[at_] != '{' || end == std::string_view::npos || end - at_ > 7)
+        if (at_ >= pattern_.size() || pattern_[at_] != '{' || end == std::string_view::npos ||
+            end - at_ > 7 || end == at_ + 1)
           return fail(ErrorCode::InvalidArgument, "\\x without {{hexadecimal}} in a pattern");
         const char* last = pattern_.data() + end;
         if (std::from_chars(pattern_.data() + at_ + 1, last, code_point, 16).ptr != last ||

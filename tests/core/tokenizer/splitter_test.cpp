@@ -58,5 +58,41 @@ TEST(Splitter, CutsTheExamplesAsExpected) {
   EXPECT_EQ(names, 84U);
 }
 
+TEST(Splitter, MachineCodeAndInterpreterAgree) {
+  const DecodedText text(mixed_text(20000, 9));
+  for (const PreTokenizer& pre : all_pre_tokenizers()) {
+    const auto fast = splitter_of(pre.name).split(text.code_points);
+    const auto slow = splitter_of(pre.name, Splitter::Engine::Interpreted).split(text.code_points);
+    ASSERT_TRUE(fast && slow) << pre.name;
+    EXPECT_EQ(fast.value(), slow.value()) << pre.name;
+    EXPECT_EQ(std::accumulate(fast.value().begin(), fast.value().end(), std::size_t{0}),
+              text.code_points.size());
+    for (const std::uint32_t length : fast.value()) EXPECT_GT(length, 0U);
+  }
+}
+
+TEST(Splitter, NamesAreKnownOrNot) {
+  EXPECT_EQ(all_pre_tokenizers().size(), 87U);
+  EXPECT_EQ(find_pre_tokenizer("gpt-5"), nullptr);
+  EXPECT_EQ(find_pre_tokenizer(""), find_pre_tokenizer("default"));
+}
+
+// Taken from the real client, where descriptions say otherwise.
+TEST(Splitter, CutsNumbersAsTheClientDoes) {
+  using Pieces = std::vector<std::string>;
+  for (const char* name : {"tiny_aya", "afmoe"}) {
+    const Splitter splitter = splitter_of(name);
+    EXPECT_EQ(pieces_of(splitter, "12345\u00b26"), (Pieces{"1", "234", "5\u00b26"})) << name;
+    EXPECT_EQ(pieces_of(splitter, "   12345"), (Pieces{"  ", " ", "12", "345"})) << name;
+    EXPECT_EQ(pieces_of(splitter, "\n \n1"), (Pieces{"\n \n", "1"})) << name;
+    EXPECT_EQ(pieces_of(splitter, "a\t\t1"), (Pieces{"a", "\t", "\t", "1"})) << name;
+  }
+  EXPECT_EQ(pieces_of(splitter_of("afmoe"), "   \u17e1"), (Pieces{"   ", "\u17e1"}));
+  EXPECT_EQ(pieces_of(splitter_of("tiny_aya"), "   \u17e1"), (Pieces{"  ", " ", "\u17e1"}));
+  const Splitter superbpe = splitter_of("superbpe");
+  EXPECT_EQ(pieces_of(superbpe, "8627\u0663\u00b2"), (Pieces{"8", "627\u0663\u00b2"}));
+  EXPECT_EQ(pieces_of(superbpe, "\u0663\u00b21234"), (Pieces{"\u0663\u00b21", "234"}));
+}
+
 }  // namespace
 }  // namespace quantfit::test
