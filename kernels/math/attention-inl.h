@@ -24,6 +24,7 @@ using attention_layout::kKeyTile;
 using attention_layout::kScoreFloats;
 using attention_layout::kTileFloats;
 using attention_layout::padded_dim;
+static_assert(attention_layout::kTileStride == kPanelStride && attention_layout::kPanelLanes == kPanelLanes);
 
 // The score of a key that is not seen. Finite, so that differences are numbers.
 inline constexpr float kMasked = -3.0e38F;
@@ -93,11 +94,11 @@ HWY_INLINE QueryTile make_query_tile(const AttentionShape& shape, std::size_t he
   return tile;
 }
 
-// `rows` rows of `width` values to rows kBlockDim apart.
+// `rows` rows of `width` values to rows of a tile.
 HWY_INLINE void copy_tile(const float* from, std::size_t stride, std::size_t rows, std::size_t width,
                           float* to) {
   for (std::size_t j = 0; j < rows; ++j)
-    std::memcpy(to + j * kBlockDim, from + j * stride, width * sizeof(float));
+    std::memcpy(to + j * kPanelStride, from + j * stride, width * sizeof(float));
 }
 
 // scores[j][l] = sum over d of k[key + j][d] * packed[d][l].
@@ -107,7 +108,7 @@ HWY_INLINE void tile_scores(const AttentionShape& shape, TokenRows<const float> 
   for (std::size_t d = 0; d < shape.key_dim; d += kBlockDim) {
     const std::size_t width = std::min(kBlockDim, shape.key_dim - d);
     copy_tile(k.row(key) + kv_head * shape.key_dim + d, k.stride, keys, width, tile);
-    panel_product<kBlockDim, 1>(keys, lanes, width, tile, packed + d * kPanelLanes, d > 0, scores);
+    panel_product<kPanelStride, 1>(keys, lanes, width, tile, packed + d * kPanelLanes, d > 0, scores);
   }
 }
 

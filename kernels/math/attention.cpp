@@ -73,7 +73,8 @@ HWY_INLINE void attend(const AttentionShape& shape, const AttentionInputs& in, s
     for (std::size_t d = 0; d < shape.value_dim; d += kBlockDim) {
       const std::size_t width = std::min(kBlockDim, shape.value_dim - d);
       copy_tile(in.v.row(key) + kv_head * shape.value_dim + d, in.v.stride, keys, width, tile);
-      panel_product<1, kBlockDim>(width, queries.lanes, keys, tile, scores, true, values + d * kPanelLanes);
+      panel_product<1, kPanelStride>(width, queries.lanes, keys, tile, scores, true,
+                                     values + d * kPanelLanes);
     }
   }
 

@@ -159,8 +159,8 @@ HWY_INLINE double backward_tile(const Pass& pass, std::size_t head, std::size_t 
     for (std::size_t d = 0; d < value_dim; d += kBlockDim) {
       const std::size_t width = std::min(kBlockDim, value_dim - d);
       copy_tile(pass.in.v.row(key) + pass.kv_head * value_dim + d, pass.in.v.stride, keys, width, w.values);
-      panel_product<kBlockDim, 1>(keys, queries.lanes, width, w.values, w.packed_dout + d * kPanelLanes,
-                                  d > 0, w.gradients);
+      panel_product<kPanelStride, 1>(keys, queries.lanes, width, w.values, w.packed_dout + d * kPanelLanes,
+                                     d > 0, w.gradients);
     }
     differentiate_scores(shape, queries, rows, key, keys, w.scores, w.gradients);
     add_key_gradients(w.scores, keys, count, w.dout, value_dim, w.product,
@@ -171,8 +171,8 @@ HWY_INLINE double backward_tile(const Pass& pass, std::size_t head, std::size_t 
       const std::size_t width = std::min(kBlockDim, key_dim - d);
       if (key_dim > kBlockDim)  // else the tile still holds them
         copy_tile(pass.in.k.row(key) + pass.kv_head * key_dim + d, pass.in.k.stride, keys, width, w.keys);
-      panel_product<1, kBlockDim>(width, queries.lanes, keys, w.keys, w.gradients, true,
-                                  w.dq + d * kPanelLanes);
+      panel_product<1, kPanelStride>(width, queries.lanes, keys, w.keys, w.gradients, true,
+                                     w.dq + d * kPanelLanes);
     }
   }
   unpack_transposed(w.dq, count, key_dim, false, pass.dq.row(first) + head * key_dim, pass.dq.stride);

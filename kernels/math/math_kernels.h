@@ -11,6 +11,7 @@
 // - NaN in, NaN out where it matters (products, norms, activations); its payload may differ between tables.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -57,15 +58,17 @@ struct WeightRows {
 // Products are summed in blocks of this many terms: in each block by fused multiply-adds in rising order from
 // zero, the blocks added in rising order.
 inline constexpr std::size_t kProductBlock = 256;
-// Tiles that keep the machine busy: this many tokens times this many outputs per call, or somewhat less.
+// Tiles that keep the machine busy: this many tokens times this many outputs (input columns in the backward
+// product) per call, or somewhat less.
 inline constexpr std::size_t kProductTokens = 512;
 inline constexpr std::size_t kProductOutputs = 240;
+inline constexpr std::size_t kProductColumns = 2 * kProductBlock;
 // Floats of scratch for a tile of `tokens` rows and `outputs` columns (input columns in the backward
 // product).
 [[nodiscard]] constexpr std::size_t product_scratch(std::size_t tokens, std::size_t outputs) {
   const std::size_t padded_tokens = (tokens + 31) / 32 * 32;
-  const std::size_t padded_outputs = (outputs + 47) / 48 * 48;
-  return kProductBlock * (padded_tokens + padded_outputs) + padded_tokens * padded_outputs;
+  const std::size_t padded_outputs = std::max((outputs + 11) / 12 * 12, kProductColumns) + 24;
+  return (kProductBlock + 16) * (padded_outputs + 32) + padded_tokens * padded_outputs;
 }
 
 // ---- activations
@@ -214,12 +217,12 @@ struct MathKernels {
                   float* scratch) = nullptr;
   // dx[t][k] = (dx[t][k] if add) + sum over j of dy[t][j] * w[j][first_column + k], for the dx.columns
   // columns from first_column, a multiple of kProductBlock, on. dx ends at the last column of w or at a
-  // multiple of kProductBlock. scratch: product_scratch(tokens, kProductBlock).
+  // multiple of kProductBlock. scratch: product_scratch(tokens, kProductColumns).
   void (*product_backward)(MatrixView<const float> dy, const WeightRows& w, std::size_t first_column,
                            MatrixView<float> dx, bool add, float* scratch) = nullptr;
   // c[i][j] += sum over t of a[t][i] * b[t][j]: gradients of weights, second moments (a and b the same rows).
   // Blocks of kProductBlock tokens begin at the first token given: how the caller cuts tokens is part of the
-  // order of summation; how c is cut into tiles is not. scratch: product_scratch(b.columns, kProductBlock).
+  // order of summation; how c is cut into tiles is not. scratch: product_scratch(0, kProductColumns).
   void (*add_outer_products)(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
                              float* scratch) = nullptr;
 

@@ -17,6 +17,8 @@
 #define QUANTFIT_MATH_PANEL_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
+
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -33,16 +35,28 @@ inline constexpr int kTileRows = QF_SCALAR_LANES ? 4 : kParts == 1 ? 12 : 6;
 inline constexpr int kRestRows = QF_SCALAR_LANES ? 1 : kParts == 1 ? 4 : 2;
 // Panels are padded to a multiple of this many rows.
 inline constexpr std::size_t kPanelRowPadding = 12;
+// From one row of a panel of weights, keys or values (at most 256 values wide) to the next: an odd number of
+// cache lines, so that a column of the panel spreads over all sets of the first-level cache.
+inline constexpr std::size_t kPanelStride = 272;
+
+// Where every step meets another cache line, it is asked for this many steps before.
+inline constexpr std::size_t kPrefetchSteps = 12;
 
 template <int kRows, int kVectors, std::size_t kRowStride, std::size_t kStepStride, bool kAdd>
 HWY_INLINE void tile_product(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b, std::size_t steps,
                              float* HWY_RESTRICT c) {
+  // What is on its way while this tile begins: the sums, and the first values of the next rows.
+  for (int r = 0; r < kRows; ++r) {
+    if (kAdd) hwy::Prefetch(c + static_cast<std::size_t>(r) * kPanelLanes);
+    if (kStepStride == 1) hwy::Prefetch(a + static_cast<std::size_t>(r + kRows) * kRowStride);
+  }
   F sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sums[r][v] = zero();
   for (std::size_t t = 0; t < steps; ++t) {
+    if (kStepStride > 1) hwy::Prefetch(a + kPrefetchSteps * kStepStride);
     F column[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) column[v] = load(b + 16 * v);

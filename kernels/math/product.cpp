@@ -1,10 +1,9 @@
 // Matrix products with weights in any format, their gradient, and sums of outer products.
 //
 // A call makes one tile of the result. Per block of 256 terms the weights are decoded once into a panel of
-// binary32 (rows of 1 KiB, so that twelve of them fall into different sets of the first-level cache), the
-// activations are transposed once into panels of 32 tokens; both are then used for the whole tile. A panel of
-// tokens (32 KiB) stays near the core while all rows of weights go by. The tile's sums lie transposed in
-// scratch until the last block.
+// binary32, which stays in the second-level cache; then 32 tokens at a time are transposed into a panel (32
+// KiB, near the core) that meets all rows of weights. The tile's sums lie transposed in scratch until the
+// last block.
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/math/product.cpp"
@@ -24,116 +23,121 @@ constexpr std::size_t kBlock = kProductBlock;
 HWY_INLINE std::size_t round_up(std::size_t n, std::size_t unit) {
   return (n + unit - 1) / unit * unit;
 }
+// Rows of the tile's sums per group of tokens; the last tiles of a product write a few too many.
+HWY_INLINE std::size_t padded_outputs(std::size_t outputs) {
+  return round_up(outputs, kPanelRowPadding);
+}
 
-// `rows` rows of `columns` weights from column `first` on, rows of the panel kBlock apart.
+// `rows` rows of `columns` weights from column `first` on.
 HWY_INLINE void decode_panel(const WeightRows& w, std::size_t first_row, std::size_t rows, std::size_t first,
                              std::size_t columns, float* panel) {
   const std::byte* from = w.data + first_row * w.row_bytes + first / w.block_columns * w.block_bytes;
-  for (std::size_t j = 0; j < rows; ++j) w.decode(from + j * w.row_bytes, columns, panel + j * kBlock);
+  for (std::size_t j = 0; j < rows; ++j) w.decode(from + j * w.row_bytes, columns, panel + j * kPanelStride);
+}
+
+// The tokens of group g.
+HWY_INLINE std::size_t group_size(std::size_t tokens, std::size_t g) {
+  return std::min(kPanelLanes, tokens - g * kPanelLanes);
 }
 
 void product(MatrixView<const float> x, const WeightRows& w, MatrixView<float> y, bool add, float* scratch) {
   if (x.rows == 0 || w.rows == 0) return;
-  const std::size_t padded_rows = round_up(w.rows, 48);
+  const std::size_t outputs = padded_outputs(w.rows);
   const std::size_t groups = round_up(x.rows, kPanelLanes) / kPanelLanes;
-  float* panel = scratch;
-  float* packed = panel + kBlock * padded_rows;
-  float* sums = packed + kBlock * kPanelLanes * groups;
+  float* packed = scratch;
+  float* panel = packed + kBlock * kPanelLanes;
+  float* sums = panel + kPanelStride * outputs;
   // The rows that only pad the last tile.
-  std::fill(panel + w.rows * kBlock, panel + round_up(w.rows, kPanelRowPadding) * kBlock, 0.0F);
-  if (w.columns == 0) std::fill(sums, sums + groups * padded_rows * kPanelLanes, 0.0F);
+  std::fill(panel + w.rows * kPanelStride, sums, 0.0F);
+  if (w.columns == 0) std::fill(sums, sums + groups * outputs * kPanelLanes, 0.0F);
   for (std::size_t k = 0; k < w.columns; k += kBlock) {
     const std::size_t steps = std::min(kBlock, w.columns - k);
     decode_panel(w, 0, w.rows, k, steps, panel);
     for (std::size_t g = 0; g < groups; ++g) {
-      const std::size_t tokens = std::min(kPanelLanes, x.rows - g * kPanelLanes);
-      float* columns = packed + g * kBlock * kPanelLanes;
-      pack_transposed(x.row(g * kPanelLanes) + k, x.stride, tokens, steps, columns);
-      panel_product<kBlock, 1>(w.rows, tokens, steps, panel, columns, k > 0,
-                               sums + g * padded_rows * kPanelLanes);
+      const std::size_t tokens = group_size(x.rows, g);
+      pack_transposed(x.row(g * kPanelLanes) + k, x.stride, tokens, steps, packed);
+      panel_product<kPanelStride, 1>(w.rows, tokens, steps, panel, packed, k > 0,
+                                     sums + g * outputs * kPanelLanes);
     }
   }
-  for (std::size_t g = 0; g < groups; ++g) {
-    const std::size_t tokens = std::min(kPanelLanes, x.rows - g * kPanelLanes);
-    unpack_transposed(sums + g * padded_rows * kPanelLanes, tokens, w.rows, add, y.row(g * kPanelLanes),
-                      y.stride);
-  }
+  for (std::size_t g = 0; g < groups; ++g)
+    unpack_transposed(sums + g * outputs * kPanelLanes, group_size(x.rows, g), w.rows, add,
+                      y.row(g * kPanelLanes), y.stride);
 }
 
-// kBlock columns or fewer, see product_backward.
+// kProductColumns columns or fewer, see product_backward.
 HWY_INLINE void backward_columns(MatrixView<const float> dy, const WeightRows& w, std::size_t first_column,
                                  MatrixView<float> dx, bool add, float* scratch) {
-  const std::size_t padded_columns = round_up(kBlock, 48);
+  const std::size_t columns = kProductColumns + kPanelRowPadding;
   const std::size_t groups = round_up(dy.rows, kPanelLanes) / kPanelLanes;
-  float* panel = scratch;
-  float* packed = panel + kBlock * padded_columns;
-  float* sums = packed + kBlock * kPanelLanes * groups;
-  std::fill(panel + kBlock * kBlock, packed, 0.0F);
-  if (w.rows == 0) std::fill(sums, sums + groups * padded_columns * kPanelLanes, 0.0F);
+  float* packed = scratch;
+  float* panel = packed + kBlock * kPanelLanes;  // one panel per block of columns
+  float* sums = panel + kPanelStride * kProductColumns + kPanelRowPadding;
+  if (w.rows == 0) std::fill(sums, sums + groups * columns * kPanelLanes, 0.0F);
   for (std::size_t j = 0; j < w.rows; j += kBlock) {
     const std::size_t steps = std::min(kBlock, w.rows - j);
-    decode_panel(w, j, steps, first_column, dx.columns, panel);
+    for (std::size_t k = 0; k < dx.columns; k += kBlock)
+      decode_panel(w, j, steps, first_column + k, std::min(kBlock, dx.columns - k), panel + k * kPanelStride);
     for (std::size_t g = 0; g < groups; ++g) {
-      const std::size_t tokens = std::min(kPanelLanes, dy.rows - g * kPanelLanes);
-      float* columns = packed + g * kBlock * kPanelLanes;
-      pack_transposed(dy.row(g * kPanelLanes) + j, dy.stride, tokens, steps, columns);
-      panel_product<1, kBlock>(dx.columns, tokens, steps, panel, columns, j > 0,
-                               sums + g * padded_columns * kPanelLanes);
+      const std::size_t tokens = group_size(dy.rows, g);
+      pack_transposed(dy.row(g * kPanelLanes) + j, dy.stride, tokens, steps, packed);
+      for (std::size_t k = 0; k < dx.columns; k += kBlock)
+        panel_product<1, kPanelStride>(std::min(kBlock, dx.columns - k), tokens, steps,
+                                       panel + k * kPanelStride, packed, j > 0,
+                                       sums + (g * columns + k) * kPanelLanes);
     }
   }
-  for (std::size_t g = 0; g < groups; ++g) {
-    const std::size_t tokens = std::min(kPanelLanes, dy.rows - g * kPanelLanes);
-    unpack_transposed(sums + g * padded_columns * kPanelLanes, tokens, dx.columns, add,
+  for (std::size_t g = 0; g < groups; ++g)
+    unpack_transposed(sums + g * columns * kPanelLanes, group_size(dy.rows, g), dx.columns, add,
                       dx.row(g * kPanelLanes), dx.stride);
-  }
 }
 
 void product_backward(MatrixView<const float> dy, const WeightRows& w, std::size_t first_column,
                       MatrixView<float> dx, bool add, float* scratch) {
   if (dy.rows == 0) return;
-  for (std::size_t k = 0; k < dx.columns; k += kBlock) {
-    const MatrixView<float> part{dx.data + k, dx.rows, std::min(kBlock, dx.columns - k), dx.stride};
+  for (std::size_t k = 0; k < dx.columns; k += kProductColumns) {
+    const MatrixView<float> part{dx.data + k, dx.rows, std::min(kProductColumns, dx.columns - k), dx.stride};
     backward_columns(dy, w, first_column + k, part, add, scratch);
+  }
+}
+
+// `steps` rows of up to 32 values, zeros beyond.
+HWY_INLINE void pack_rows(MatrixView<const float> b, std::size_t first_row, std::size_t steps,
+                          std::size_t column, std::size_t width, float* to) {
+  for (std::size_t s = 0; s < steps; ++s) {
+    const float* from = b.row(first_row + s) + column;
+    store(load_first(from, width), to + s * kPanelLanes);
+    store(width > 16 ? load_first(from + 16, width - 16) : zero(), to + s * kPanelLanes + 16);
+  }
+}
+
+// c[i][j] += from[i * 32 + j].
+HWY_INLINE void add_strip(const float* from, std::size_t rows, std::size_t width, float* c,
+                          std::size_t stride) {
+  for (std::size_t i = 0; i < rows; ++i) {
+    float* to = c + i * stride;
+    store_first(load_first(to, width) + load(from + i * kPanelLanes), to, width);
+    if (width > 16)
+      store_first(load_first(to + 16, width - 16) + load(from + i * kPanelLanes + 16), to + 16, width - 16);
   }
 }
 
 void add_outer_products(MatrixView<const float> a, MatrixView<const float> b, MatrixView<float> c,
                         float* scratch) {
-  const std::size_t groups = round_up(b.columns, kPanelLanes) / kPanelLanes;
-  float* panel = scratch;
-  float* sums = panel + kBlock * kBlock + kPanelRowPadding;
-  float* packed = scratch + kBlock * round_up(kBlock, 48);
+  float* packed = scratch;
+  float* panel = packed + kBlock * kPanelLanes;
+  float* sums = panel + kPanelStride * kBlock + kPanelRowPadding;
   for (std::size_t t = 0; t < a.rows; t += kBlock) {
     const std::size_t steps = std::min(kBlock, a.rows - t);
-    for (std::size_t g = 0; g < groups; ++g) {
-      const std::size_t width = std::min(kPanelLanes, b.columns - g * kPanelLanes);
-      float* to = packed + g * kBlock * kPanelLanes;
-      for (std::size_t s = 0; s < steps; ++s) {
-        const float* from = b.row(t + s) + g * kPanelLanes;
-        store(load_first(from, std::min<std::size_t>(width, 16)), to + s * kPanelLanes);
-        store(width > 16 ? load_first(from + 16, width - 16) : zero(), to + s * kPanelLanes + 16);
-      }
-    }
     for (std::size_t i = 0; i < a.columns; i += kBlock) {
       const std::size_t rows = std::min(kBlock, a.columns - i);
       for (std::size_t s = 0; s < steps; ++s)
-        std::memcpy(panel + s * kBlock, a.row(t + s) + i, rows * sizeof(float));
-      for (std::size_t g = 0; g < groups; ++g) {
-        const std::size_t width = std::min(kPanelLanes, b.columns - g * kPanelLanes);
-        // Tiles of 12 rows: few enough to stay in the first-level cache on their way into c.
-        for (std::size_t r = 0; r < rows; r += kPanelRowPadding) {
-          const std::size_t height = std::min(kPanelRowPadding, rows - r);
-          panel_product<1, kBlock>(height, width, steps, panel + r, packed + g * kBlock * kPanelLanes, false,
-                                   sums);
-          for (std::size_t e = 0; e < height; ++e) {
-            float* to = c.row(i + r + e) + g * kPanelLanes;
-            const float* from = sums + e * kPanelLanes;
-            const std::size_t low = std::min<std::size_t>(width, 16);
-            store_first(load_first(to, low) + load(from), to, low);
-            if (width > 16)
-              store_first(load_first(to + 16, width - 16) + load(from + 16), to + 16, width - 16);
-          }
-        }
+        std::memcpy(panel + s * kPanelStride, a.row(t + s) + i, rows * sizeof(float));
+      for (std::size_t j = 0; j < b.columns; j += kPanelLanes) {
+        const std::size_t width = std::min(kPanelLanes, b.columns - j);
+        pack_rows(b, t, steps, j, width, packed);
+        panel_product<1, kPanelStride>(rows, width, steps, panel, packed, false, sums);
+        add_strip(sums, rows, width, c.row(i) + j, c.stride);
       }
     }
   }

@@ -108,7 +108,7 @@ TEST(ProductTest, BackwardFollowsItsOrderOfSummation) {
     for (const bool add : {false, true}) {
       const Floats dx = on_every_isa([&](const MathKernels& math) {
         Floats out = before;
-        Scratch scratch(product_scratch(c.tokens, kProductBlock));
+        Scratch scratch(product_scratch(c.tokens, kProductColumns));
         math.product_backward({dy.data(), c.tokens, c.outputs, dy_stride}, w.rows, 0,
                               {out.data(), c.tokens, c.columns, dx_stride}, add, scratch.data());
         return out;
@@ -140,7 +140,7 @@ TEST(ProductTest, OuterProductsFollowTheirOrderOfSummation) {
     const Floats before = random.values(rows * columns);
     const Floats c = on_every_isa([&](const MathKernels& math) {
       Floats out = before;
-      Scratch scratch(product_scratch(columns, kProductBlock));
+      Scratch scratch(product_scratch(0, kProductColumns));
       math.add_outer_products({a.data(), tokens, rows, a_stride}, {b.data(), tokens, columns, b_stride},
                               {out.data(), rows, columns, columns}, scratch.data());
       return out;
@@ -169,7 +169,7 @@ TEST(ProductTest, CutsChangeNothing) {
   const Floats x = random.values(tokens * columns);
   const Floats dy = random.values(tokens * outputs);
   for (const MathKernels& math : runnable_math_kernels()) {
-    Scratch scratch(product_scratch(tokens, kProductBlock));
+    Scratch scratch(product_scratch(tokens, kProductColumns));
     Floats y(tokens * outputs);
     math.product({x.data(), tokens, columns, columns}, w.rows, {y.data(), tokens, outputs, outputs}, false,
                  scratch.data());
@@ -230,7 +230,7 @@ TEST(ProductTest, EmptySizesTouchNothing) {
   Random random(16);
   const StoredWeights w = store_weights(Format::F32, 4, 8, random);
   for (const MathKernels& math : runnable_math_kernels()) {
-    Scratch scratch(product_scratch(4, kProductBlock));
+    Scratch scratch(product_scratch(4, kProductColumns));
     Floats y(16, 3.0F);
     math.product({nullptr, 0, 8, 8}, w.rows, {y.data(), 0, 4, 4}, false, scratch.data());
     WeightRows none = w.rows;
