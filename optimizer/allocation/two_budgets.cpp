@@ -217,6 +217,8 @@ class Walk {
   std::priority_queue<Combination, std::vector<Combination>, Later> queue_;
 };
 
+}  // namespace
+
 Termination worse(Termination a, Termination b) {
   const auto rank = [](Termination why) {
     switch (why) {
@@ -235,8 +237,6 @@ Termination worse(Termination a, Termination b) {
   };
   return rank(a) >= rank(b) ? a : b;
 }
-
-}  // namespace
 
 Result<TwoBudgetAllocation> allocate_two(std::span<const CandidateClass> first,
                                          std::span<const CandidateClass> second,

@@ -43,12 +43,17 @@ struct TwoBudgetAllocation {
   Termination why = Termination::Optimal;  // BudgetTooSmall: the choice is the smallest of every class
 };
 
+// Combinations of shared formats that are solved; see allocate_two().
+inline constexpr std::size_t kMaxCombinations = 256;
+
+// The end that proves less, of two searches that make one answer.
+[[nodiscard]] Termination worse(Termination a, Termination b);
+
 // Of all choices within both budgets the cheapest. Once the shared classes have their formats the rest is one
 // knapsack for each memory; combinations of shared formats are tried in ascending order of a Lagrangian bound
 // (one multiplier for each budget) until no other can be better. After kMaxCombinations of them the bound
 // stays honest (StateLimit). The answer is a function of the arguments as allocate()'s is. Errors as
 // allocate(). `limits.max_seconds` is for the whole.
-inline constexpr std::size_t kMaxCombinations = 256;
 [[nodiscard]] Result<TwoBudgetAllocation> allocate_two(std::span<const CandidateClass> first,
                                                        std::span<const CandidateClass> second,
                                                        std::span<const SharedClass> shared,

@@ -115,16 +115,6 @@ void apply_shared(const Problem& problem, std::span<const SharedClass> classes,
         recipe.entries[member].format = format_of.at(part.classes[c].name);
 }
 
-Termination worse(Termination a, Termination b) {
-  const auto rank = [](Termination why) {
-    return why == Termination::Optimal      ? 0
-           : why == Termination::GapReached ? 1
-           : why == Termination::StateLimit ? 2
-                                            : 3;
-  };
-  return rank(a) >= rank(b) ? a : b;
-}
-
 void add_to_proof(const Allocation& allocation, Proof& proof) {
   proof.why = worse(proof.why, allocation.why);
   proof.objective += allocation.objective;
