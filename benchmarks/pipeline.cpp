@@ -220,6 +220,7 @@ Result<double> one_run(const Settings& settings, const bench::GeneratedModel& ge
   options.error_model = request.sampler.error_model;
   options.effort = request.sampler.effort;
   options.threads = run.threads;
+  options.existing = Existing::Replace;
   const fs::path output = fs::path(settings.folder) / "quantized.gguf";
   QF_TRY(timed(run.phases, prefix + "write", weights, [&] {
     return optimizer::write_model(inputs.model, inputs.importance_or_null(), solution.recipe, output, options,

@@ -16,8 +16,8 @@
 #include "cli/session.h"
 #include "cli/streams.h"
 #include "cli/suggest.h"
+#include "core/atomic_file.h"
 #include "core/byte_size.h"
-#include "core/file_util.h"
 #include "core/text.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
@@ -127,13 +127,16 @@ Result<void> read_rest(QuantizeOptions& options) {
 // Recipe files that were asked for, for one answer.
 Result<void> export_recipes(const QuantizeOptions& options, const Model& model,
                             const optimizer::Solution& solution, bool several) {
+  const Existing existing = options.force ? Existing::Replace : Existing::Keep;
   if (!options.export_recipe.empty()) {
     QF_ASSIGN(const std::string text, optimizer::to_recipe_text(solution.recipe, model.tensors()));
-    QF_TRY(write_file_atomically(with_label(options.export_recipe, solution.target, several), text));
+    QF_TRY(
+        write_file_atomically(with_label(options.export_recipe, solution.target, several), text, existing));
   }
   if (!options.export_tensor_types.empty()) {
     QF_ASSIGN(const std::string text, optimizer::to_tensor_type_file(solution.recipe, model.tensors()));
-    QF_TRY(write_file_atomically(with_label(options.export_tensor_types, solution.target, several), text));
+    QF_TRY(write_file_atomically(with_label(options.export_tensor_types, solution.target, several), text,
+                                 existing));
   }
   return outcome::success();
 }
@@ -197,6 +200,7 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.error_model = session.request.sampler.error_model;
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
+      writer.existing = options.force ? Existing::Replace : Existing::Keep;
       auto written = optimizer::write_model(model, session.inputs.importance_or_null(), solution.recipe, path,
                                             writer, *session.kernels, context.progress, context.cancel);
       if (!written) return stopped(written.error(), true);

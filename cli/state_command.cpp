@@ -10,7 +10,7 @@
 #include "cli/exit_code.h"
 #include "cli/report/json.h"
 #include "cli/report/state_text.h"
-#include "core/file_util.h"
+#include "core/atomic_file.h"
 #include "core/text.h"
 #include "state/export.h"
 #include "state/merge.h"
@@ -180,7 +180,7 @@ int export_file(const StateOptions& options, Console& console) {
   if (std::filesystem::exists(std::filesystem::symlink_status(options.output, trouble)))
     return console.fail(fail(ErrorCode::InvalidArgument, "{}: exists already; remove it or name another file",
                              options.output));
-  if (auto written = write_file_atomically(options.output, text); !written)
+  if (auto written = write_file_atomically(options.output, text, Existing::Keep); !written)
     return console.fail(written.error());
   return kDone;
 }

@@ -8,7 +8,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "core/file_util.h"
+#include "core/atomic_file.h"
 #include "core/gguf_layout.h"
 #include "core/text.h"
 
@@ -225,10 +225,11 @@ GgufWriter& GgufWriter::operator=(GgufWriter&&) noexcept = default;
 GgufWriter::~GgufWriter() = default;
 
 Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const GgufMetadata& metadata,
-                                      std::span<const TensorInfo> tensors, std::uint32_t alignment) {
+                                      std::span<const TensorInfo> tensors, std::uint32_t alignment,
+                                      Existing existing) {
   QF_ASSIGN(Layout layout, make_layout(metadata, tensors, alignment));
   const std::string header = make_header(metadata, layout.tensors, alignment);
-  QF_ASSIGN(AtomicFile file, AtomicFile::create(path, layout.file_bytes));
+  QF_ASSIGN(AtomicFile file, AtomicFile::create(path, layout.file_bytes, existing));
   auto impl = std::make_unique<Impl>(Impl{std::move(file), std::move(layout.tensors), alignment});
   impl->buffer.reserve(kBufferBytes);
   QF_TRY(impl->put(std::as_bytes(std::span(header))));

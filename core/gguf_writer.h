@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/gguf_value.h"
 #include "core/tensor_info.h"
@@ -25,17 +26,18 @@ namespace quantfit {
                                                       std::span<const TensorInfo> tensors,
                                                       std::uint32_t alignment = 32);
 
-// Writes to a temporary file beside `path`; only commit() gives it its name (fsync, rename,
-// fsync of the folder). Destroyed without commit(), the temporary file is removed. Not
-// thread-safe: one thread appends, in order.
+// Writes to a temporary file beside `path`; only commit() gives it its name, as AtomicFile does. Destroyed
+// without commit(), the temporary file is removed. Not thread-safe: one thread appends, in order.
 class GgufWriter {
  public:
   // Creates the temporary file, checks free disk space against the final size (NoSpace) and writes the
-  // header. Sets offset and bytes of `tensors`. InvalidArgument when a name is too long or repeated.
+  // header. Sets offset and bytes of `tensors`. InvalidArgument when a name is too long or repeated;
+  // otherwise what AtomicFile::create refuses.
   [[nodiscard]] static Result<GgufWriter> create(const std::filesystem::path& path,
                                                  const GgufMetadata& metadata,
                                                  std::span<const TensorInfo> tensors,
-                                                 std::uint32_t alignment = 32);
+                                                 std::uint32_t alignment = 32,
+                                                 Existing existing = Existing::Replace);
   GgufWriter(GgufWriter&&) noexcept;
   GgufWriter& operator=(GgufWriter&&) noexcept;
   ~GgufWriter();
@@ -47,7 +49,8 @@ class GgufWriter {
   // Io or NoSpace on failure; more bytes than the tensors have is Internal.
   [[nodiscard]] Result<void> append(std::span<const std::byte> bytes);
 
-  // Internal when data is missing; Io otherwise. Afterwards the file is complete and durable under its name.
+  // Internal when data is missing; otherwise as AtomicFile::commit. Afterwards the file is complete and
+  // durable under its name.
   [[nodiscard]] Result<void> commit();
 
  private:

@@ -5,6 +5,7 @@
 #include <optional>
 #include <system_error>
 
+#include "core/atomic_file.h"
 #include "core/digest.h"
 #include "core/file_util.h"
 #include "core/text.h"
@@ -64,7 +65,7 @@ Result<void> copy_statistics_files(const std::filesystem::path& from, const std:
                   "{}: has the place of a statistics file of {} but other content; move it away",
                   target.string(), from.string());
     }
-    QF_ASSIGN(auto copy, AtomicFile::create(target, file.bytes));
+    QF_ASSIGN(auto copy, AtomicFile::create(target, file.bytes, Existing::Keep));
     Digest digest;
     QF_TRY(read_pieces(source, cancel, [&](std::span<const std::byte> piece) {
       digest.bytes(piece);

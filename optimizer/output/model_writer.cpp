@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "core/file_util.h"
+#include "core/gguf_layout.h"
 #include "core/gguf_writer.h"
 #include "core/text.h"
 #include "kernels/row_quantizer.h"
@@ -179,7 +180,8 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
                   name_of(output.format));
   }
-  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors));
+  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors,
+                                                  kGgufDefaultAlignment, options.existing));
 
   progress.begin("writing", model.total_elements());
   Workers workers(options.threads);

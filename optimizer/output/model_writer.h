@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/gguf_value.h"
 #include "core/importance_matrix.h"
@@ -21,7 +22,8 @@ namespace quantfit::optimizer {
 struct WriterOptions {
   ErrorModel error_model;
   kernels::Effort effort = kernels::Effort::Default;
-  unsigned threads = 0;  // 0: all cores
+  unsigned threads = 0;                // 0: all cores
+  Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
 };
 
 // What the output file looks like: known before any weight is encoded.

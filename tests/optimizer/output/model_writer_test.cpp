@@ -61,6 +61,7 @@ TEST(ModelWriter, BytesDoNotDependOnThreadsOrInstructionSet) {
   const Recipe recipe = recipe_for(small.model());
   WriterOptions options;
   options.threads = 1;
+  options.existing = Existing::Replace;
   const fs::path first = small.folder() / "1.gguf";
   ASSERT_TRUE(write(small, recipe, first, options));
   const auto bytes = test::read_file(first);
@@ -201,11 +202,13 @@ TEST(ModelWriter, CancellationLeavesEverythingAsItWas) {
   const std::vector<std::byte> earlier(10, std::byte{7});
   for (const bool exists : {false, true}) {
     if (exists) test::write_file(path, earlier);
+    WriterOptions options;
+    options.existing = Existing::Replace;
     const auto before = files_in(small.folder());
     CancellationToken cancel;
     CancelAtFirst progress(cancel);
-    const auto summary = write_model(small.model(), small.importance(), recipe_for(small.model()), path, {},
-                                     best_kernels(), progress, cancel);
+    const auto summary = write_model(small.model(), small.importance(), recipe_for(small.model()), path,
+                                     options, best_kernels(), progress, cancel);
     ASSERT_FALSE(summary);
     EXPECT_EQ(summary.error().code, ErrorCode::Interrupted);
     EXPECT_EQ(files_in(small.folder()), before);
@@ -213,6 +216,41 @@ TEST(ModelWriter, CancellationLeavesEverythingAsItWas) {
       EXPECT_EQ(test::read_file(path), earlier);
     }
   }
+}
+
+// Something else makes the output while it is written.
+class AppearsMeanwhile final : public ProgressSink {
+ public:
+  explicit AppearsMeanwhile(fs::path path) : path_(std::move(path)) {}
+  void begin(std::string_view, std::uint64_t) override {}
+  void advance(std::uint64_t, std::string_view) override {
+    if (!fs::exists(path_)) test::write_file(path_, std::vector<std::byte>(3, std::byte{1}));
+  }
+  void end() override {}
+
+ private:
+  fs::path path_;
+};
+
+TEST(ModelWriter, ReplacesOnlyOnRequest) {
+  const test::SmallModel small(tensors());
+  const Recipe recipe = recipe_for(small.model());
+  const fs::path path = small.folder() / "out.gguf";
+  const CancellationToken cancel;
+  for (const Existing existing : {Existing::Keep, Existing::Replace}) {
+    fs::remove(path);
+    AppearsMeanwhile progress(path);
+    WriterOptions options;
+    options.existing = existing;
+    const auto summary = write_model(small.model(), small.importance(), recipe, path, options, best_kernels(),
+                                     progress, cancel);
+    EXPECT_EQ(summary.has_value(), existing == Existing::Replace);
+    EXPECT_EQ(fs::file_size(path) == 3, existing == Existing::Keep);
+  }
+  const auto refused = write(small, recipe, path);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::InvalidArgument);
+  EXPECT_TRUE(Model::open(small.folder() / "out.gguf.1"));
 }
 
 TEST(ModelWriter, BrokenWeightLeavesNoFile) {
