@@ -14,12 +14,14 @@ ALLOWED = {
     "optimizer/allocation": ["core"],
     "optimizer/llama_cpp": ["core"],
     "optimizer/engine": ["core", "kernels"],
+    "optimizer/calibration": ["core", "kernels", "optimizer/engine", "optimizer/parallel"],
     "optimizer/measurement": ["core", "kernels", "state", "optimizer/llama_cpp", "optimizer/parallel"],
     "optimizer/planning": ["core", "kernels", "state", "optimizer/allocation", "optimizer/llama_cpp",
                            "optimizer/measurement"],
     "optimizer/output": ["core", "kernels", "optimizer/llama_cpp", "optimizer/measurement", "optimizer/parallel"],
     "optimizer/job": ["core", "kernels", "state", "optimizer/allocation", "optimizer/llama_cpp",
-                      "optimizer/measurement", "optimizer/planning", "optimizer/output"],
+                      "optimizer/measurement", "optimizer/planning", "optimizer/output", "optimizer/calibration",
+                      "optimizer/engine"],
     "cli": ["core", "kernels", "state", "optimizer"],
 }
 

@@ -212,6 +212,10 @@ const ModelGraph& Engine::graph() const {
   return state_->graph;
 }
 
+bool Engine::can_resume() const {
+  return std::ranges::none_of(kept_layers(state_->graph), [](bool kept) { return kept; });
+}
+
 Result<RunPlan> Engine::plan(const TokenWindows& windows, const RunOptions& options) const {
   const ModelGraph& graph = state_->graph;
   std::uint64_t counted = 0;

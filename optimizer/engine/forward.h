@@ -26,6 +26,9 @@
 
 namespace quantfit::engine {
 
+// Changes whenever the same inputs give other bits than before: part of the identity of what was gathered.
+inline constexpr std::uint32_t kEngineVersion = 1;
+
 // A text as independent sequences with positions from 0 on. Special tokens, and the token that begins a
 // window, are the caller's business.
 struct TokenWindows {
@@ -115,6 +118,8 @@ class Engine {
 
   [[nodiscard]] const Model& model() const;
   [[nodiscard]] const ModelGraph& graph() const;
+  // False where layers use keys of earlier ones: a run then has to begin at the first layer.
+  [[nodiscard]] bool can_resume() const;
 
   // InvalidArgument: no tokens, a token outside the vocabulary, a window longer than the position embedding;
   // NoSpace when not even one window fits into the memory limit.
