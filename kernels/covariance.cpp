@@ -17,6 +17,14 @@ bool has_error_feedback(Format format) {
     case Format::Q4_K:
     case Format::Q5_K:
     case Format::Q6_K:
+    case Format::IQ4_NL:
+    case Format::IQ4_XS:
+    case Format::MXFP4:
+    case Format::NVFP4:
+    case Format::Q1_0:
+    case Format::Q2_0:
+    case Format::TQ1_0:
+    case Format::TQ2_0:
       return true;
     default:
       return false;

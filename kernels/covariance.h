@@ -16,8 +16,8 @@
 
 namespace quantfit::kernels {
 
-// The formats whose encoders round with error feedback when the metric has a covariance: those with uniform
-// levels, Q4_0 to Q5_1, Q8_0 and Q2_K to Q6_K. All others leave it unread.
+// The formats whose encoders round with error feedback when the metric has a covariance: those with a code
+// per weight (uniform levels, or a table of them). All others leave it unread.
 [[nodiscard]] bool has_error_feedback(Format format);
 
 // Immutable once made; threads may share it. Holds about columns^2 + 256 * columns floats.

@@ -1,4 +1,5 @@
-// Rounding with error feedback through a full covariance (covariance.h), for codecs with uniform levels.
+// Rounding with error feedback through a full covariance (covariance.h), for codecs with a code per weight:
+// uniform levels or a table of them. (Codebooks: codebook_feedback-inl.h.)
 //
 // A tile's problem, given the tiles before it and with the tiles after it free, is min z^T S z over z = w -
 // x', with x' the targets that the earlier errors ask for and S = CovarianceFactor::tile_cost. Scales are
@@ -17,6 +18,7 @@
 
 #include "kernels/covariance.h"
 #include "kernels/lanes-inl.h"
+#include "kernels/table_levels-inl.h"
 #include "kernels/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -33,21 +35,82 @@ struct FeedbackTile {
   float offset[16];
 };
 
-// Codes one after another, each against what the earlier errors of the tile leave.
-// `columns` of the tile are real.
-inline HWY_NOINLINE void round_in_order(const CovarianceFactor& factor, std::size_t first,
-                                        std::size_t columns, const UniformLevels& levels,
-                                        FeedbackTile& tile) {
+// Rounding of single values to the levels of their group, whose step and offset are given.
+struct UniformRounding {
+  float low;
+  float high;
+  HWY_INLINE explicit UniformRounding(const UniformLevels& levels) : low(levels.low), high(levels.high) {}
+  HWY_INLINE float code(float wanted, float step, float offset) const {
+    const float scaled = step != 0.0F ? (wanted - offset) / step : 0.0F;
+    return std::nearbyint(std::fmin(std::fmax(scaled, low), high));
+  }
+  HWY_INLINE float value(float code, float step, float offset) const { return std::fma(code, step, offset); }
+};
+struct TableRounding {
+  HWY_ALIGN float values[17];
+  F middles;  // between entries j and j + 1
+  float last;
+  HWY_INLINE explicit TableRounding(const TableLevels& levels) : last(levels.last) {
+    store(levels.values, values);
+    values[16] = values[15];
+    middles = (load(values) + load(values + 1)) * set(0.5F);
+  }
+  HWY_INLINE float code(float wanted, float step, float) const {
+    const float scaled = step != 0.0F ? wanted / step : 0.0F;
+    const int above = __builtin_popcount(bits(middles < set(scaled)));
+    return std::fmin(static_cast<float>(above), last);
+  }
+  HWY_INLINE float value(float code, float step, float) const {
+    return values[static_cast<std::size_t>(code)] * step;
+  }
+};
+HWY_INLINE UniformRounding rounding_of(const UniformLevels& levels) {
+  return UniformRounding(levels);
+}
+HWY_INLINE TableRounding rounding_of(const TableLevels& levels) {
+  return TableRounding(levels);
+}
+
+// Steps and offsets of the groups.
+HWY_INLINE void store_steps(const UniformLevels& levels, FeedbackTile& tile) {
   store(levels.step, tile.step);
   store(levels.offset, tile.offset);
+}
+HWY_INLINE void store_steps(const TableLevels& levels, FeedbackTile& tile) {
+  store(levels.step, tile.step);
+  store(zero(), tile.offset);
+}
+
+// What a group's codes become, and how far its values move, when they go to the next level up (`raise`) or
+// down; 0 at the ends.
+HWY_INLINE F moves_of(const UniformLevels& levels, float step, F code, M raise, F& next) {
+  const float size = std::fabs(step);
+  const float up = step < 0.0F ? -1.0F : 1.0F;
+  next = code + select(raise, set(up), set(-up));
+  const M possible = (set(levels.low) <= next) & (next <= set(levels.high));
+  return select(possible, select(raise, set(size), set(-size)), zero());
+}
+HWY_INLINE F moves_of(const TableLevels& levels, float step, F code, M raise, F& next) {
+  TableLevels group = levels;
+  group.step = set(step);
+  next = group.neighbour(code, select(raise, set(1.0F), set(-1.0F)));
+  return group.value(next) - group.value(code);
+}
+
+// Codes one after another, each against what the earlier errors of the tile leave.
+// `columns` of the tile are real.
+template <class Levels>
+HWY_NOINLINE void round_in_order(const CovarianceFactor& factor, std::size_t first, std::size_t columns,
+                                 const Levels& levels, FeedbackTile& tile) {
+  store_steps(levels, tile);
+  const auto rounding = rounding_of(levels);
   HWY_ALIGN float fed[256] = {};
   for (std::size_t j = 0; j < columns; ++j) {
     const float step = tile.step[j / 16];
     const float offset = tile.offset[j / 16];
     const float wanted = tile.target[j] - fed[j];
-    const float scaled = step != 0.0F ? (wanted - offset) / step : 0.0F;
-    const float code = std::nearbyint(std::fmin(std::fmax(scaled, levels.low), levels.high));
-    const float z = std::fma(code, step, offset) - tile.target[j];
+    const float code = rounding.code(wanted, step, offset);
+    const float z = rounding.value(code, step, offset) - tile.target[j];
     tile.wanted[j] = wanted;
     tile.code[j] = code;
     tile.error[j] = z;
@@ -59,54 +122,56 @@ inline HWY_NOINLINE void round_in_order(const CovarianceFactor& factor, std::siz
   for (std::size_t j = columns; j < 256; ++j) tile.wanted[j] = tile.code[j] = tile.error[j] = 0.0F;
 }
 
-// S z into tile.gradient; returns z^T S z.
+// `gradient` = S `error`; returns error^T S error.
 inline HWY_NOINLINE float cost_gradient(const CovarianceFactor& factor, std::size_t first,
-                                        std::size_t columns, FeedbackTile& tile) {
-  F gradient[16];
-  for (int k = 0; k < 16; ++k) gradient[k] = zero();
+                                        std::size_t columns, const float* error, float* gradient) {
+  F rows[16];
+  for (int k = 0; k < 16; ++k) rows[k] = zero();
   for (std::size_t j = 0; j < columns; ++j) {
     const float* line = factor.tile_cost(first + j);
-    const F z = set(tile.error[j]);
-    for (int k = 0; k < 16; ++k) gradient[k] = fma(z, load(line + 16 * k), gradient[k]);
+    const F z = set(error[j]);
+    for (int k = 0; k < 16; ++k) rows[k] = fma(z, load(line + 16 * k), rows[k]);
   }
   F cost = zero();
   for (int k = 0; k < 16; ++k) {
-    store(gradient[k], tile.gradient + 16 * k);
-    cost = fma(gradient[k], load(tile.error + 16 * k), cost);
+    store(rows[k], gradient + 16 * k);
+    cost = fma(rows[k], load(error + 16 * k), cost);
   }
   return sum(cost);
 }
 
 // Changes single codes by one as long as that lowers z^T S z, group after group; returns the change.
-inline HWY_NOINLINE float descend(const CovarianceFactor& factor, std::size_t first, std::size_t columns,
-                                  const UniformLevels& levels, FeedbackTile& tile, int sweeps) {
+template <class Levels>
+HWY_NOINLINE float descend(const CovarianceFactor& factor, std::size_t first, std::size_t columns,
+                           const Levels& levels, FeedbackTile& tile, int sweeps) {
   HWY_ALIGN float diagonal[256];
   for (std::size_t j = 0; j < 256; ++j) diagonal[j] = j < columns ? factor.tile_cost(first + j)[j] : 1.0F;
+  const auto rounding = rounding_of(levels);
   float gained = 0;
   for (int sweep = 0; sweep < sweeps; ++sweep) {
     bool changed = false;
     for (std::size_t g = 0; g < columns / 16; ++g) {
-      const float step = std::fabs(tile.step[g]);
-      const float up = tile.step[g] < 0.0F ? -1.0F : 1.0F;
+      const float step = tile.step[g];
       if (step == 0.0F) continue;
       for (int tries = 0; tries < 8; ++tries) {
         const F gradient = load(tile.gradient + 16 * g);
-        const F code = load(tile.code + 16 * g);
-        const M raise = gradient < zero();  // raise the value
-        const F next = code + select(raise, set(up), set(-up));
-        const M possible = (set(levels.low) <= next) & (next <= set(levels.high));
-        const F change = set(step) * fma(set(step), load(diagonal + 16 * g), set(-2.0F) * abs(gradient));
-        const F offered = select(possible, change, zero());
-        const float best = min_lane(offered);
+        F next;
+        const F moves = moves_of(levels, step, load(tile.code + 16 * g), gradient < zero(), next);
+        const F change = moves * fma(moves, load(diagonal + 16 * g), set(2.0F) * gradient);
+        const float best = min_lane(change);
         if (!(best < 0.0F)) break;
-        const auto lane = static_cast<std::size_t>(__builtin_ctz(bits(offered == set(best))));
+        const auto lane = static_cast<std::size_t>(__builtin_ctz(bits(change == set(best))));
         const std::size_t j = 16 * g + lane;
-        const float move = tile.gradient[j] < 0.0F ? step : -step;
-        tile.code[j] += move > 0.0F ? up : -up;
-        tile.error[j] = std::fma(tile.code[j], tile.step[g], tile.offset[g]) - tile.target[j];
+        HWY_ALIGN float next_codes[16];
+        HWY_ALIGN float move_lanes[16];
+        store(next, next_codes);
+        store(moves, move_lanes);
+        const F move = set(move_lanes[lane]);
+        tile.code[j] = next_codes[lane];
+        tile.error[j] = rounding.value(tile.code[j], step, tile.offset[g]) - tile.target[j];
         const float* line = factor.tile_cost(first + j);
         for (int k = 0; k < 16; ++k)
-          store(fma(set(move), load(line + 16 * k), load(tile.gradient + 16 * k)), tile.gradient + 16 * k);
+          store(fma(move, load(line + 16 * k), load(tile.gradient + 16 * k)), tile.gradient + 16 * k);
         gained += best;
         changed = true;
       }
@@ -128,6 +193,36 @@ HWY_INLINE float bounded(float x) {
   return std::fmin(std::fmax(x, -0x1p30F), 0x1p30F);
 }
 
+// The targets of the tile from column `first` on: what the errors of the earlier tiles ask of its columns.
+// U^T z = fed, solved from the first column on, is the shift that makes the tile's problem one of its own.
+inline HWY_NOINLINE void shifted_tile_targets(const PreparedRow& row, std::size_t first, std::size_t columns,
+                                              float* target) {
+  const CovarianceFactor& factor = *row.metric->covariance();
+  HWY_ALIGN float fed[256];
+  for (std::size_t j = 0; j < 256; ++j) fed[j] = first + j < row.columns ? row.feedback[first + j] : 0.0F;
+  for (std::size_t j = columns; j < 256; ++j) target[j] = 0.0F;
+  for (std::size_t j = 0; j < columns; ++j) {
+    const float shift = fed[j];
+    target[j] = bounded(bounded(row.x[first + j]) - shift);
+    const float* line = factor.feedback(first + j) + first;
+    for (std::size_t k = j / 16 * 16; k < columns; k += 16)
+      store(fma(set(-shift), load(line + k), load(fed + k)), fed + k);
+  }
+}
+
+// Feedback of a tile's final errors z (against the targets above) to the columns after it.
+inline HWY_NOINLINE void feed_back(const PreparedRow& row, std::size_t first, std::size_t columns,
+                                   const float* target, const float* error) {
+  if (first + columns >= row.columns) return;
+  const CovarianceFactor& factor = *row.metric->covariance();
+  for (std::size_t j = 0; j < columns; ++j) {
+    const F e = set(error[j] + target[j] - bounded(row.x[first + j]));  // against the unshifted weight
+    const float* line = factor.feedback(first + j);
+    for (std::size_t k = first + kTileColumns; k < row.columns; k += 16)
+      store(fma(e, load(line + k), load(row.feedback + k)), row.feedback + k);
+  }
+}
+
 template <class Codec>
 void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out) {
   const CovarianceFactor& factor = *row.metric->covariance();
@@ -140,18 +235,7 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
   std::fill_n(row.feedback, row.columns, 0.0F);
   for (std::size_t first = 0; first < row.columns; first += kTileColumns) {
     const std::size_t columns = std::min(row.columns - first, kTileColumns);
-    // What the errors of the earlier tiles ask of these columns: U^T z = fed, solved from the first column
-    // on, is the shift of the targets that makes the tile's problem one of its own.
-    HWY_ALIGN float fed[256];
-    for (std::size_t j = 0; j < 256; ++j) fed[j] = first + j < row.columns ? row.feedback[first + j] : 0.0F;
-    for (std::size_t j = 0; j < 256; ++j) work.target[j] = 0.0F;
-    for (std::size_t j = 0; j < columns; ++j) {
-      const float shift = fed[j];
-      work.target[j] = bounded(bounded(row.x[first + j]) - shift);
-      const float* line = factor.feedback(first + j) + first;
-      for (std::size_t k = j / 16 * 16; k < columns; k += 16)
-        store(fma(set(-shift), load(line + k), load(fed + k)), fed + k);
-    }
+    shifted_tile_targets(row, first, columns, work.target);
     tile.v = factor.innovation_tiles() + first;
     tile.p = tile.q = tile.shift = zeros;
     to_tile(work.target, tile.shifted);
@@ -167,9 +251,9 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
       } else {
         codec.refit(tile, effort);
       }
-      const UniformLevels levels = codec.round(tile);
+      const auto levels = codec.round(tile);
       round_in_order(factor, first, columns, levels, work);
-      float cost = cost_gradient(factor, first, columns, work);
+      float cost = cost_gradient(factor, first, columns, work.error, work.gradient);
       cost += descend(factor, first, columns, levels, work, sweeps);
       if (round == 0 || cost < best) {
         best = cost;
@@ -184,15 +268,7 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
     to_tile(best_code, tile.code);
     codec.store_blocks(tile, out, columns);
     out += Codec::bytes(columns);
-    // Feedback of the final errors (against the unshifted weights) to the columns after this tile.
-    if (first + columns < row.columns) {
-      for (std::size_t j = 0; j < columns; ++j) {
-        const F e = set(best_error[j] + work.target[j] - bounded(row.x[first + j]));
-        const float* line = factor.feedback(first + j);
-        for (std::size_t k = first + kTileColumns; k < row.columns; k += 16)
-          store(fma(e, load(line + k), load(row.feedback + k)), row.feedback + k);
-      }
-    }
+    feed_back(row, first, columns, work.target, best_error);
   }
 }
 

@@ -7,6 +7,7 @@
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
+#include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/table_levels-inl.h"
@@ -186,8 +187,8 @@ struct Nvfp4Codec {
 }  // namespace
 
 void fill_fp4_encoders(RowKernels& table) {
-  table.encode[id(Format::MXFP4)] = encode_tiles<Mxfp4Codec>;
-  table.encode[id(Format::NVFP4)] = encode_tiles<Nvfp4Codec>;
+  table.encode[id(Format::MXFP4)] = encode_tiles_or_feedback<Mxfp4Codec>;
+  table.encode[id(Format::NVFP4)] = encode_tiles_or_feedback<Nvfp4Codec>;
 }
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE

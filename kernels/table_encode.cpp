@@ -6,6 +6,7 @@
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
+#include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/super_fit-inl.h"
@@ -142,8 +143,8 @@ struct Iq4xsCodec {
 
 void fill_table_encoders(RowKernels& table) {
   auto& encode = table.encode;
-  encode[id(Format::IQ4_NL)] = encode_tiles<Iq4nlCodec>;
-  encode[id(Format::IQ4_XS)] = encode_tiles<Iq4xsCodec>;
+  encode[id(Format::IQ4_NL)] = encode_tiles_or_feedback<Iq4nlCodec>;
+  encode[id(Format::IQ4_XS)] = encode_tiles_or_feedback<Iq4xsCodec>;
 }
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE

@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include "kernels/blocks.h"
+#include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/targets.h"
@@ -169,10 +170,10 @@ struct Q1_0Codec {
 }  // namespace
 
 void fill_ternary_encoders(RowKernels& table) {
-  table.encode[id(Format::Q1_0)] = encode_tiles<Q1_0Codec>;
-  table.encode[id(Format::Q2_0)] = encode_tiles<Q2_0Codec>;
-  table.encode[id(Format::TQ1_0)] = encode_tiles<Tq1_0Codec>;
-  table.encode[id(Format::TQ2_0)] = encode_tiles<Tq2_0Codec>;
+  table.encode[id(Format::Q1_0)] = encode_tiles_or_feedback<Q1_0Codec>;
+  table.encode[id(Format::Q2_0)] = encode_tiles_or_feedback<Q2_0Codec>;
+  table.encode[id(Format::TQ1_0)] = encode_tiles_or_feedback<Tq1_0Codec>;
+  table.encode[id(Format::TQ2_0)] = encode_tiles_or_feedback<Tq2_0Codec>;
 }
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE

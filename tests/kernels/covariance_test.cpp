@@ -22,8 +22,10 @@
 namespace quantfit::kernels {
 namespace {
 
-constexpr Format kFeedbackFormats[] = {Format::Q4_0, Format::Q4_1, Format::Q5_0, Format::Q5_1, Format::Q8_0,
-                                       Format::Q2_K, Format::Q3_K, Format::Q4_K, Format::Q5_K, Format::Q6_K};
+constexpr Format kFeedbackFormats[] = {
+    Format::Q4_0,  Format::Q4_1,  Format::Q5_0, Format::Q5_1, Format::Q8_0,   Format::Q2_K,
+    Format::Q3_K,  Format::Q4_K,  Format::Q5_K, Format::Q6_K, Format::IQ4_NL, Format::IQ4_XS,
+    Format::MXFP4, Format::NVFP4, Format::Q1_0, Format::Q2_0, Format::TQ1_0,  Format::TQ2_0};
 
 // Inputs of a few strong directions and noise: E[x x^T] with correlations as layers have them.
 std::vector<float> correlated_moments(std::size_t columns, std::uint32_t seed) {
