@@ -12,17 +12,6 @@ namespace {
 constexpr std::size_t kRowPiece = 16;
 using kernels::TokenRows;
 
-MatrixView<const float> constant(MatrixView<float> v) {
-  return {v.data, v.rows, v.columns, v.stride};
-}
-
-MatrixView<const float> columns_of(MatrixView<const float> v, std::size_t first, std::size_t columns) {
-  return {v.data + first, v.rows, columns, v.stride};
-}
-MatrixView<float> columns_of(MatrixView<float> v, std::size_t first, std::size_t columns) {
-  return {v.data + first, v.rows, columns, v.stride};
-}
-
 // Slope of head h of n (architectures.md, ALiBi).
 std::vector<float> alibi_slopes(std::size_t heads, float bias) {
   std::size_t power = 1;
@@ -101,6 +90,38 @@ void LayerRunner::scores(const Batch& batch, const kernels::AttentionShape& shap
   });
 }
 
+kernels::AttentionShape LayerRunner::attention_shape(const AttentionGraph& a, std::vector<float>& slopes) {
+  kernels::AttentionShape shape;
+  shape.heads = a.heads;
+  shape.kv_heads = a.kv_heads;
+  shape.key_dim = a.key_dim;
+  shape.value_dim = a.value_dim;
+  shape.scale = a.scale;
+  shape.softcap = a.softcap;
+  shape.mask = kernels::MaskKind::Causal;
+  if (a.window != 0) {
+    shape.mask = a.window_shape == WindowShape::Chunked ? kernels::MaskKind::Chunked
+                                                        : kernels::MaskKind::SlidingWindow;
+    shape.window = a.window;
+  }
+  if (a.alibi_bias != 0) {
+    slopes = alibi_slopes(a.heads, a.alibi_bias);
+    shape.alibi_slopes = slopes.data();
+  }
+  shape.sinks = parameters_.values(a.sinks);
+  return shape;
+}
+
+kernels::AttentionShape LayerRunner::latent_shape(const LatentGraph& a) {
+  kernels::AttentionShape shape;
+  shape.heads = a.heads;
+  shape.scale = a.scale;
+  shape.kv_heads = a.kv_b ? a.heads : 1;
+  shape.key_dim = std::size_t{a.kv_b ? a.nope_dims : a.latent} + a.rope_dims;
+  shape.value_dim = a.kv_b ? a.value_dim : a.latent;
+  return shape;
+}
+
 Result<void> LayerRunner::attention(const Batch& batch, MatrixView<const float> input) {
   const AttentionGraph& a = layer_->attention;
   const std::size_t rows = batch.rows();
@@ -166,25 +187,8 @@ Result<void> LayerRunner::attention(const Batch& batch, MatrixView<const float> 
     QF_TRY(kept.values.write(batch.first_token, constant(keep_v)));
   }
 
-  kernels::AttentionShape shape;
-  shape.heads = a.heads;
-  shape.kv_heads = a.kv_heads;
-  shape.key_dim = a.key_dim;
-  shape.value_dim = a.value_dim;
-  shape.scale = a.scale;
-  shape.softcap = a.softcap;
-  shape.mask = kernels::MaskKind::Causal;
-  if (a.window != 0) {
-    shape.mask = a.window_shape == WindowShape::Chunked ? kernels::MaskKind::Chunked
-                                                        : kernels::MaskKind::SlidingWindow;
-    shape.window = a.window;
-  }
   std::vector<float> slopes;
-  if (a.alibi_bias != 0) {
-    slopes = alibi_slopes(a.heads, a.alibi_bias);
-    shape.alibi_slopes = slopes.data();
-  }
-  shape.sinks = parameters_.values(a.sinks);
+  const kernels::AttentionShape shape = attention_shape(a, slopes);
   const MatrixView<float> heads = buffers_[Buffer::Heads];
   scores(batch, shape, constant(queries), attended, values, heads);
   if (cancelled()) return fail(ErrorCode::Interrupted, "interrupted");
@@ -253,9 +257,7 @@ Result<void> LayerRunner::latent(const Batch& batch, MatrixView<const float> inp
     QF_TRY(products(both));
   }
 
-  kernels::AttentionShape shape;
-  shape.heads = a.heads;
-  shape.scale = a.scale;
+  const kernels::AttentionShape shape = latent_shape(a);
   MatrixView<float> heads = buffers_[Buffer::Heads];
   if (a.kv_b) {
     // Keys and values of every head, spelled out.
@@ -282,9 +284,6 @@ Result<void> LayerRunner::latent(const Batch& batch, MatrixView<const float> inp
       }
     });
     scale_queries(batch, a.temperature_scale, 0, a.temperature_length, queries);
-    shape.kv_heads = a.heads;
-    shape.key_dim = key_dim;
-    shape.value_dim = a.value_dim;
     scores(batch, shape, constant(queries), constant(keys), constant(values), heads);
   } else {
     // One key head of latent + rope_dims, whose values are the latent: k_b goes into the queries, v_b behind
@@ -309,9 +308,6 @@ Result<void> LayerRunner::latent(const Batch& batch, MatrixView<const float> inp
     });
     rotate(batch, a.rope, a.rope_index, a.heads, absorbed, queries, a.latent);
     scale_queries(batch, a.temperature_scale, 0, a.temperature_length, queries);
-    shape.kv_heads = 1;
-    shape.key_dim = absorbed;
-    shape.value_dim = a.latent;
     const MatrixView<float> latent_heads = buffers_[Buffer::LatentHeads];
     scores(batch, shape, constant(queries), constant(keys), columns_of(constant(keys), 0, a.latent),
            latent_heads);

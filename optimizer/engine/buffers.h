@@ -98,6 +98,13 @@ enum class Buffer : std::uint8_t {
   LayerGated,
   LayerOutput,
   LayerNormed,
+  // Of the backward pass only (layer_backward.h).
+  SeparateInput,  // gradient at the mixer's own normed input
+  RawQueries,     // queries, and keys or values, as their norm read them
+  RawKeys,
+  DeltaHeadKeys,      // gradients at queries and keys of every value head
+  StreamBefore,       // the stream as the per-layer embedding met it
+  LayerEmbeddingRaw,  // the per-layer embedding before its norm
   Count,
 };
 

@@ -12,18 +12,6 @@ namespace {
 
 constexpr std::size_t kRowPiece = 16;
 
-MatrixView<const float> constant(MatrixView<float> v) {
-  return {v.data, v.rows, v.columns, v.stride};
-}
-
-template <class T>
-MatrixView<T> rows_of(MatrixView<T> v, std::size_t first, std::size_t rows) {
-  return {v.data + first * v.stride, rows, v.columns, v.stride};
-}
-MatrixView<float> columns_of(MatrixView<float> v, std::size_t first, std::size_t columns) {
-  return {v.data + first, v.rows, columns, v.stride};
-}
-
 // Sorted rows of every expert, tokens in order within each.
 void sort_rows(std::size_t tokens, std::size_t experts, std::size_t used, ExpertRouting& routing) {
   const std::size_t rows = tokens * used;
@@ -43,6 +31,33 @@ void sort_rows(std::size_t tokens, std::size_t experts, std::size_t used, Expert
 }
 
 }  // namespace
+
+kernels::RouterShape LayerRunner::router_shape(const ExpertsGraph& e) {
+  kernels::RouterShape shape;
+  shape.experts = e.count;
+  shape.used = e.used;
+  shape.groups = e.groups;
+  shape.groups_used = e.groups_used;
+  shape.select_by_logit = e.choose_by_logits;
+  shape.normalize = e.normalize;
+  shape.scale = e.weight_scale;
+  shape.selection_bias = parameters_.values(e.choice_bias);
+  switch (e.score) {
+    case RouterScore::Softmax:
+      shape.gating = kernels::Gating::Softmax;
+      break;
+    case RouterScore::Sigmoid:
+      shape.gating = kernels::Gating::Sigmoid;
+      break;
+    case RouterScore::SoftmaxOfSelected:
+      shape.gating = kernels::Gating::SoftmaxOfSelected;
+      break;
+    case RouterScore::SqrtSoftplus:
+      shape.gating = kernels::Gating::SqrtSoftplus;
+      break;
+  }
+  return shape;
+}
 
 Result<void> LayerRunner::experts(const Batch& batch, MatrixView<const float> layer_input,
                                   MatrixView<const float> middle, MatrixView<const float> ffn_input) {
@@ -70,29 +85,7 @@ Result<void> LayerRunner::experts(const Batch& batch, MatrixView<const float> la
   }
   const MatrixView<float> logits = buffers_[Buffer::RouterLogits];
   QF_TRY(multiply(e.router, router_group, router_input, logits));
-  kernels::RouterShape shape;
-  shape.experts = e.count;
-  shape.used = e.used;
-  shape.groups = e.groups;
-  shape.groups_used = e.groups_used;
-  shape.select_by_logit = e.choose_by_logits;
-  shape.normalize = e.normalize;
-  shape.scale = e.weight_scale;
-  shape.selection_bias = parameters_.values(e.choice_bias);
-  switch (e.score) {
-    case RouterScore::Softmax:
-      shape.gating = kernels::Gating::Softmax;
-      break;
-    case RouterScore::Sigmoid:
-      shape.gating = kernels::Gating::Sigmoid;
-      break;
-    case RouterScore::SoftmaxOfSelected:
-      shape.gating = kernels::Gating::SoftmaxOfSelected;
-      break;
-    case RouterScore::SqrtSoftplus:
-      shape.gating = kernels::Gating::SqrtSoftplus;
-      break;
-  }
+  const kernels::RouterShape shape = router_shape(e);
   const MatrixView<float> probabilities = buffers_[Buffer::RouterProbabilities];
   const MatrixView<float> weights = buffers_[Buffer::RouterWeights];
   routing_.selected.resize(tokens * e.used);

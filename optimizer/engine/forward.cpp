@@ -6,8 +6,7 @@
 #include <numeric>
 
 #include "optimizer/engine/buffers.h"
-#include "optimizer/engine/layer.h"
-#include "optimizer/engine/weights.h"
+#include "optimizer/engine/engine_state.h"
 #include "optimizer/engine/workers.h"
 
 namespace quantfit::engine {
@@ -20,7 +19,9 @@ constexpr std::uint64_t kBatchTokensWithExperts = 8192;
 // A batch smaller than this is a reason to put the hidden states on disk instead.
 constexpr std::uint64_t kComfortableTokens = 512;
 
-std::vector<Batch> cut(const TokenWindows& windows, std::uint64_t most) {
+}  // namespace
+
+std::vector<Batch> cut_batches(const TokenWindows& windows, std::uint64_t most) {
   std::vector<Batch> out;
   std::size_t at = 0;
   for (const std::uint32_t length : windows.lengths) {
@@ -37,7 +38,6 @@ std::vector<Batch> cut(const TokenWindows& windows, std::uint64_t most) {
   return out;
 }
 
-// Layers whose keys later layers use.
 std::vector<bool> kept_layers(const ModelGraph& graph) {
   std::vector<bool> out(graph.layers.size(), false);
   for (const LayerGraph& layer : graph.layers)
@@ -55,7 +55,6 @@ std::uint64_t kept_bytes(const ModelGraph& graph, std::uint64_t tokens) {
   return floats * sizeof(float);
 }
 
-// Multiply-adds of products and scores.
 double work_of(const ModelGraph& graph, const TokenWindows& windows) {
   double per_token = 0, per_pair = 0;
   const auto add = [&](const Matrix& m) {
@@ -113,6 +112,19 @@ std::string size_text(std::uint64_t bytes) {
   return fmt::format("{:.1f} KiB", static_cast<double>(bytes) / 1024);
 }
 
+std::uint64_t sum_of(const std::vector<RunPlan::Item>& items) {
+  return std::accumulate(items.begin(), items.end(), std::uint64_t{0},
+                         [](std::uint64_t sum, const RunPlan::Item& item) { return sum + item.bytes; });
+}
+
+std::uint64_t comfortable_batch(const ModelGraph& graph) {
+  const bool experts =
+      std::ranges::any_of(graph.layers, [](const LayerGraph& l) { return l.experts.count != 0; });
+  return experts ? kBatchTokensWithExperts : kBatchTokens;
+}
+
+namespace {
+
 // Memory of a run whose batches have up to `batch` tokens.
 std::vector<RunPlan::Item> memory_of(const ModelGraph& graph, std::uint64_t tokens, std::uint64_t longest,
                                      std::uint64_t batch, std::size_t threads, bool resident) {
@@ -142,11 +154,6 @@ std::vector<RunPlan::Item> memory_of(const ModelGraph& graph, std::uint64_t toke
        resident ? kept_bytes(graph, tokens) : 2 * kept_bytes(graph, batch));
   item("scratch of threads", threads * LayerRunner::scratch_floats(graph, longest) * sizeof(float));
   return out;
-}
-
-std::uint64_t sum_of(const std::vector<RunPlan::Item>& items) {
-  return std::accumulate(items.begin(), items.end(), std::uint64_t{0},
-                         [](std::uint64_t sum, const RunPlan::Item& item) { return sum + item.bytes; });
 }
 
 }  // namespace
@@ -185,13 +192,6 @@ Result<void> ForwardObserver::product(const MatrixProduct&) {
 Result<void> ForwardObserver::end_layer(std::uint32_t) {
   return outcome::success();
 }
-
-struct Engine::State {
-  const Model* model;
-  ModelGraph graph;
-  const kernels::MathKernels* math;
-  Weights weights;
-};
 
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::Engine(Engine&&) noexcept = default;
@@ -249,10 +249,7 @@ Result<RunPlan> Engine::plan(const TokenWindows& windows, const RunOptions& opti
   for (const LayerGraph& layer : graph.layers) plan.weight_bytes += layer.bytes;
   plan.multiply_adds = work_of(graph, windows);
   const std::size_t threads = Workers(options.threads).threads();
-  const bool experts =
-      std::ranges::any_of(graph.layers, [](const LayerGraph& l) { return l.experts.count != 0; });
-  std::uint64_t target =
-      options.batch_tokens != 0 ? options.batch_tokens : (experts ? kBatchTokensWithExperts : kBatchTokens);
+  std::uint64_t target = options.batch_tokens != 0 ? options.batch_tokens : comfortable_batch(graph);
   target = std::min(std::max(target, longest), plan.tokens);
   const auto bytes = [&](std::uint64_t batch, bool resident) {
     return sum_of(memory_of(graph, plan.tokens, longest, batch, threads, resident));
@@ -282,7 +279,8 @@ Result<RunPlan> Engine::plan(const TokenWindows& windows, const RunOptions& opti
   }
   // Batches are whole windows, so the largest is often smaller than allowed.
   std::uint64_t largest = 0;
-  for (const Batch& batch : cut(windows, target)) largest = std::max<std::uint64_t>(largest, batch.rows());
+  for (const Batch& batch : cut_batches(windows, target))
+    largest = std::max<std::uint64_t>(largest, batch.rows());
   target = largest;
   plan.batch_tokens = static_cast<std::uint32_t>(target);
   plan.memory = memory_of(graph, plan.tokens, longest, target, threads, resident);
@@ -295,6 +293,14 @@ Result<RunPlan> Engine::plan(const TokenWindows& windows, const RunOptions& opti
 Result<HiddenStates> Engine::run(const TokenWindows& windows, const RunOptions& options,
                                  ForwardObserver* observer, ProgressSink& progress,
                                  const CancellationToken& cancel, const Resume* resume) const {
+  return run_to(std::numeric_limits<std::uint32_t>::max(), windows, options, observer, progress, cancel,
+                resume);
+}
+
+Result<HiddenStates> Engine::run_to(std::uint32_t end_layer, const TokenWindows& windows,
+                                    const RunOptions& options, ForwardObserver* observer,
+                                    ProgressSink& progress, const CancellationToken& cancel,
+                                    const Resume* resume) const {
   QF_ASSIGN(const RunPlan run_plan, plan(windows, options));
   const ModelGraph& graph = state_->graph;
   const std::uint32_t layers = static_cast<std::uint32_t>(graph.layers.size());
@@ -323,7 +329,7 @@ Result<HiddenStates> Engine::run(const TokenWindows& windows, const RunOptions& 
     Workers workers(options.threads);
     const std::size_t longest = windows.longest();
     workers.reserve_scratch(LayerRunner::scratch_floats(graph, longest));
-    const std::vector<Batch> batches = cut(windows, run_plan.batch_tokens);
+    const std::vector<Batch> batches = cut_batches(windows, run_plan.batch_tokens);
     std::vector<float> buffer;
     const auto work = [&]() -> Result<void> {
       LayerRunner runner(graph, state_->weights, *state_->math, workers, cancel);
@@ -339,7 +345,7 @@ Result<HiddenStates> Engine::run(const TokenWindows& windows, const RunOptions& 
           QF_TRY(resume->layer_input(batch.first_token, x));
         QF_TRY(states.write(batch.first_token, {x.data, x.rows, x.columns, x.stride}));
       }
-      for (std::uint32_t il = first_layer; il < layers; ++il) {
+      for (std::uint32_t il = first_layer; il < std::min(layers, end_layer); ++il) {
         const LayerGraph& layer = graph.layers[il];
         if (il + 1 < layers) state_->weights.will_need(graph.layers[il + 1].tensors);
         QF_TRY(state_->weights.validate(layer.tensors, workers, cancel));
@@ -356,6 +362,7 @@ Result<HiddenStates> Engine::run(const TokenWindows& windows, const RunOptions& 
         if (observer != nullptr) QF_TRY(observer->end_layer(il));
         state_->weights.done_with(layer.tensors);
       }
+      if (end_layer <= layers) return outcome::success();
       if (observer != nullptr) QF_TRY(observer->begin_layer(layers));
       for (const Batch& batch : batches) {
         QF_ASSIGN(const MatrixView<float> x, states.read_mutable(batch.first_token, batch.rows(), buffer));
@@ -371,7 +378,9 @@ Result<HiddenStates> Engine::run(const TokenWindows& windows, const RunOptions& 
       if (observer != nullptr) QF_TRY(observer->end_layer(layers));
       return outcome::success();
     };
-    progress.begin("running the model", std::uint64_t{tokens} * (layers - first_layer));
+    progress.begin(
+        "running the model",
+        std::uint64_t{tokens} * (std::max(first_layer, std::min(layers, end_layer)) - first_layer));
     const Result<void> done = workers.run(work);
     progress.end();
     if (!done) return done.error();

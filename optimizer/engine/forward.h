@@ -144,7 +144,13 @@ class Engine {
                                        kernels::MatrixView<float> out, unsigned threads = 0) const;
 
  private:
+  friend class BackwardPass;
   struct State;
+  // run() without the layers from end_layer on; beyond graph().layers.size(): all of it.
+  [[nodiscard]] Result<HiddenStates> run_to(std::uint32_t end_layer, const TokenWindows& windows,
+                                            const RunOptions& options, ForwardObserver* observer,
+                                            ProgressSink& progress, const CancellationToken& cancel,
+                                            const Resume* resume) const;
   explicit Engine(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

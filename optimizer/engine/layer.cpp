@@ -9,11 +9,6 @@ namespace {
 
 constexpr std::size_t kRowPiece = 16;  // rows of an elementwise task
 
-template <class T>
-MatrixView<T> columns_of(MatrixView<T> view, std::size_t first, std::size_t columns) {
-  return {view.data + first, view.rows, columns, view.stride};
-}
-
 }  // namespace
 
 RopeTable make_rope_table(const RopeSpec& spec, const float* factors, std::size_t positions) {
@@ -246,6 +241,12 @@ void LayerRunner::copy_columns(MatrixView<const float> from, std::size_t first, 
 }
 
 Result<void> LayerRunner::embed(const Batch& batch, MatrixView<float> out) {
+  QF_TRY(look_up(batch, out));
+  if (graph_->embedding_norm) norm_rows(graph_->embedding_norm, constant(out), out);
+  return outcome::success();
+}
+
+Result<void> LayerRunner::look_up(const Batch& batch, MatrixView<float> out) {
   const TensorInfo& table = *graph_->embedding;
   std::atomic<std::size_t> bad{batch.rows()};
   workers_->for_rows(batch.rows(), kRowPiece, [&](std::size_t first, std::size_t rows, float*) {
@@ -274,8 +275,6 @@ Result<void> LayerRunner::embed(const Batch& batch, MatrixView<float> out) {
       }
     }
   }
-  if (graph_->embedding_norm)
-    norm_rows(graph_->embedding_norm, {out.data, out.rows, out.columns, out.stride}, out);
   return outcome::success();
 }
 
@@ -284,9 +283,6 @@ Result<void> LayerRunner::forward(const Batch& batch, MatrixView<float> x) {
   const std::size_t rows = batch.rows();
   buffers_.arrange(specs_, rows);
   const MatrixView<const float> input{x.data, x.rows, x.columns, x.stride};
-  const auto constant = [](MatrixView<float> v) {
-    return MatrixView<const float>{v.data, v.rows, v.columns, v.stride};
-  };
 
   MatrixView<const float> normed = input;
   if (layer.attn_norm) {
@@ -414,30 +410,37 @@ Result<void> LayerRunner::mixer(const Batch& batch, MatrixView<const float> inpu
   return outcome::success();
 }
 
-void LayerRunner::activate(const FfnGraph& graph, MatrixView<const float> gate_up, MatrixView<float> hidden) {
-  using Kind = kernels::Activation;
-  const auto index = [](Kind kind) { return static_cast<std::size_t>(kind); };
-  const std::size_t n = graph.width;
+kernels::Xielu LayerRunner::xielu_of(const FfnGraph& graph) {
   const auto softplus = [](double v) { return v > 20 ? v : std::log1p(std::exp(v)); };
-  const kernels::Xielu xielu{static_cast<float>(softplus(graph.xielu[1])),
-                             static_cast<float>(graph.xielu[2] + softplus(graph.xielu[0])), graph.xielu[2],
-                             graph.xielu[3]};
-  std::size_t kind = index(Kind::Silu);
+  return {static_cast<float>(softplus(graph.xielu[1])),
+          static_cast<float>(graph.xielu[2] + softplus(graph.xielu[0])), graph.xielu[2], graph.xielu[3]};
+}
+
+std::size_t LayerRunner::activation_index(const FfnGraph& graph) {
+  using Kind = kernels::Activation;
+  Kind kind = Kind::Silu;
   switch (graph.activation) {
     case Activation::Silu:
     case Activation::ClampedSwiglu:
     case Activation::Xielu:
       break;
     case Activation::Gelu:
-      kind = index(Kind::GeluTanh);
+      kind = Kind::GeluTanh;
       break;
     case Activation::Relu:
-      kind = index(Kind::Relu);
+      kind = Kind::Relu;
       break;
     case Activation::ReluSquared:
-      kind = index(Kind::ReluSquared);
+      kind = Kind::ReluSquared;
       break;
   }
+  return static_cast<std::size_t>(kind);
+}
+
+void LayerRunner::activate(const FfnGraph& graph, MatrixView<const float> gate_up, MatrixView<float> hidden) {
+  const std::size_t n = graph.width;
+  const kernels::Xielu xielu = xielu_of(graph);
+  const std::size_t kind = activation_index(graph);
   workers_->for_rows(hidden.rows, kRowPiece, [&](std::size_t first, std::size_t count, float*) {
     for (std::size_t t = first; t < first + count; ++t) {
       const float* g = gate_up.row(t);

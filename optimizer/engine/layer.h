@@ -13,12 +13,11 @@
 #include "optimizer/engine/buffers.h"
 #include "optimizer/engine/forward.h"
 #include "optimizer/engine/graph.h"
+#include "optimizer/engine/views.h"
 #include "optimizer/engine/weights.h"
 #include "optimizer/engine/workers.h"
 
 namespace quantfit::engine {
-
-using kernels::MatrixView;
 
 // Consecutive whole windows of the text.
 struct Batch {
@@ -104,6 +103,8 @@ class LayerRunner {
   // Embeddings of the batch's tokens, scaled, normed, positions added: the input of the first layer.
   // Malformed when a row is not finite.
   [[nodiscard]] Result<void> embed(const Batch& batch, MatrixView<float> out);
+  // The same without the norm.
+  [[nodiscard]] Result<void> look_up(const Batch& batch, MatrixView<float> out);
   // y = norm(x) row by row.
   void norm_rows(const Norm& norm, MatrixView<const float> x, MatrixView<float> y);
   // y = W x for rows first .. first + y.columns - 1 of matrix `index`, nothing added.
@@ -114,7 +115,7 @@ class LayerRunner {
   // Where layers with AttentionGraph::kv_layer find their keys; entry per layer, empty where nobody asks.
   void keep_keys(std::vector<KeptKeys>* kept) { kept_ = kept; }
 
- private:
+ protected:
   struct ProductTask {
     const Matrix* matrix;
     std::uint32_t index;
@@ -146,6 +147,14 @@ class LayerRunner {
   [[nodiscard]] Result<void> experts(const Batch& batch, MatrixView<const float> layer_input,
                                      MatrixView<const float> middle, MatrixView<const float> ffn_input);
   [[nodiscard]] Result<void> layer_embedding(const Batch& batch, MatrixView<float> x);
+
+  // Mask, scale and cap of a layer's attention. `slopes` holds what the shape points to.
+  [[nodiscard]] kernels::AttentionShape attention_shape(const AttentionGraph& a, std::vector<float>& slopes);
+  [[nodiscard]] static kernels::AttentionShape latent_shape(const LatentGraph& a);
+  [[nodiscard]] kernels::RouterShape router_shape(const ExpertsGraph& e);
+  // Into the tables of activations; ClampedSwiglu and Xielu have functions of their own.
+  [[nodiscard]] static std::size_t activation_index(const FfnGraph& graph);
+  [[nodiscard]] static kernels::Xielu xielu_of(const FfnGraph& graph);
 
   void activate(const FfnGraph& graph, MatrixView<const float> gate_up, MatrixView<float> hidden);
   // Norms of `heads` vectors per row, in place or not; x and y rows.

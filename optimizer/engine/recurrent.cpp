@@ -13,15 +13,6 @@ constexpr std::size_t kRowPiece = 16;
 constexpr std::size_t kChannels = 64;  // of a convolution task
 using kernels::TokenRows;
 
-MatrixView<const float> constant(MatrixView<float> v) {
-  return {v.data, v.rows, v.columns, v.stride};
-}
-MatrixView<const float> columns_of(MatrixView<const float> v, std::size_t first, std::size_t columns) {
-  return {v.data + first, v.rows, columns, v.stride};
-}
-MatrixView<float> columns_of(MatrixView<float> v, std::size_t first, std::size_t columns) {
-  return {v.data + first, v.rows, columns, v.stride};
-}
 std::size_t index(kernels::Activation kind) {
   return static_cast<std::size_t>(kind);
 }
