@@ -8,6 +8,8 @@ std::vector<Command> all_commands() {
   commands.push_back(make_plan_command());
   commands.push_back(make_frontier_command());
   commands.push_back(make_measure_command());
+  commands.push_back(make_calibrate_command());
+  commands.push_back(make_evaluate_command());
   commands.push_back(make_inspect_command());
   commands.push_back(make_diff_command());
   commands.push_back(make_state_command());

@@ -29,7 +29,7 @@ int show_frontier(const FrontierOptions& options, Console& console) {
   auto frontier = optimizer::model_frontier(*session.job, session.request);
   if (!frontier) return console.fail(frontier.error());
   const FrontierReport report =
-      make_frontier_report(session.inputs.model, frontier.value(), session.statics.compared);
+      make_frontier_report(session.inputs->model, frontier.value(), session.statics.compared);
   if (options.job.json)
     console.print(document_text(to_json(report)));
   else if (options.csv)
@@ -51,6 +51,7 @@ Command make_frontier_command() {
       "curve. With a state file that knows the model the answer comes at once."};
   OptionTable& table = command.table;
   add_input_options(table, options->job);
+  add_calibration_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
   table.add("--points", options->points, "N", "print at most about this many points; 0: all")

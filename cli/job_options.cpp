@@ -236,16 +236,29 @@ void add_input_options(OptionTable& table, JobOptions& o) {
       .needed()
       .file();
   table
-      .add("--imatrix", o.importance, "FILE",
-           "importance matrix of this model (GGUF or legacy format); without one, formats below 3 bits are "
-           "left "
-           "out")
+      .add(
+          "--imatrix", o.importance, "FILE",
+          "importance matrix of this model (GGUF or legacy format); without one it is made by running a text "
+          "through the model (--text); none: do without, and without formats below 3 bits")
       .file();
   table
       .add("--state", o.state, "FILE",
            "file that remembers every measurement: an interrupted run continues, another target starts at "
            "once")
       .alias("--state-file")
+      .file();
+}
+
+void add_calibration_options(OptionTable& table, JobOptions& o) {
+  table.group("Calibration", "for an importance matrix where none is given; kept beside the state file");
+  add_text_options(
+      table, o.text,
+      "text to run through the model; may be given several times. Without one: a text that ships "
+      "with quantfit");
+  table
+      .add("--save-imatrix", o.save_imatrix, "FILE",
+           "write the importance matrix here too, for other programs; .dat: in the legacy format")
+      .not_with("--imatrix")
       .file();
 }
 
@@ -378,7 +391,11 @@ void add_search_options(OptionTable& table, JobOptions& o) {
 
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   optimizer::JobRequest request;
-  request.paths = {o.model, o.importance, o.state};
+  if (!o.importance.empty() && o.text.given())
+    return fail(ErrorCode::InvalidArgument,
+                "--imatrix and {} exclude one another: a text is what an importance matrix is made from",
+                o.text.texts.empty() ? "--token-ids" : "--text");
+  request.paths = {o.model, o.importance == kNoImportance ? "" : o.importance, o.state};
   QF_ASSIGN(request.policy.rules, constraint_rules(o));
   request.policy.allow_requantize = o.allow_requantize;
   for (const std::string& text : o.role_weight) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/option_table.h"
+#include "cli/text_options.h"
 #include "core/error.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job/inputs.h"
@@ -18,8 +19,10 @@ namespace quantfit::cli {
 // every front end checks alike.
 struct JobOptions {
   std::string model;
-  std::string importance;
+  std::string importance;  // kNoImportance: none, and none is made
   std::string state;
+  TextOptions text;          // what an importance matrix is made from, when none is given
+  std::string save_imatrix;  // where it is written, too
   // target
   std::vector<std::string> target_bpw;
   std::vector<std::string> target_size;
@@ -71,6 +74,9 @@ struct JobOptions {
   bool all_tensors = false;
 };
 
+// --imatrix none: do without.
+inline constexpr std::string_view kNoImportance = "none";
+
 // More threads than any machine has.
 inline constexpr unsigned kMaxThreads = 4096;
 
@@ -80,6 +86,8 @@ inline constexpr unsigned kMaxThreads = 4096;
 
 void add_input_options(OptionTable& table, JobOptions& options);
 void add_target_options(OptionTable& table, JobOptions& options);
+// The text of an importance matrix that is made on the way.
+void add_calibration_options(OptionTable& table, JobOptions& options);
 // Formats and constraints, work.
 void add_search_options(OptionTable& table, JobOptions& options);
 

@@ -35,7 +35,7 @@ int measure(const MeasureOptions& options, Console& console) {
   Session& session = opened.value();
   session.request.shard = shard.value();
   if (auto checked = session.check(context); !checked) return console.fail(checked.error());
-  auto done = optimizer::measure_job(session.inputs, session.request, *session.kernels,
+  auto done = optimizer::measure_job(*session.inputs, session.request, *session.kernels,
                                      {context.progress, context.cancel}, *session.job);
   if (!done) {
     const int status = console.fail(done.error());
@@ -77,6 +77,7 @@ Command make_measure_command() {
       "--shard", options->shard, "I/N",
       "only part I of N, which cost about the same; auto: from a Slurm array or job or Open MPI; "
       "auto/N: from an indexed Job of Kubernetes");
+  add_calibration_options(command.table, options->job);
   add_search_options(command.table, options->job);
   command.table.group("Output");
   command.table.flag("--json", options->job.json, "print one JSON document instead of text");

@@ -11,6 +11,7 @@
 #include "cli/exit_code.h"
 #include "cli/job_options.h"
 #include "cli/output_files.h"
+#include "cli/report/evaluation_report.h"
 #include "cli/report/json.h"
 #include "cli/report/text.h"
 #include "cli/session.h"
@@ -19,6 +20,7 @@
 #include "core/atomic_file.h"
 #include "core/byte_size.h"
 #include "core/text.h"
+#include "optimizer/job/evaluation.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
 
@@ -32,8 +34,9 @@ struct QuantizeOptions {
   std::string output;
   std::string export_recipe;
   std::string export_tensor_types;
-  std::vector<std::string> rest;  // further positional arguments, as llama-quantize takes them
-  bool write = true;              // false: `plan`
+  std::vector<std::string> evaluate;  // texts
+  std::vector<std::string> rest;      // further positional arguments, as llama-quantize takes them
+  bool write = true;                  // false: `plan`
   bool force = false;
   bool dry_run = false;
 };
@@ -71,6 +74,7 @@ std::vector<fs::path> output_paths(const QuantizeOptions& options,
     for (const std::string& path : {options.export_recipe, options.export_tensor_types})
       if (!path.empty()) paths.push_back(with_label(path, target, several));
   }
+  if (!options.job.save_imatrix.empty()) paths.emplace_back(options.job.save_imatrix);
   return paths;
 }
 
@@ -141,6 +145,48 @@ Result<void> export_recipes(const QuantizeOptions& options, const Model& model,
   return outcome::success();
 }
 
+// A text to measure the result on, refused before anything is measured.
+Result<void> prepare_evaluation(const QuantizeOptions& options, const Model& model,
+                                optimizer::EvaluationRequest& request) {
+  TextOptions own = options.job.text;
+  own.texts = options.evaluate;
+  own.token_ids.clear();
+  own.chunks.reset();
+  own.skip_chunks = 0;
+  QF_ASSIGN(request.text, make_text_request(own));
+  QF_ASSIGN(request.options.run, make_run_options(own, options.job.threads));
+  auto text = calibration::read_text(model, request.text);
+  if (!text) return fail(text.error().code, "--evaluate: {}", text.error().message);
+  auto plan = calibration::plan_evaluation(model, text.value(), request.options);
+  if (!plan) return fail(plan.error().code, "--evaluate: {}", plan.error().message);
+  return outcome::success();
+}
+
+struct WrittenFile {
+  fs::path path;
+  std::size_t document;  // its place among the answers
+};
+
+// Measures what was written, all files in one go; adds to every answer what is its own.
+Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::vector<WrittenFile>& written,
+                                                   const optimizer::EvaluationRequest& request,
+                                                   const JobContext& context,
+                                                   nlohmann::ordered_json& documents) {
+  std::vector<fs::path> paths;
+  for (const WrittenFile& file : written) paths.push_back(file.path);
+  QF_ASSIGN(
+      optimizer::EvaluatedFiles evaluated,
+      optimizer::evaluate_files(session.inputs->model, paths, request, {context.progress, context.cancel}));
+  if (session.inputs->store)
+    QF_TRY(optimizer::save_evaluations(evaluated, QUANTFIT_VERSION, *session.inputs->store));
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    optimizer::EvaluatedFiles own = evaluated;
+    own.files = {evaluated.files[i]};
+    documents[written[i].document]["evaluation"] = to_json(own);
+  }
+  return evaluated;
+}
+
 int run_job(QuantizeOptions& options, Console& console) {
   const JobContext context = console.context();
   if (options.dry_run) options.write = false;
@@ -149,10 +195,10 @@ int run_job(QuantizeOptions& options, Console& console) {
   auto opened = Session::open(options.job, true, context);
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
-  const Model& model = session.inputs.model;
+  session.existing = options.force ? Existing::Replace : Existing::Keep;
   const bool several = session.targets.size() > 1;
-  if (auto usable = check_outputs(output_paths(options, session.targets), guarded_files(options.job, model),
-                                  options.force);
+  if (auto usable = check_outputs(output_paths(options, session.targets),
+                                  guarded_files(options.job, session.inputs->model), options.force);
       !usable)
     return console.fail(usable.error());
 
@@ -161,7 +207,12 @@ int run_job(QuantizeOptions& options, Console& console) {
     if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job, writing)) + '\n');
     return status;
   };
+  optimizer::EvaluationRequest evaluation;
+  if (options.write && !options.evaluate.empty())
+    if (auto usable = prepare_evaluation(options, session.inputs->model, evaluation); !usable)
+      return stopped(usable.error(), false);
   if (auto checked = session.check(context); !checked) return stopped(checked.error(), false);
+  const Model& model = session.inputs->model;
   // Targets out of reach are told at once, and nothing is measured for the others.
   std::vector<optimizer::Budget>& budgets = session.job->budgets;
   const auto reachable = [](const optimizer::Budget& budget) { return budget.feasible(); };
@@ -171,10 +222,11 @@ int run_job(QuantizeOptions& options, Console& console) {
     return stopped(measured.error(), false);
 
   nlohmann::ordered_json documents = nlohmann::ordered_json::array();
+  std::vector<WrittenFile> written;
   int status = kDone;
   for (const optimizer::Budget& budget : budgets) {
     const optimizer::Target& target = budget.target;
-    auto solved = optimizer::choose(session.inputs, *session.job, session.request, budget,
+    auto solved = optimizer::choose(*session.inputs, *session.job, session.request, budget,
                                     {context.progress, context.cancel});
     if (!solved) return stopped(solved.error(), false);
     const optimizer::Solution& solution = solved.value();
@@ -201,18 +253,24 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
-      auto written = optimizer::write_model(model, session.inputs.importance_or_null(), solution.recipe, path,
-                                            writer, *session.kernels, context.progress, context.cancel);
-      if (!written) return stopped(written.error(), true);
+      auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
+                                         writer, *session.kernels, context.progress, context.cancel);
+      if (!done) return stopped(done.error(), true);
       report.output = path.string();
-      report.write_seconds = written.value().seconds;
+      report.write_seconds = done.value().seconds;
       if (!options.job.json)
         console.print(fmt::format("\nwrote {} ({}) in {}\n", escaped(report.output),
-                                  format_bytes(written.value().file_bytes),
+                                  format_bytes(done.value().file_bytes),
                                   format_duration(report.write_seconds)));
     }
     if (!options.job.json && several) console.print("\n");
     documents.push_back(to_json(report));
+    if (options.write) written.push_back({output_path(options, target, several), documents.size() - 1});
+  }
+  if (!evaluation.text.texts.empty() && !written.empty()) {
+    auto evaluated = evaluate_written(session, written, evaluation, context, documents);
+    if (!evaluated) return console.fail(evaluated.error());  // what was written stays
+    if (!options.job.json) console.print("\n" + to_text(evaluated.value(), written.size() == 1));
   }
   if (options.job.json) console.print(document_text(documents.size() > 1 ? documents : documents[0]));
   return status;
@@ -237,6 +295,7 @@ Command make_command(bool write) {
   OptionTable& table = command.table;
   add_input_options(table, options->job);
   table.add("rest", options->rest, "...", "llama-quantize's form: [out.gguf] TYPE [threads]").hide();
+  add_calibration_options(table, options->job);
   add_target_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
@@ -244,6 +303,11 @@ Command make_command(bool write) {
     table.add("--output", options->output, "FILE.gguf", "file to write")
         .alias("-o")
         .default_is("beside the model, named after the target")
+        .file();
+  if (write)
+    table
+        .add("--evaluate", options->evaluate, "TEXT",
+             "at the end measure the KL divergence of what was written on this text, in chunks of --context")
         .file();
   table.add("--export-recipe", options->export_recipe, "FILE", "write the recipe, readable by --recipe")
       .file();

@@ -2,43 +2,113 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
+
+#include "optimizer/job/calibrated.h"
 
 namespace quantfit::cli {
 
 Result<Session> Session::open(const JobOptions& options, bool with_targets, const JobContext& context) {
-  QF_ASSIGN(optimizer::JobRequest request, make_request(options));
-  QF_ASSIGN(const kernels::RowKernels* kernels, kernels::default_kernels());
-  QF_ASSIGN(optimizer::JobInputs inputs, optimizer::open_inputs(request.paths, &context.cancel));
-  QF_TRY(check_patterns(options, request, inputs.model.tensors()));
-  Session session{std::move(request), kernels, std::move(inputs), {}, {}, {}};
-  if (with_targets) {
-    QF_ASSIGN(session.targets, make_targets(options, session.request, session.inputs));
-  }
-  for (const std::string& warning : session.inputs.warnings) context.logger.log(LogLevel::Warning, warning);
-  if (!session.inputs.importance)
-    context.logger.log(
-        LogLevel::Warning,
-        "no importance matrix: all columns count the same, which costs quality; see --imatrix");
+  Session session;
+  session.options = &options;
+  session.with_targets = with_targets;
+  QF_ASSIGN(session.request, make_request(options));
+  QF_ASSIGN(session.kernels, kernels::default_kernels());
+  QF_TRY(session.open_files(context));
   return session;
 }
 
+bool Session::wants_calibration() const {
+  return options->importance.empty() && can_calibrate;
+}
+
+Result<void> Session::open_files(const JobContext& context) {
+  inputs.reset();  // a state file is opened once at a time
+  QF_ASSIGN(inputs, optimizer::open_inputs(request.paths, &context.cancel));
+  QF_TRY(check_patterns(*options, request, inputs->model.tensors()));
+  if (!with_targets) return outcome::success();
+  // Before there is an importance matrix, nothing is refused for the lack of one.
+  optimizer::JobRequest own = request;
+  if (request.paths.importance.empty() && wants_calibration())
+    own.policy.rules.low_bits_without_importance = true;
+  QF_ASSIGN(targets, make_targets(*options, own, *inputs));
+  return outcome::success();
+}
+
+Result<void> Session::calibrate(const JobContext& context) {
+  // What the whole job would refuse is refused before the model is run.
+  optimizer::JobRequest trial = request;
+  trial.policy.rules.low_bits_without_importance = true;
+  QF_ASSIGN(const optimizer::PreparedJob tried, optimizer::check_job(*inputs, trial, targets, *kernels));
+  if (!std::ranges::all_of(tried.budgets, &optimizer::Budget::feasible)) {
+    request = std::move(trial);  // check() says so, with the range that any importance matrix would allow
+    return outcome::success();
+  }
+
+  optimizer::CalibrationRequest calibration;
+  QF_ASSIGN(calibration.text, make_text_request(options->text));
+  QF_ASSIGN(calibration.run, make_run_options(options->text, options->threads));
+  calibration.save = options->save_imatrix;
+  calibration.existing = existing;
+  const bool asked = options->text.given() || !options->save_imatrix.empty();
+  const auto plan = optimizer::plan_calibration(inputs->model, calibration);
+  if (!plan) {
+    if (asked) return plan.error();
+    context.logger.log(LogLevel::Warning,
+                       fmt::format("no importance matrix can be made here ({}): all columns count the same, "
+                                   "which costs quality; see --imatrix",
+                                   plan.error().message));
+    can_calibrate = false;
+    return open_files(context);
+  }
+  context.logger.log(
+      LogLevel::Info,
+      fmt::format("no importance matrix given: it is made from {}; that runs {} tokens through "
+                  "the model",
+                  options->text.given() ? "the text" : "the text that ships with quantfit",
+                  plan.value().tokens));
+  QF_ASSIGN(const optimizer::CalibratedImportance made,
+            optimizer::calibrate(*inputs, request.paths, calibration, request.program_version,
+                                 {context.progress, context.cancel}));
+  if (made.temporary)
+    temporary.reset(new std::filesystem::path(made.path), [](const std::filesystem::path* path) {
+      std::error_code ignored;
+      std::filesystem::remove(*path, ignored);
+      delete path;
+    });
+  context.logger.log(
+      LogLevel::Info,
+      made.known
+          ? "the importance matrix of this text was made before"
+          : fmt::format(
+                "made the importance matrix in {}{}", format_duration(made.seconds),
+                made.continued_at == 0 ? "" : fmt::format(", continued at layer {}", made.continued_at)));
+  request.paths.importance = made.path;
+  return open_files(context);
+}
+
 Result<void> Session::check(const JobContext& context) {
-  QF_ASSIGN(job, optimizer::check_job(inputs, request, targets, *kernels));
+  if (wants_calibration()) QF_TRY(calibrate(context));
+  for (const std::string& warning : inputs->warnings) context.logger.log(LogLevel::Warning, warning);
+  if (options->importance == kNoImportance)
+    context.logger.log(LogLevel::Warning,
+                       "no importance matrix: all columns count the same, which costs quality");
+  QF_ASSIGN(job, optimizer::check_job(*inputs, request, targets, *kernels));
   for (const std::string& note : job->notes) context.logger.log(LogLevel::Info, "note: " + note);
   return outcome::success();
 }
 
 Result<void> Session::measure(const JobContext& context) {
   const optimizer::JobControl control{context.progress, context.cancel};
-  QF_TRY(optimizer::measure_job(inputs, request, *kernels, control, *job));
+  QF_TRY(optimizer::measure_job(*inputs, request, *kernels, control, *job));
   const optimizer::MeasureReport& measured = job->measured;
   context.logger.log(LogLevel::Info,
                      measured.tensors_sampled == 0
                          ? fmt::format("all {} tensors were measured before", measured.tensors_known)
                          : fmt::format("measured {} tensors in {}, {} were known", measured.tensors_sampled,
                                        format_duration(measured.seconds), measured.tensors_known));
-  QF_ASSIGN(statics, optimizer::compare_static_recipes(inputs, *job, request, control));
+  QF_ASSIGN(statics, optimizer::compare_static_recipes(*inputs, *job, request, control));
   return outcome::success();
 }
 

@@ -2,11 +2,14 @@
 // solved for any number of targets. Holds no state of the process: a service may run many.
 #pragma once
 
+#include <filesystem>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "cli/console.h"
 #include "cli/job_options.h"
+#include "core/atomic_file.h"
 #include "core/error.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/job/job.h"
@@ -15,22 +18,34 @@
 namespace quantfit::cli {
 
 struct Session {
+  const JobOptions* options = nullptr;  // outlive the session
+  bool with_targets = false;
   optimizer::JobRequest request;
   const kernels::RowKernels* kernels = nullptr;
-  optimizer::JobInputs inputs;
-  std::vector<optimizer::Target> targets;     // of the options; none for the whole curve
-  std::optional<optimizer::PreparedJob> job;  // after check()
-  optimizer::StaticComparisons statics;       // after measure()
+  std::optional<optimizer::JobInputs> inputs;  // after open()
+  std::vector<optimizer::Target> targets;      // of the options; none for the whole curve
+  std::optional<optimizer::PreparedJob> job;   // after check()
+  optimizer::StaticComparisons statics;        // after measure()
+  Existing existing = Existing::Keep;          // what becomes of a file at --save-imatrix
+  // An importance matrix without a state file to keep it beside: removed with the session.
+  std::shared_ptr<const std::filesystem::path> temporary;
 
-  // Reads options and opens the files; says what was noticed. `with_targets`: options name targets.
+  // Reads options and opens the files. `with_targets`: options name targets.
   [[nodiscard]] static Result<Session> open(const JobOptions& options, bool with_targets,
                                             const JobContext& context);
 
-  // Refuses what can be refused before anything is measured. The session may not be moved afterwards.
+  // Refuses what can be refused before anything is measured or run; makes the importance matrix where none
+  // was given and the model can be run; says what was noticed. The session may not be moved afterwards.
   [[nodiscard]] Result<void> check(const JobContext& context);
 
   // Measures what is not known and compares the static recipes.
   [[nodiscard]] Result<void> measure(const JobContext& context);
+
+ private:
+  [[nodiscard]] Result<void> open_files(const JobContext& context);
+  [[nodiscard]] bool wants_calibration() const;
+  bool can_calibrate = true;  // until the model or the text shows that it cannot be run
+  [[nodiscard]] Result<void> calibrate(const JobContext& context);
 };
 
 }  // namespace quantfit::cli

@@ -6,7 +6,6 @@
 #include <span>
 #include <string_view>
 
-#include "core/file_util.h"
 #include "core/gguf_writer.h"
 
 namespace quantfit {
@@ -31,7 +30,7 @@ std::vector<float> rounded(std::span<const T> values) {
   return {values.begin(), values.end()};
 }
 
-Result<void> write_gguf(const std::filesystem::path& path, const ImportanceData& data) {
+Result<void> write_gguf(const std::filesystem::path& path, const ImportanceData& data, Existing existing) {
   GgufMetadata metadata;
   metadata.add(GgufKeyValue::of_string("general.type", "imatrix"));
   metadata.add(GgufKeyValue::of_string_array("imatrix.datasets", data.datasets));
@@ -53,7 +52,7 @@ Result<void> write_gguf(const std::filesystem::path& path, const ImportanceData&
     if (!sums.sums.empty()) add(name + ".in_sum", columns, rounded(std::span(sums.sums)));
     add(name + ".counts", 1, rounded(std::span(sums.counts)));
   }
-  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, metadata, infos));
+  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, metadata, infos, 32, existing));
   for (const std::vector<float>& numbers : values) QF_TRY(writer.append(std::as_bytes(std::span(numbers))));
   return writer.commit();
 }
@@ -81,7 +80,7 @@ class LegacyBytes {
   bool fits_ = true;  // every number so far fits into 31 bits
 };
 
-Result<void> write_legacy(const std::filesystem::path& path, const ImportanceData& data) {
+Result<void> write_legacy(const std::filesystem::path& path, const ImportanceData& data, Existing existing) {
   LegacyBytes out;
   const auto seen = [](const auto& tensor) { return std::ranges::max(tensor.second.counts) != 0; };
   out.integer(static_cast<std::uint64_t>(std::ranges::count_if(data.tensors, seen)));
@@ -104,7 +103,7 @@ Result<void> write_legacy(const std::filesystem::path& path, const ImportanceDat
   if (!out.fits())
     return fail(ErrorCode::InvalidArgument, "{}: the legacy format cannot hold so many values",
                 path.string());
-  return write_file_atomically(path, out.bytes());
+  return write_file_atomically(path, out.bytes(), existing);
 }
 
 }  // namespace
@@ -114,9 +113,10 @@ ImportanceFormat importance_format(const std::filesystem::path& path) {
 }
 
 Result<void> write_importance(const std::filesystem::path& path, const ImportanceData& data,
-                              ImportanceFormat format) {
+                              ImportanceFormat format, Existing existing) {
   QF_TRY(check(path, data));
-  return format == ImportanceFormat::Gguf ? write_gguf(path, data) : write_legacy(path, data);
+  return format == ImportanceFormat::Gguf ? write_gguf(path, data, existing)
+                                          : write_legacy(path, data, existing);
 }
 
 }  // namespace quantfit

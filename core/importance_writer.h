@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 
 namespace quantfit {
@@ -39,6 +40,6 @@ enum class ImportanceFormat {
 // data give the same bytes. InvalidArgument for sizes that do not fit together, a chunk size of 0, no tensor
 // or a name too long for GGUF; Io and NoSpace of the file.
 [[nodiscard]] Result<void> write_importance(const std::filesystem::path& path, const ImportanceData& data,
-                                            ImportanceFormat format);
+                                            ImportanceFormat format, Existing existing = Existing::Replace);
 
 }  // namespace quantfit

@@ -1,0 +1,124 @@
+#include "optimizer/job/calibrated.h"
+
+#include <fmt/chrono.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "core/mapped_file.h"
+#include "optimizer/calibration/importance.h"
+#include "state/statistics_files.h"
+
+namespace quantfit::optimizer {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kKind = "importance";
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string out;
+  for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+  return out;
+}
+
+// The file of this text that the state file names, when it is there and whole.
+Result<std::optional<fs::path>> known_file(const JobInputs& inputs, const fs::path& state,
+                                           const state::CalibrationParameters& wanted,
+                                           const CancellationToken& cancel) {
+  QF_ASSIGN(const std::vector<state::Calibration> passes, inputs.store->calibrations());
+  const bool finished = std::ranges::any_of(passes, [&](const state::Calibration& pass) {
+    return pass.parameters == wanted && !pass.finished.empty();
+  });
+  if (!finished) return std::optional<fs::path>{};
+  QF_ASSIGN(const std::vector<state::StatisticsFile> files, inputs.store->statistics_files());
+  for (const state::StatisticsFile& file : files) {
+    if (file.kind != kKind || file.text_fingerprint != wanted.text_fingerprint) continue;
+    const fs::path path = state::path_beside(state, file.name);
+    const auto digest = state::file_digest(path, &cancel);
+    if (!digest && digest.error().code == ErrorCode::Interrupted) return digest.error();
+    if (digest && digest.value() == file.fingerprint) return std::optional(path);
+  }
+  return std::optional<fs::path>{};
+}
+
+std::string now() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+}
+
+}  // namespace
+
+Result<engine::RunPlan> plan_calibration(const Model& model, const CalibrationRequest& request) {
+  QF_ASSIGN(const calibration::Text text, calibration::read_text(model, request.text));
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+  return engine.plan(text.inputs(), request.run);
+}
+
+Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
+                                       const CalibrationRequest& request, const std::string& program_version,
+                                       const JobControl& control) {
+  const auto started = std::chrono::steady_clock::now();
+  QF_ASSIGN(const calibration::Text text, calibration::read_text(inputs.model, request.text));
+  if (!request.save.empty()) QF_TRY(check_target(request.save, request.existing));
+  CalibratedImportance out;
+  out.tokens = text.tokens();
+  state::Calibration pass;
+  pass.parameters = {text.fingerprint, text.tokens(),
+                     static_cast<std::uint32_t>(text.windows.window_tokens()), engine::kEngineVersion};
+  pass.text_name = joined(text.names);
+  pass.program_version = program_version;
+  const std::string short_name = fmt::format("{}.imatrix.gguf", text.fingerprint.substr(0, 16));
+  if (inputs.store) {
+    QF_ASSIGN(const auto known, known_file(inputs, paths.state, pass.parameters, control.cancel));
+    // A copy in the other format needs the sums, which are there only after a pass.
+    if (known && (request.save.empty() || importance_format(request.save) == ImportanceFormat::Gguf)) {
+      out.path = *known;
+      out.known = true;
+      if (!request.save.empty()) {
+        QF_ASSIGN(const std::unique_ptr<MappedFile> file, MappedFile::open(*known));
+        QF_TRY(write_file_atomically(request.save, file->bytes(), request.existing));
+      }
+      return out;
+    }
+    out.path = state::path_beside(paths.state, fmt::format("{}-{}", paths.state.stem().string(), short_name));
+    QF_TRY(inputs.store->save_calibration(pass));
+  } else {
+    const fs::path folder =
+        request.run.scratch_folder.empty() ? fs::temp_directory_path() : request.run.scratch_folder;
+    out.path = folder / fmt::format("quantfit-{}-{}", ::getpid(), short_name);
+    out.temporary = true;
+  }
+
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(inputs.model));
+  calibration::ImportanceOptions options;
+  options.run = request.run;
+  options.model_fingerprint = inputs.model_fingerprint;
+  if (inputs.store) options.checkpoint = out.path.string() + ".pass";
+  QF_ASSIGN(const calibration::ImportanceReport report,
+            calibration::collect_importance(engine, text, options, control.progress, control.cancel));
+  out.continued_at = report.first_layer;
+  QF_TRY(write_importance(out.path, report.data, ImportanceFormat::Gguf));
+  if (!request.save.empty())
+    QF_TRY(write_importance(request.save, report.data, importance_format(request.save), request.existing));
+  if (inputs.store) {
+    state::StatisticsFile file;
+    QF_ASSIGN(file.fingerprint, state::file_digest(out.path, &control.cancel));
+    file.name = out.path.filename().string();
+    file.kind = kKind;
+    file.bytes = fs::file_size(out.path);
+    file.text_fingerprint = text.fingerprint;
+    QF_TRY(inputs.store->save_statistics_file(file));
+    pass.layers_finished = static_cast<std::uint32_t>(engine.graph().layers.size());
+    pass.finished = now();
+    QF_TRY(inputs.store->save_calibration(pass));
+  }
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return out;
+}
+
+}  // namespace quantfit::optimizer
