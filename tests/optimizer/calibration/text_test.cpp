@@ -5,7 +5,7 @@
 
 #include <fstream>
 
-#include "core/file_util.h"
+#include "core/atomic_file.h"
 #include "core/tokenizer/tokenizer.h"
 #include "tests/optimizer/calibration/trained_text.h"
 
