@@ -92,6 +92,28 @@ SplitCodebook split(const std::array<Entry, kEntries>& grid, const std::array<st
   return book;
 }
 
+template <class Entry, std::size_t kEntries, std::size_t kLevels>
+FlatCodebook flatten(const std::array<Entry, kEntries>& grid,
+                     const std::array<std::int8_t, kLevels>& levels) {
+  static_assert(kEntries % 16 == 0 && kEntries <= FlatCodebook::kMaxEntries);
+  constexpr std::size_t kElements = sizeof(Entry);
+  FlatCodebook book;
+  book.count = kEntries;
+  for (std::size_t index = 0; index < kEntries; ++index) {
+    for (std::size_t d = 0; d < 4; ++d) {
+      std::size_t digit = 0;
+      for (std::size_t k = d * kElements / 4; k < (d + 1) * kElements / 4; ++k) {
+        const auto value = static_cast<std::int8_t>(grid[index] >> (8 * k));
+        digit = digit * kLevels +
+                static_cast<std::size_t>(std::find(levels.begin(), levels.end(), value) - levels.begin());
+      }
+      book.digit[d][index] = static_cast<std::uint8_t>(digit);
+      book.digits[index] |= static_cast<std::int32_t>(digit << (4 * d));
+    }
+  }
+  return book;
+}
+
 constexpr std::array<std::int8_t, 3> kIq2Levels = {8, 25, 43};
 constexpr std::array<std::int8_t, 3> kIq1Levels = {-1, 0, 1};
 constexpr std::array<std::int8_t, 8> kIq3xxsLevels = {4, 12, 20, 28, 36, 44, 52, 62};
@@ -121,6 +143,30 @@ const SplitCodebook& iq3s_split() {
 }
 const SplitCodebook& iq1s_split() {
   static const SplitCodebook book = split(kIq1sGrid, kIq1Levels);
+  return book;
+}
+const FlatCodebook& iq2xxs_flat() {
+  static const FlatCodebook book = flatten(kIq2xxsGrid, kIq2Levels);
+  return book;
+}
+const FlatCodebook& iq2xs_flat() {
+  static const FlatCodebook book = flatten(kIq2xsGrid, kIq2Levels);
+  return book;
+}
+const FlatCodebook& iq2s_flat() {
+  static const FlatCodebook book = flatten(kIq2sGrid, kIq2Levels);
+  return book;
+}
+const FlatCodebook& iq3xxs_flat() {
+  static const FlatCodebook book = flatten(kIq3xxsGrid, kIq3xxsLevels);
+  return book;
+}
+const FlatCodebook& iq3s_flat() {
+  static const FlatCodebook book = flatten(kIq3sGrid, kIq3sLevels);
+  return book;
+}
+const FlatCodebook& iq1s_flat() {
+  static const FlatCodebook book = flatten(kIq1sGrid, kIq1Levels);
   return book;
 }
 

@@ -45,6 +45,16 @@ struct SplitCodebook {
   std::array<std::int32_t, kMaxPatterns> digits{};
 };
 
+// The same codebook as a flat list in its own order, for a search with entries in the lanes. A vector has
+// four digits below sixteen: pairs of level numbers (3 a + b) where it has eight elements, level numbers
+// where four.
+struct FlatCodebook {
+  static constexpr std::size_t kMaxEntries = 2048;
+  std::size_t count = 0;  // a multiple of sixteen
+  std::array<std::array<std::uint8_t, kMaxEntries>, 4> digit{};
+  std::array<std::int32_t, kMaxEntries> digits{};  // digit d in bits 4 d to 4 d + 3
+};
+
 // Built at the first call; thread-safe.
 const SplitCodebook& iq2xxs_split();
 const SplitCodebook& iq2xs_split();
@@ -52,5 +62,11 @@ const SplitCodebook& iq2s_split();
 const SplitCodebook& iq3xxs_split();
 const SplitCodebook& iq3s_split();
 const SplitCodebook& iq1s_split();
+const FlatCodebook& iq2xxs_flat();
+const FlatCodebook& iq2xs_flat();
+const FlatCodebook& iq2s_flat();
+const FlatCodebook& iq3xxs_flat();
+const FlatCodebook& iq3s_flat();
+const FlatCodebook& iq1s_flat();
 
 }  // namespace quantfit::kernels

@@ -17,6 +17,13 @@ bool has_error_feedback(Format format) {
     case Format::Q4_K:
     case Format::Q5_K:
     case Format::Q6_K:
+    case Format::IQ1_S:
+    case Format::IQ1_M:
+    case Format::IQ2_XXS:
+    case Format::IQ2_XS:
+    case Format::IQ2_S:
+    case Format::IQ3_XXS:
+    case Format::IQ3_S:
     case Format::IQ4_NL:
     case Format::IQ4_XS:
     case Format::MXFP4:
@@ -29,6 +36,19 @@ bool has_error_feedback(Format format) {
     default:
       return false;
   }
+}
+
+std::vector<float> CovarianceFactor::group_costs(std::size_t size) const {
+  std::vector<float> costs(stride_ * size, 0.0F);
+  for (std::size_t i = 0; i < columns_; ++i)
+    for (std::size_t k = i / size * size; k < std::min(i / size * size + size, columns_); ++k) {
+      double cost = 0;
+      for (std::size_t j = std::max(i, k); j < std::min(i / size * size + size, columns_); ++j)
+        cost +=
+            double{feedback_[i * stride_ + j]} * double{innovations_[j]} * double{feedback_[k * stride_ + j]};
+      costs[i * size + k % size] = static_cast<float>(cost);
+    }
+  return costs;
 }
 
 Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<const float> moments,
@@ -77,6 +97,11 @@ Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<c
   for (std::size_t j = 0; j < columns; ++j)
     factor.innovation_tiles_[j / 256 * 256 + 16 * (j % 16) + j % 256 / 16] =
         static_cast<float>(innovation[j]);
+
+  factor.innovations_.assign(stride, 0.0F);
+  for (std::size_t j = 0; j < columns; ++j) factor.innovations_[j] = static_cast<float>(innovation[j]);
+  factor.group_cost_4_ = factor.group_costs(4);
+  factor.group_cost_8_ = factor.group_costs(8);
 
   factor.tile_cost_.assign(stride * 256, 0.0F);
   for (std::size_t first = 0; first < columns; first += 256) {

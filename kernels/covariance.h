@@ -40,17 +40,30 @@ class CovarianceFactor {
   // D as transposed tiles (see ColumnMetric), 0 in the padding. Scaled like everything here: mean diagonal of
   // C = 1.
   [[nodiscard]] const float* innovation_tiles() const { return innovation_tiles_.data(); }
+  // D in the order of the columns, padded to tiles with zeros.
+  [[nodiscard]] const float* innovations() const { return innovations_.data(); }
   // The cost of a tile's errors when all later columns are free to make up for them: U_t D_t U_t^T with the
   // rows and columns of the tile, 256 x 256; row i of tile t.
   [[nodiscard]] const float* tile_cost(std::size_t column) const { return tile_cost_.data() + column * 256; }
+  // The same for aligned groups of kGroup = 4 or 8 columns, U_g D_g U_g^T: row `column` of its group's
+  // matrix.
+  template <int kGroup>
+  [[nodiscard]] const float* group_cost(std::size_t column) const {
+    static_assert(kGroup == 4 || kGroup == 8);
+    return (kGroup == 4 ? group_cost_4_ : group_cost_8_).data() + column * kGroup;
+  }
 
  private:
   CovarianceFactor() = default;
+  [[nodiscard]] std::vector<float> group_costs(std::size_t size) const;
   std::size_t columns_ = 0;
   std::size_t stride_ = 0;
   std::vector<float> feedback_;
   std::vector<float> innovation_tiles_;
+  std::vector<float> innovations_;
   std::vector<float> tile_cost_;
+  std::vector<float> group_cost_4_;
+  std::vector<float> group_cost_8_;
 };
 
 }  // namespace quantfit::kernels
