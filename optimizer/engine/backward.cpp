@@ -148,6 +148,19 @@ Result<void> BackwardObserver::end_layer(std::uint32_t) {
   return outcome::success();
 }
 
+std::vector<std::size_t> carried_planes(const ModelGraph& graph) {
+  std::vector<std::size_t> out{graph.width};
+  if (has_layer_embeddings(graph)) out.push_back(graph.width);
+  const std::vector<bool> kept = kept_layers(graph);
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    const AttentionGraph& a = graph.layers[i].attention;
+    if (!kept[i]) continue;
+    out.push_back(std::size_t{a.kv_heads} * a.key_dim);
+    out.push_back(std::size_t{a.kv_heads} * a.value_dim);
+  }
+  return out;
+}
+
 double label_draw(std::uint64_t seed, std::uint64_t token) {
   // The finalizer of SplitMix64 (Steele, Lea, Flood 2014), over both numbers in turn.
   const auto mix = [](std::uint64_t z) {
@@ -370,8 +383,8 @@ Result<void> BackwardPass::run(const TokenWindows& windows, const BackwardOption
           QF_TRY(carried.stream.write(batch.first_token, constant(gradient)));
         }
         QF_TRY(runner.tell_parameters());
-        QF_TRY(hand_out(layers));
         QF_TRY(observer.end_layer(layers));
+        QF_TRY(hand_out(layers));
       } else {
         for (std::uint32_t plane = 0; plane < planes.size(); ++plane) {
           for (const Batch& batch : batches) {
@@ -423,8 +436,8 @@ Result<void> BackwardPass::run(const TokenWindows& windows, const BackwardOption
           }
         }
         QF_TRY(runner.tell_parameters());
-        QF_TRY(hand_out(il));
         QF_TRY(observer.end_layer(il));
+        QF_TRY(hand_out(il));
         state.weights.done_with(layer.tensors);
       }
       return outcome::success();

@@ -67,14 +67,18 @@ class BackwardObserver {
   virtual Result<void> parameter(std::uint32_t layer, const TensorInfo& tensor,
                                  std::span<const double> gradient);
   [[nodiscard]] virtual bool wants_parameters() const { return false; }
+  virtual Result<void> end_layer(std::uint32_t layer);
   // What the layers below still need, for tokens first_token ..: of plane 0 the gradient at the layer's
   // input, of further planes what layers that share keys or embeddings owe to lower ones. Handed out after
-  // the last batch of the layer where wants_carried(layer), before end_layer; BackwardResume takes it back.
+  // end_layer(layer) where wants_carried(layer), plane by plane in the order of tokens; BackwardResume takes
+  // it back.
   virtual Result<void> carried(std::uint32_t layer, std::uint32_t plane, std::uint64_t first_token,
                                kernels::MatrixView<const float> rows);
   [[nodiscard]] virtual bool wants_carried(std::uint32_t) const { return false; }
-  virtual Result<void> end_layer(std::uint32_t layer);
 };
+
+// Numbers per token in each plane of BackwardObserver::carried.
+[[nodiscard]] std::vector<std::size_t> carried_planes(const ModelGraph& graph);
 
 // Continues a pass whose layers from `layer` on are done: rows that BackwardObserver::carried handed out
 // after that layer are given back.
