@@ -1,4 +1,6 @@
-// engine: the forward pass by hand. `engine perplexity MODEL TEXT` scores a text as llama-perplexity does;
+// engine: forward and backward passes by hand. `engine perplexity MODEL TEXT` scores a text as
+// llama-perplexity does; `engine backward MODEL` (or `--weights 1e9`) times gradients in multiples of a
+// forward pass; `engine convergence MODEL TEXT` shows how sensitivities settle with the number of tokens;
 // `engine speed MODEL` (or `--weights 1e9`) times a pass over random tokens, beside llama.cpp's prompt
 // processing of the same file with the same number of threads where its libraries are installed. CPU time is
 // what a busy machine can compare.
@@ -19,6 +21,8 @@
 #include "core/model.h"
 #include "core/tokenizer/token_windows.h"
 #include "core/tokenizer/tokenizer.h"
+#include "optimizer/calibration/sensitivity.h"
+#include "optimizer/engine/backward.h"
 #include "optimizer/engine/forward.h"
 #include "tests/client/llama_library.h"
 
@@ -87,15 +91,18 @@ engine::RunOptions options_of(const Settings& settings) {
   return options;
 }
 
-Result<void> perplexity(const Settings& settings) {
-  QF_ASSIGN(const Model model, Model::open(settings.model));
-  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+// The beginning of a text as windows, and where its scored positions are.
+struct TextWindows {
+  TokenWindows windows;
+  engine::TokenWindows sequences;
+};
+Result<TextWindows> windows_of(const Settings& settings, const Model& model) {
   QF_ASSIGN(const Tokenizer tokenizer, Tokenizer::from_metadata(model.metadata(), settings.model));
   std::ifstream in(settings.text, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   QF_ASSIGN(auto tokens, tokens_of_text(tokenizer, text));
   const auto most = settings.windows == 0 ? std::nullopt : std::optional(settings.windows);
-  QF_ASSIGN(const TokenWindows windows,
+  QF_ASSIGN(TokenWindows windows,
             TokenWindows::cut(std::move(tokens), settings.window, tokenizer.beginning_token(), 0, most));
   engine::TokenWindows sequences;
   sequences.tokens.resize(windows.count() * settings.window);
@@ -106,6 +113,15 @@ Result<void> perplexity(const Settings& settings) {
     std::copy(window.begin(), window.end(),
               sequences.tokens.begin() + static_cast<std::ptrdiff_t>(i * settings.window));
   }
+  return TextWindows{std::move(windows), std::move(sequences)};
+}
+
+Result<void> perplexity(const Settings& settings) {
+  QF_ASSIGN(const Model model, Model::open(settings.model));
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+  QF_ASSIGN(const TextWindows text, windows_of(settings, model));
+  const TokenWindows& windows = text.windows;
+  const engine::TokenWindows& sequences = text.sequences;
   const Times start = now();
   NoProgress progress;
   const CancellationToken cancel;
@@ -199,10 +215,143 @@ Result<void> speed(Settings settings) {
   return outcome::success();
 }
 
+// Peak while gradients are computed, too.
+class PeakMemoryBackward final : public engine::BackwardObserver {
+ public:
+  explicit PeakMemoryBackward(PeakMemory& peak) : peak_(&peak) {}
+  Result<void> end_layer(std::uint32_t layer) override { return peak_->end_layer(layer); }
+
+ private:
+  PeakMemory* peak_;
+};
+
+// Seconds of what `work` does, the least of some rounds; an error ends the program's run.
+template <class Work>
+Result<Times> time_of(int rounds, const Work& work) {
+  Times best{1e300, 1e300};
+  for (int round = 0; round < rounds; ++round) {
+    const Times start = now();
+    QF_TRY(work());
+    const Times end = now();
+    best.wall = std::min(best.wall, end.wall - start.wall);
+    best.cpu = std::min(best.cpu, end.cpu - start.cpu);
+  }
+  return best;
+}
+
+Result<void> backward(Settings settings) {
+  if (settings.weights > 0) {
+    QF_ASSIGN(const bench::GeneratedModel generated,
+              bench::generate_model(settings.folder, static_cast<std::uint64_t>(settings.weights),
+                                    settings.sparse));
+    settings.model = generated.model;
+  }
+  QF_ASSIGN(const Model model, Model::open(settings.model));
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+  std::mt19937 random(1);
+  std::vector<std::int32_t> tokens(settings.tokens);
+  for (std::int32_t& token : tokens) token = static_cast<std::int32_t>(random() % engine.graph().vocabulary);
+  const auto sequences = engine::TokenWindows::of_length(tokens, settings.window);
+  const engine::BackwardPass pass(engine);
+  const engine::BackwardOptions options{.run = options_of(settings)};
+  QF_ASSIGN(const engine::BackwardPlan plan, pass.plan(sequences, options));
+  fmt::print("{}", plan.describe());
+  if (settings.plan_only) return outcome::success();
+  NoProgress progress;
+  const CancellationToken cancel;
+  // Logits of all tokens belong to a forward pass here: the loss needs them.
+  constexpr std::size_t kRows = 256;
+  std::vector<float> logits(kRows * engine.graph().vocabulary), buffer;
+  const auto forward = [&]() -> Result<void> {
+    QF_ASSIGN(const engine::HiddenStates states,
+              engine.run(sequences, options.run, nullptr, progress, cancel));
+    for (std::size_t first = 0; first < states.rows(); first += kRows) {
+      const std::size_t rows = std::min(kRows, states.rows() - first);
+      QF_ASSIGN(const auto some, states.read(first, rows, buffer));
+      QF_TRY(engine.logits(some, {logits.data(), rows, engine.graph().vocabulary, engine.graph().vocabulary},
+                           settings.threads));
+    }
+    return outcome::success();
+  };
+  std::optional<PeakMemory> peak;
+  const auto gradients = [&] {
+    if (!peak) peak.emplace();
+    PeakMemoryBackward observer(*peak);
+    return pass.run(sequences, options, nullptr, observer, progress, cancel);
+  };
+  const auto sensitivities = [&]() -> Result<void> {
+    QF_ASSIGN(const calibration::SensitivityReport report,
+              calibration::collect_sensitivity(engine, sequences, {.run = options.run}, progress, cancel));
+    return report.statistics.matrices.empty() ? Result<void>(fail(ErrorCode::Internal, "nothing came"))
+                                              : Result<void>(outcome::success());
+  };
+  QF_ASSIGN(const Times forward_time, time_of(settings.rounds, forward));
+  QF_ASSIGN(const Times gradient_time, time_of(settings.rounds, gradients));
+  QF_ASSIGN(const Times sensitivity_time, time_of(settings.rounds, sensitivities));
+  const auto print = [&](const char* name, const Times& one) {
+    fmt::print("{:14} wall {:8.2f} s, CPU {:8.2f} s; {:.2f} and {:.2f} forward passes\n", name, one.wall,
+               one.cpu, one.wall / forward_time.wall, one.cpu / forward_time.cpu);
+  };
+  print("forward", forward_time);
+  print("gradients", gradient_time);
+  print("sensitivities", sensitivity_time);
+  fmt::print(
+      "{} threads, {} tokens; {:.1f} G multiply-adds per CPU second forward, {:.1f} for gradients; memory "
+      "{:.0f} MiB, foreseen {:.0f}\n",
+      settings.threads, sequences.tokens.size(), 1e-9 * plan.forward_multiply_adds / forward_time.cpu,
+      1e-9 * plan.multiply_adds / gradient_time.cpu, peak->bytes() / (1 << 20),
+      static_cast<double>(plan.memory_bytes) / (1 << 20));
+  return outcome::success();
+}
+
+// Sensitivities F of all tensors from the first 1, 2, 4 ... windows of a text, beside those from all of them.
+Result<void> convergence(const Settings& settings) {
+  QF_ASSIGN(const Model model, Model::open(settings.model));
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+  QF_ASSIGN(const TextWindows text, windows_of(settings, model));
+  const auto figures = [&](std::size_t windows, std::uint32_t seed) -> Result<std::vector<double>> {
+    engine::TokenWindows some;
+    some.lengths.assign(windows, settings.window);
+    some.tokens.assign(
+        text.sequences.tokens.begin(),
+        text.sequences.tokens.begin() + static_cast<std::ptrdiff_t>(windows * settings.window));
+    NoProgress progress;
+    const CancellationToken cancel;
+    QF_ASSIGN(const calibration::SensitivityReport report,
+              calibration::collect_sensitivity(engine, some, {.run = options_of(settings), .seed = seed},
+                                               progress, cancel));
+    std::vector<double> out;
+    for (const auto& [name, one] : report.statistics.matrices)
+      out.push_back(mean_of_windows(one.nats_by_window, report.statistics.window_tokens).value);
+    for (const auto& [name, one] : report.statistics.tables)
+      out.push_back(mean_of_windows(one.nats_by_window, report.statistics.window_tokens).value);
+    return out;
+  };
+  const std::size_t all = text.windows.count();
+  QF_ASSIGN(const std::vector<double> reference, figures(all, 1));
+  fmt::print("{} tokens in windows of {}, {} tensors\n", all * settings.window, settings.window,
+             reference.size());
+  fmt::print("{:>8}  {:>22}  {:>10}\n", "tokens", "spread of ln F", "mean ln F");
+  for (std::size_t windows = 1; windows < all; windows *= 2) {
+    // Other labels than the reference's, whose windows are among these.
+    QF_ASSIGN(const std::vector<double> some, figures(windows, 2));
+    double sum = 0, squares = 0;
+    for (std::size_t i = 0; i < some.size(); ++i) {
+      const double off = std::log(some[i] / reference[i]);
+      sum += off;
+      squares += off * off;
+    }
+    const auto count = static_cast<double>(some.size());
+    fmt::print("{:>8}  {:>22.3f}  {:>10.3f}\n", windows * settings.window,
+               std::sqrt(std::max(0.0, squares / count - sum * sum / count / count)), sum / count);
+  }
+  return outcome::success();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"The forward pass by hand"};
+  CLI::App app{"Forward and backward passes by hand"};
   Settings settings;
   app.require_subcommand(1);
   CLI::App* score = app.add_subcommand("perplexity", "score a text as llama-perplexity does");
@@ -218,14 +367,29 @@ int main(int argc, char** argv) {
   time->add_option("--rounds", settings.rounds);
   time->add_flag("!--no-client", settings.client);
   time->add_flag("--plan-only", settings.plan_only);
-  for (CLI::App* one : {score, time}) {
+  CLI::App* gradients = app.add_subcommand("backward", "time gradients over random tokens");
+  auto* gradient_file = gradients->add_option("model", settings.model);
+  gradient_file->excludes(
+      gradients->add_option("--weights", settings.weights, "generate a model of that many weights"));
+  gradients->add_option("--folder", settings.folder, "where it goes");
+  gradients->add_flag("--sparse", settings.sparse, "most of it a hole in the file");
+  gradients->add_option("--tokens", settings.tokens);
+  gradients->add_option("--rounds", settings.rounds);
+  gradients->add_flag("--plan-only", settings.plan_only);
+  CLI::App* settle = app.add_subcommand("convergence", "sensitivities from more and more tokens");
+  settle->add_option("model", settings.model)->required();
+  settle->add_option("text", settings.text)->required();
+  for (CLI::App* one : {score, time, gradients, settle}) {
     one->add_option("--window", settings.window);
     one->add_option("--windows", settings.windows);
     one->add_option("--threads", settings.threads);
     one->add_option("--memory-gib", settings.memory_gib);
   }
   CLI11_PARSE(app, argc, argv);
-  const Result<void> done = *score ? perplexity(settings) : speed(settings);
+  const Result<void> done = *score       ? perplexity(settings)
+                            : *gradients ? backward(settings)
+                            : *settle    ? convergence(settings)
+                                         : speed(settings);
   if (!done) fmt::print(stderr, "{}\n", done.error().message);
   return done ? 0 : 1;
 }
