@@ -3,6 +3,7 @@
 #include <array>
 #include <limits>
 
+#include "core/checked.h"
 #include "core/text.h"
 
 namespace quantfit {
@@ -38,10 +39,10 @@ Result<Decimal> take_decimal(std::string_view& text, std::string_view whole) {
     if (fraction && decimal.digits == kMaxFractionDigits)
       return fail(ErrorCode::InvalidArgument, "'{}' has more than {} digits after the point", whole,
                   kMaxFractionDigits);
-    if (__builtin_mul_overflow(decimal.numerator, std::uint64_t{10}, &decimal.numerator) ||
-        __builtin_add_overflow(decimal.numerator, static_cast<std::uint64_t>(text[i] - '0'),
-                               &decimal.numerator))
-      return fail(ErrorCode::InvalidArgument, "'{}' is too large", whole);
+    const auto tenfold = checked_product(decimal.numerator, 10);
+    const auto next = tenfold ? checked_sum(*tenfold, static_cast<std::uint64_t>(text[i] - '0')) : tenfold;
+    if (!next) return fail(ErrorCode::InvalidArgument, "'{}' is too large", whole);
+    decimal.numerator = *next;
     if (fraction) ++decimal.digits;
   }
   if (!any) return fail(ErrorCode::InvalidArgument, "'{}' does not start with a number", whole);

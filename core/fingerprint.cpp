@@ -66,8 +66,10 @@ std::string fingerprint(const ImportanceMatrix& importance) {
   for (const auto& [name, entry] : importance.entries()) {
     digest.text(name);
     digest.number(entry.matrices);
-    digest.values(entry.sum_squares);
-    digest.values(entry.sums);
+    digest.number(entry.sum_squares.size());
+    digest.bytes(entry.sum_squares.bytes());
+    digest.number(entry.sums.size());
+    digest.bytes(entry.sums.bytes());
     digest.values(entry.counts);
   }
   return digest.hex();

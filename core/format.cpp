@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 
+#include "core/checked.h"
 #include "core/text.h"
 
 namespace quantfit {
@@ -97,19 +98,19 @@ Result<std::uint64_t> row_bytes(Format format, std::uint64_t ne0) {
   if (ne0 % t.block_len != 0)
     return fail(ErrorCode::ShapeMismatch, "a row of {} weights is not a whole number of {} blocks of {}", ne0,
                 t.name, t.block_len);
-  std::uint64_t bytes = 0;
-  if (__builtin_mul_overflow(ne0 / t.block_len, std::uint64_t{t.block_bytes}, &bytes))
+  const auto bytes = checked_product(ne0 / t.block_len, t.block_bytes);
+  if (!bytes)
     return fail(ErrorCode::ShapeMismatch, "a row of {} weights as {} exceeds 64-bit sizes", ne0, t.name);
-  return bytes;
+  return *bytes;
 }
 
 Result<std::uint64_t> tensor_bytes(Format format, std::uint64_t ne0, std::uint64_t rows) {
   QF_ASSIGN(const std::uint64_t row, row_bytes(format, ne0));
-  std::uint64_t bytes = 0;
-  if (__builtin_mul_overflow(row, rows, &bytes))
+  const auto bytes = checked_product(row, rows);
+  if (!bytes)
     return fail(ErrorCode::ShapeMismatch, "{} rows of {} weights as {} exceed 64-bit sizes", rows, ne0,
                 name_of(format));
-  return bytes;
+  return *bytes;
 }
 
 }  // namespace quantfit

@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string_view>
 
 #include "core/error.h"
@@ -19,16 +18,12 @@ inline constexpr std::uint32_t kGgufDefaultAlignment = 32;
 inline constexpr std::uint32_t kGgufMaxAlignment = 1U << 20;
 inline constexpr std::uint64_t kGgufMaxNameBytes = 63;
 inline constexpr std::uint32_t kGgufMaxDims = 4;
+// Of everything before the data section: bounds what reading a header costs, whatever it claims. The largest
+// known is below 32 MiB.
+inline constexpr std::uint64_t kGgufMaxHeaderBytes = std::uint64_t{256} << 20;
 inline constexpr std::uint64_t kGgufMaxLength = std::uint64_t{1}
                                                 << 30;  // of strings (bytes) and arrays (elements)
 inline constexpr std::string_view kAlignmentKey = "general.alignment";
-
-// `value` rounded up to a multiple of `alignment`, a power of two; nothing on overflow.
-[[nodiscard]] inline std::optional<std::uint64_t> round_up(std::uint64_t value, std::uint64_t alignment) {
-  std::uint64_t sum = 0;
-  if (__builtin_add_overflow(value, alignment - 1, &sum)) return std::nullopt;
-  return sum & ~(alignment - 1);
-}
 
 // Bytes of a tensor of these dims, 0 when one of them is 0. ShapeMismatch when the product of the other dims
 // reaches 2^63 (so that no partial product of dims can overflow), when a row is not a whole number of blocks,

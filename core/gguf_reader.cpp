@@ -6,6 +6,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/byte_size.h"
+#include "core/checked.h"
 #include "core/gguf_layout.h"
 #include "core/text.h"
 
@@ -46,6 +48,10 @@ class Cursor {
     if (count > remaining())
       return malformed_at(position_, "the file ends inside {} ({} bytes needed, {} left)", what, count,
                           remaining());
+    if (count > kGgufMaxHeaderBytes - position_)
+      return fail(ErrorCode::Unsupported,
+                  "{}: at byte {}: with {} its header is larger than {}, the most that this program reads",
+                  name_, position_, what, format_bytes(kGgufMaxHeaderBytes));
     const auto bytes = file_.subspan(position_, count);
     position_ += count;
     return bytes;
@@ -53,7 +59,10 @@ class Cursor {
 
   [[nodiscard]] Result<std::string_view> string(std::string_view what) {
     const std::uint64_t start = position_;
-    QF_ASSIGN(const auto length, read<std::uint64_t>(fmt::format("the length of {}", what)));
+    if (remaining() < sizeof(std::uint64_t))  // millions of strings: no message is made for nothing
+      return malformed_at(start, "the file ends inside the length of {} ({} bytes needed, {} left)", what,
+                          sizeof(std::uint64_t), remaining());
+    QF_ASSIGN(const auto length, read<std::uint64_t>(what));
     if (length > kGgufMaxLength)
       return malformed_at(start, "{} claims a length of {} bytes, at most 2^30 are allowed", what, length);
     if (length > remaining())
@@ -94,13 +103,12 @@ Result<GgufKeyValue> read_pair(Cursor& in, std::uint64_t index) {
   QF_ASSIGN(pair.type, read_type(in, fmt::format("the value type of {}", what), false));
   if (pair.type == GgufType::String) {
     QF_ASSIGN(const std::string_view text, in.string(fmt::format("the value of {}", what)));
-    const auto* bytes = reinterpret_cast<const std::byte*>(text.data());
-    pair.bytes.assign(bytes, bytes + text.size());
+    pair.bytes = std::as_bytes(std::span(text));
     return pair;
   }
   if (pair.type != GgufType::Array) {
     QF_ASSIGN(const auto bytes, in.take(fixed_size(pair.type), fmt::format("the value of {}", what)));
-    pair.bytes.assign(bytes.begin(), bytes.end());
+    pair.bytes = bytes;
     return pair;
   }
   QF_ASSIGN(pair.element_type, read_type(in, fmt::format("the element type of array {}", what), true));
@@ -122,8 +130,7 @@ Result<GgufKeyValue> read_pair(Cursor& in, std::uint64_t index) {
   } else {
     QF_TRY(in.take(pair.count * size, fmt::format("array {}", what)));
   }
-  const auto bytes = in.since(first);
-  pair.bytes.assign(bytes.begin(), bytes.end());
+  pair.bytes = in.since(first);
   return pair;
 }
 
@@ -198,16 +205,15 @@ Result<void> check_offsets(const GgufContents& gguf, std::uint64_t file_bytes, s
     if (tensor.offset < expected)
       return malformed(
           tensor, fmt::format("offset {} overlaps the tensor before, expected {}", tensor.offset, expected));
-    std::uint64_t end = 0;
-    std::uint64_t end_in_file = 0;
-    if (__builtin_add_overflow(expected, tensor.bytes, &end) ||
-        __builtin_add_overflow(end, gguf.data_offset, &end_in_file))
+    const auto end = checked_sum(expected, tensor.bytes);
+    const auto end_in_file = end ? checked_sum(*end, gguf.data_offset) : end;
+    if (!end_in_file)
       return malformed(
           tensor, fmt::format("{} bytes at offset {} exceed 64-bit positions", tensor.bytes, tensor.offset));
-    if (mode == OpenMode::Data && end_in_file > file_bytes)
+    if (mode == OpenMode::Data && *end_in_file > file_bytes)
       return malformed(tensor, fmt::format("its data ends at byte {}, but the file has {} bytes (truncated?)",
-                                           end_in_file, file_bytes));
-    const auto padded = round_up(end, alignment);
+                                           *end_in_file, file_bytes));
+    const auto padded = checked_round_up(*end, alignment);
     if (!padded) return malformed(tensor, "the padded data section exceeds 64-bit positions");
     expected = *padded;
   }
@@ -269,7 +275,7 @@ Result<GgufContents> parse_gguf(std::span<const std::byte> file, std::string_vie
     gguf.data_offset = file.size();  // there need not be a data section
     return gguf;
   }
-  const auto data_offset = round_up(in.position(), gguf.alignment);
+  const auto data_offset = checked_round_up(in.position(), gguf.alignment);
   if (!data_offset) return in.malformed_at(in.position(), "the data section exceeds 64-bit positions");
   gguf.data_offset = *data_offset;
   // An empty tensor at the very end needs no bytes, hence only a file without the padding is refused here.

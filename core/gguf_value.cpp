@@ -224,24 +224,20 @@ GgufKeyValue GgufKeyValue::of_bool(std::string key, bool value) {
   return scalar(std::move(key), GgufType::Bool, static_cast<std::uint8_t>(value ? 1 : 0));
 }
 GgufKeyValue GgufKeyValue::of_string(std::string key, std::string_view value) {
-  const auto* data = reinterpret_cast<const std::byte*>(value.data());
-  return {std::move(key), GgufType::String, GgufType::UInt8, 1, {data, data + value.size()}};
+  return {std::move(key), GgufType::String, GgufType::UInt8, 1, std::as_bytes(std::span(value))};
 }
 GgufKeyValue GgufKeyValue::of_string_array(std::string key, std::span<const std::string> values) {
-  GgufKeyValue result{std::move(key), GgufType::Array, GgufType::String, values.size(), {}};
+  std::vector<std::byte> bytes;
   for (const std::string& value : values) {
     const auto length = bytes_of(std::uint64_t{value.size()});
-    result.bytes.insert(result.bytes.end(), length.begin(), length.end());
-    const auto* data = reinterpret_cast<const std::byte*>(value.data());
-    result.bytes.insert(result.bytes.end(), data, data + value.size());
+    bytes.insert(bytes.end(), length.begin(), length.end());
+    const auto text = std::as_bytes(std::span(value));
+    bytes.insert(bytes.end(), text.begin(), text.end());
   }
-  return result;
+  return {std::move(key), GgufType::Array, GgufType::String, values.size(), std::move(bytes)};
 }
 GgufKeyValue GgufKeyValue::of_uint32_array(std::string key, std::span<const std::uint32_t> values) {
-  GgufKeyValue result{std::move(key), GgufType::Array, GgufType::UInt32, values.size(), {}};
-  result.bytes.resize(values.size_bytes());
-  if (!values.empty()) std::memcpy(result.bytes.data(), values.data(), values.size_bytes());
-  return result;
+  return {std::move(key), GgufType::Array, GgufType::UInt32, values.size(), std::as_bytes(values)};
 }
 
 bool GgufMetadata::add(GgufKeyValue value) {

@@ -1,14 +1,17 @@
 // Metadata of a GGUF file: typed keys whose bytes are kept exactly as they were read.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace quantfit {
@@ -32,15 +35,40 @@ enum class GgufType : std::uint32_t {
 // Bytes of a value of that type; 0 for strings and arrays, whose size varies.
 [[nodiscard]] std::uint64_t fixed_size(GgufType type);
 
+// Bytes that are never changed once they are there, so that copies share them: a tokenizer's tables are
+// large, and metadata are handed on often.
+class SharedBytes {
+ public:
+  SharedBytes() = default;
+  SharedBytes(std::vector<std::byte> bytes)  // NOLINT(google-explicit-constructor): a vector is bytes
+      : bytes_(std::make_shared<const std::vector<std::byte>>(std::move(bytes))) {}
+  SharedBytes(std::span<const std::byte> bytes)  // NOLINT(google-explicit-constructor): copies them
+      : SharedBytes(std::vector<std::byte>(bytes.begin(), bytes.end())) {}
+
+  [[nodiscard]] const std::byte* data() const { return bytes_ ? bytes_->data() : nullptr; }
+  [[nodiscard]] std::size_t size() const { return bytes_ ? bytes_->size() : 0; }
+  [[nodiscard]] bool empty() const { return size() == 0; }
+  [[nodiscard]] const std::byte& operator[](std::size_t index) const { return (*bytes_)[index]; }
+  [[nodiscard]] const std::byte* begin() const { return data(); }
+  [[nodiscard]] const std::byte* end() const { return data() + size(); }
+
+  friend bool operator==(const SharedBytes& a, const SharedBytes& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end());
+  }
+
+ private:
+  std::shared_ptr<const std::vector<std::byte>> bytes_;
+};
+
 // One key and its value. `bytes` is the value as it stands in the file, without the type id; for
-// arrays without the element type and count; for a string without its length. Copying a
-// GgufKeyValue copies bit for bit.
+// arrays without the element type and count; for a string without its length. Copies share
+// them.
 struct GgufKeyValue {
   std::string key;
   GgufType type = GgufType::UInt8;
   GgufType element_type = GgufType::UInt8;  // of arrays
   std::uint64_t count = 1;                  // array elements
-  std::vector<std::byte> bytes;
+  SharedBytes bytes;
 
   // The value when it has (or can exactly be read as) that C++ type, nothing otherwise. Integers accept every
   // integer type that holds the value; numbers also bool. Arrays answer through the *_array functions.

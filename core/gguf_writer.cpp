@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/atomic_file.h"
+#include "core/checked.h"
 #include "core/gguf_layout.h"
 #include "core/text.h"
 
@@ -21,11 +22,13 @@ constexpr std::size_t kBufferBytes = std::size_t{4} << 20;  // large sequential 
 class Size {
  public:
   Size& operator+=(std::uint64_t bytes) {
-    overflow_ |= __builtin_add_overflow(value_, bytes, &value_);
+    const auto sum = checked_sum(value_, bytes);
+    overflow_ |= !sum.has_value();
+    value_ = sum.value_or(0);
     return *this;
   }
   void round_up_to(std::uint64_t alignment) {
-    const auto rounded = round_up(value_, alignment);
+    const auto rounded = checked_round_up(value_, alignment);
     overflow_ |= !rounded.has_value();
     value_ = rounded.value_or(0);
   }

@@ -7,6 +7,7 @@
 #include <new>
 #include <utility>
 
+#include "core/checked.h"
 #include "core/gguf_layout.h"
 #include "core/gguf_reader.h"
 #include "core/mapped_file.h"
@@ -59,13 +60,7 @@ std::vector<std::string> sibling_names(std::string_view name) {
   return names;
 }
 
-std::vector<float> floats(std::span<const std::byte> bytes) {
-  std::vector<float> values(bytes.size() / sizeof(float));
-  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(float));
-  return values;
-}
-
-Result<void> check_sums(const std::vector<float>& values, bool non_negative, std::string_view what) {
+Result<void> check_sums(const FloatsInFile& values, bool non_negative, std::string_view what) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!std::isfinite(values[i])) return fail(ErrorCode::Malformed, "{}: value {} is not finite", what, i);
     if (non_negative && values[i] < 0)
@@ -87,12 +82,18 @@ float clamped_mean(double mean, float square) {
 }  // namespace
 
 Result<ImportanceMatrix> ImportanceMatrix::read(const std::filesystem::path& path) {
-  QF_ASSIGN(const auto file, MappedFile::open(path));
+  QF_ASSIGN(auto mapped, MappedFile::open(path));
+  const std::shared_ptr<const MappedFile> file = std::move(mapped);
   const auto bytes = file->bytes();
+  const FileWatch watch(*file);
   const bool gguf = bytes.size() >= kGgufMagic.size() &&
                     std::memcmp(bytes.data(), kGgufMagic.data(), kGgufMagic.size()) == 0;
   try {
-    return gguf ? read_gguf(bytes, path) : read_legacy(bytes, path);
+    auto matrix = gguf ? read_gguf(bytes, path) : read_legacy(bytes, path);
+    QF_TRY(file->check_unchanged());
+    if (matrix) matrix.value().file_ = file;
+    file->done_with(bytes);
+    return matrix;
   } catch (const std::bad_alloc&) {
     return fail(ErrorCode::Io, "{}: not enough memory for its content", path.string());
   }
@@ -162,7 +163,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
     return fail(ErrorCode::Malformed, "{}: no importance entries (tensors named NAME.in_sum2)", file_name);
 
   const auto values_of = [&](const TensorInfo& tensor) {
-    return floats(file.subspan(gguf.data_offset + tensor.offset, tensor.bytes));
+    return FloatsInFile(file.subspan(gguf.data_offset + tensor.offset, tensor.bytes));
   };
   std::uint64_t unseen = 0;
   std::uint64_t with_unseen = 0;
@@ -174,7 +175,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
     if (group.counts == nullptr) return fail(ErrorCode::Malformed, "{} has no .counts", what);
     ImportanceEntry entry;
     entry.sum_squares = values_of(*group.sum_squares);
-    const std::vector<float> counts = values_of(*group.counts);
+    const FloatsInFile counts = values_of(*group.counts);
     if (counts.empty()) return fail(ErrorCode::Malformed, "{}: .counts is empty", what);
     if (entry.sum_squares.empty() || entry.sum_squares.size() % counts.size() != 0)
       return fail(ErrorCode::Malformed, "{}: {} values in .in_sum2 do not divide into {} matrices", what,
@@ -282,7 +283,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_legacy(std::span<const std::byte
     QF_ASSIGN(const auto values,
               take(std::uint64_t{value_count} * sizeof(float), fmt::format("the values of {}", what)));
     ImportanceEntry entry;
-    entry.sum_squares = floats(values);
+    entry.sum_squares = FloatsInFile(values);
     QF_TRY(check_sums(entry.sum_squares, true, fmt::format("{}: {}", file_name, what)));
     // Without calls the values are means already, that is sums over one row.
     entry.counts = {std::max(1.0, static_cast<double>(calls))};
@@ -308,7 +309,19 @@ bool ImportanceMatrix::has_activations() const {
   return std::ranges::any_of(entries_, [](const auto& entry) { return !entry.second.sums.empty(); });
 }
 
+Result<void> ImportanceMatrix::check_unchanged() const {
+  return file_->check_unchanged();
+}
+
 Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::statistics(
+    const TensorInfo& tensor) const {
+  const FileWatch watch(*file_);
+  auto found = find_statistics(tensor);
+  QF_TRY(check_unchanged());  // the numbers were sound when they were read first
+  return found;
+}
+
+Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::find_statistics(
     const TensorInfo& tensor) const {
   if (const auto own = entries_.find(tensor.name); own != entries_.end()) {
     auto result = statistics_of(own->first, own->second, tensor);
@@ -332,8 +345,8 @@ Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::statistic
   const std::uint64_t columns = tensor.row_length();
   const std::uint64_t matrices = tensor.matrices();
   // A dimension of 0 or an overflowing product cannot match the values that were really read.
-  std::uint64_t wanted = 0;
-  if (__builtin_mul_overflow(columns, matrices, &wanted) || wanted == 0 || entry.sum_squares.size() != wanted)
+  const std::uint64_t wanted = saturating_product(columns, matrices);
+  if (wanted == 0 || entry.sum_squares.size() != wanted)
     return fail(ErrorCode::ShapeMismatch,
                 "{}: entry {} has {} values, but tensor {} has {} columns and {} matrices ({} values): this "
                 "importance matrix belongs to another model",
@@ -348,12 +361,14 @@ Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::statistic
   std::vector<std::uint64_t> unseen;
   for (std::uint64_t e = 0; e < matrices; ++e) {
     const double count = entry.counts[entry.counts.size() == 1 ? 0 : e];
-    const auto squares = std::span(entry.sum_squares).subspan(e * columns, columns);
+    const std::uint64_t first = e * columns;
     // Legacy files hold 1 in every column of an expert that was never reached, times the count.
-    const bool placeholder = legacy_ && matrices > 1 && std::ranges::all_of(squares, [&](float value) {
-                               return value == static_cast<float>(count);
-                             });
-    if (count == 0 || placeholder) {
+    const auto placeholder = [&] {
+      for (std::uint64_t j = 0; j < columns; ++j)
+        if (entry.sum_squares[first + j] != static_cast<float>(count)) return false;
+      return true;
+    };
+    if (count == 0 || (legacy_ && matrices > 1 && placeholder())) {
       unseen.push_back(e);
       continue;
     }
@@ -361,12 +376,14 @@ Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::statistic
     statistics.tokens = count;
     statistics.mean_square.resize(columns);
     for (std::uint64_t j = 0; j < columns; ++j)
-      statistics.mean_square[j] = static_cast<float>(squares[j] / count);
+      statistics.mean_square[j] = static_cast<float>(entry.sum_squares[first + j] / count);
     if (!with_means) continue;
     statistics.mean.resize(columns);
     for (std::uint64_t j = 0; j < columns; ++j)
-      statistics.mean[j] = clamped_mean(entry.sums[e * columns + j] / count, statistics.mean_square[j]);
+      statistics.mean[j] = clamped_mean(entry.sums[first + j] / count, statistics.mean_square[j]);
   }
+  file_->done_with(entry.sum_squares.bytes());
+  file_->done_with(entry.sums.bytes());
   if (unseen.size() == matrices) return std::nullopt;
   if (unseen.empty()) return result;
 

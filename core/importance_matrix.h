@@ -3,8 +3,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -16,12 +18,36 @@
 
 namespace quantfit {
 
-// Statistics of one tensor, kept as sums so that merging stays exact.
+class MappedFile;  // core/mapped_file.h
+
+// Little-endian F32 numbers where they stand in a file, at any alignment.
+class FloatsInFile {
+ public:
+  FloatsInFile() = default;
+  // A rest of fewer than 4 bytes does not count.
+  explicit FloatsInFile(std::span<const std::byte> bytes)
+      : bytes_(bytes.first(bytes.size() / sizeof(float) * sizeof(float))) {}
+
+  [[nodiscard]] std::size_t size() const { return bytes_.size() / sizeof(float); }
+  [[nodiscard]] bool empty() const { return bytes_.empty(); }
+  [[nodiscard]] float operator[](std::size_t index) const {
+    float value = 0;
+    std::memcpy(&value, bytes_.data() + index * sizeof(float), sizeof(float));
+    return value;
+  }
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+// Statistics of one tensor, kept as sums so that merging stays exact. The numbers stay in the file: those of
+// a large model with means take gigabytes.
 struct ImportanceEntry {
-  std::uint64_t matrices = 1;      // m: experts with statistics of their own
-  std::vector<float> sum_squares;  // m * columns: sum over rows of x_j^2 (legacy files: value, see counts)
-  std::vector<float> sums;         // m * columns: sum over rows of x_j; empty when the file has none
-  std::vector<double> counts;      // m: number of rows (legacy files: ncall, the same for all matrices)
+  std::uint64_t matrices = 1;  // m: experts with statistics of their own
+  FloatsInFile sum_squares;    // m * columns: sum over rows of x_j^2 (legacy files: value, see counts)
+  FloatsInFile sums;           // m * columns: sum over rows of x_j; empty when the file has none
+  std::vector<double> counts;  // m: number of rows (legacy files: ncall, the same for all matrices)
 };
 
 // What encoders and the error model use for one matrix of one tensor.
@@ -32,6 +58,8 @@ struct ColumnStatistics {
   bool imputed = false;  // an unseen expert: mean of the seen experts' statistics
 };
 
+// Immutable; every method may be called from any thread. The file stays mapped while the object or a copy of
+// it lives.
 class ImportanceMatrix {
  public:
   // Reads GGUF or legacy format, decided by content. Everything of imatrix.md section 6 that concerns the
@@ -49,9 +77,12 @@ class ImportanceMatrix {
   // entry, a sibling that shares its input (q/k/v, gate/up) serves. An unseen expert takes the mean of the
   // seen ones' vectors. Files with one count for all matrices give each the same number of tokens. mean^2 <=
   // mean_square holds in every column. A misfitting entry of a token embedding is ignored: embeddings are
-  // looked up.
+  // looked up. Io when the file is not what it was when it was read.
   [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics(
       const TensorInfo& tensor) const;
+
+  // Io when the file was cut short or modified since it was read.
+  [[nodiscard]] Result<void> check_unchanged() const;
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::span<const std::string> datasets() const { return datasets_; }
@@ -65,11 +96,14 @@ class ImportanceMatrix {
                                             const std::filesystem::path& path);
   static Result<ImportanceMatrix> read_legacy(std::span<const std::byte> file,
                                               const std::filesystem::path& path);
+  [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> find_statistics(
+      const TensorInfo& tensor) const;
   // Nothing when the entry was never reached; ShapeMismatch when it does not fit.
   [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics_of(
       const std::string& name, const ImportanceEntry& entry, const TensorInfo& tensor) const;
 
   std::filesystem::path path_;
+  std::shared_ptr<const MappedFile> file_;  // holds what the entries refer to
   std::map<std::string, ImportanceEntry, std::less<>> entries_;
   std::vector<std::string> datasets_;
   std::optional<std::uint64_t> chunk_count_;

@@ -6,46 +6,56 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
+
+#include "core/file_util.h"
 
 namespace quantfit {
 
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block
-  if (file < 0) return fail(ErrorCode::Io, "{}: cannot open: {}", path.string(), std::strerror(errno));
+  std::unique_ptr<MappedFile> mapped(new MappedFile);
+  mapped->path_ = path;
+  mapped->file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block
+  if (mapped->file_ < 0) return io_error(path, "cannot open", errno);
   struct stat info {};
-  if (fstat(file, &info) != 0) {
-    const int reason = errno;
-    close(file);
-    return fail(ErrorCode::Io, "{}: cannot stat: {}", path.string(), std::strerror(reason));
-  }
-  if (!S_ISREG(info.st_mode)) {
-    close(file);
-    return fail(ErrorCode::Io, "{}: not a regular file", path.string());
-  }
+  if (fstat(mapped->file_, &info) != 0) return io_error(path, "cannot stat", errno);
+  if (!S_ISREG(info.st_mode)) return fail(ErrorCode::Io, "{}: not a regular file", path.string());
+  mapped->modified_seconds_ = info.st_mtim.tv_sec;
+  mapped->modified_nanoseconds_ = info.st_mtim.tv_nsec;
   const auto size = static_cast<std::size_t>(info.st_size);
-  const std::byte* data = nullptr;
-  if (size != 0) {
-    void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
-    if (mapped == MAP_FAILED) {
-      const int reason = errno;
-      close(file);
-      return fail(ErrorCode::Io, "{}: cannot map {} bytes: {}", path.string(), size, std::strerror(reason));
-    }
-    data = static_cast<const std::byte*>(mapped);
-    // A file that another process cut short meanwhile would end in a bus error at the first read.
-    if (fstat(file, &info) != 0 || static_cast<std::size_t>(info.st_size) != size) {
-      munmap(mapped, size);
-      close(file);
-      return fail(ErrorCode::Io, "{}: its size changed while it was opened", path.string());
-    }
-  }
-  close(file);  // the mapping keeps the file
-  return std::unique_ptr<MappedFile>(new MappedFile(data, size));
+  if (size == 0) return mapped;
+  void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, mapped->file_, 0);
+  if (data == MAP_FAILED) return io_error(path, fmt::format("cannot map {} bytes", size), errno);
+  mapped->data_ = static_cast<const std::byte*>(data);
+  mapped->size_ = size;
+  mapped->mapping_.emplace(mapped->bytes(), path);
+  return mapped;
 }
 
 MappedFile::~MappedFile() {
+  mapping_.reset();
   if (size_ != 0) munmap(const_cast<std::byte*>(data_), size_);
+  if (file_ >= 0) close(file_);
+}
+
+Result<void> MappedFile::check_unchanged() const {
+  struct stat info {};
+  if (fstat(file_, &info) != 0) return io_error(path_, "cannot stat", errno);
+  if (const auto size = static_cast<std::size_t>(info.st_size); size != size_)
+    return fail(
+        ErrorCode::Io,
+        "{}: another program changed its size from {} to {} bytes while it was being read; start again "
+        "when nothing writes to it",
+        path_.string(), size_, size);
+  if (mapping_ && mapping_->lost())
+    return fail(ErrorCode::Io,
+                "{}: a part of it could not be read: its disk fails, or it was cut short for a while",
+                path_.string());
+  if (info.st_mtim.tv_sec != modified_seconds_ || info.st_mtim.tv_nsec != modified_nanoseconds_)
+    return fail(
+        ErrorCode::Io,
+        "{}: another program modified it while it was being read; start again when nothing writes to it",
+        path_.string());
+  return outcome::success();
 }
 
 void MappedFile::advise(std::span<const std::byte> part, int advice, bool inner) const noexcept {

@@ -5,14 +5,18 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
+#include <utility>
 
 #include "core/error.h"
+#include "core/lost_pages.h"
 
 namespace quantfit {
 
-// The mapping lives as long as the object. A file that another process truncates while it is mapped ends the
-// program with a bus error when the lost part is read; nothing can be done about that short of copying.
+// The mapping lives as long as the object. Reading a part that another program cut off meanwhile, or that the
+// disk cannot deliver, ends the program with a sentence that names the file, and status 1. While a FileWatch
+// lives, it gives zeros instead, and check_unchanged() tells.
 class MappedFile {
  public:
   // Io when the file cannot be opened or mapped, or is not a regular file.
@@ -22,6 +26,12 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Io, naming the file and the cause, when it is not what it was when it was opened: parts were lost, or its
+  // size or time of modification changed. A change that leaves both (somebody set the time back, or it fell
+  // into the few milliseconds that the clock of files does not tell apart) is not seen. A file of the same
+  // name that took this one's place is another file, and does not matter.
+  [[nodiscard]] Result<void> check_unchanged() const;
+
   [[nodiscard]] bool contains(std::span<const std::byte> part) const {
     return !part.empty() && part.data() >= data_ && part.data() + part.size() <= data_ + size_;
   }
@@ -33,11 +43,34 @@ class MappedFile {
   void expect_random_access(bool random) const noexcept;
 
  private:
-  MappedFile(const std::byte* data, std::size_t size) : data_(data), size_(size) {}
+  friend class FileWatch;
+  MappedFile() = default;
   void advise(std::span<const std::byte> part, int advice, bool inner) const noexcept;
 
-  const std::byte* data_;
-  std::size_t size_;
+  std::filesystem::path path_;
+  int file_ = -1;  // stays open, to ask about the file whatever becomes of its name
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  std::int64_t modified_seconds_ = 0;
+  std::int64_t modified_nanoseconds_ = 0;
+  std::optional<LossyMapping> mapping_;  // nothing for an empty file
+};
+
+// While one lives, lost parts of the file read as zeros: whoever makes one calls check_unchanged() before
+// anything that was read is believed.
+class [[nodiscard]] FileWatch {
+ public:
+  explicit FileWatch(const MappedFile& file) : file_(&file) {
+    if (file_->mapping_) file_->mapping_->watch();
+  }
+  ~FileWatch() {
+    if (file_ != nullptr && file_->mapping_) file_->mapping_->unwatch();
+  }
+  FileWatch(FileWatch&& other) noexcept : file_(std::exchange(other.file_, nullptr)) {}
+  FileWatch& operator=(FileWatch&&) = delete;
+
+ private:
+  const MappedFile* file_;
 };
 
 }  // namespace quantfit

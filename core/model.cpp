@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/checked.h"
 #include "core/gguf_layout.h"
 #include "core/gguf_reader.h"
 #include "core/mapped_file.h"
@@ -51,8 +52,12 @@ std::string shard_suffix(std::uint64_t index, std::uint64_t count) {
 }
 
 Result<GgufContents> parse(const MappedFile& file, const std::string& name, OpenMode mode) {
+  const FileWatch watch(file);
   try {
-    return parse_gguf(file.bytes(), name, mode);
+    auto contents = parse_gguf(file.bytes(), name, mode);
+    // What was read of a file that lost its end makes no sense, and the message should not be about that.
+    QF_TRY(file.check_unchanged());
+    return contents;
   } catch (const std::bad_alloc&) {
     return fail(ErrorCode::Io, "{}: not enough memory for its metadata", name);
   }
@@ -134,10 +139,12 @@ Result<Model> Model::open(const std::filesystem::path& path, OpenMode mode) {
   // Sums over tensors must not wrap either; a real model is far from it.
   std::uint64_t elements = 0;
   std::uint64_t bytes = 0;
-  for (const TensorInfo& tensor : model.tensors_)
-    if (__builtin_add_overflow(elements, tensor.elements(), &elements) ||
-        __builtin_add_overflow(bytes, tensor.bytes, &bytes))
+  for (const TensorInfo& tensor : model.tensors_) {
+    elements = saturating_sum(elements, tensor.elements());
+    bytes = saturating_sum(bytes, tensor.bytes);
+    if (elements == kSaturated || bytes == kSaturated)
       return fail(ErrorCode::Malformed, "{}: all tensors together exceed 64-bit sizes", first_name);
+  }
   return model;
 }
 
@@ -159,8 +166,7 @@ const GgufKeyValue* Model::arch_key(std::string_view suffix) const {
 std::span<const std::byte> Model::data(const TensorInfo& tensor) const {
   if (tensor.shard >= files_.size()) return {};
   const auto file = files_[tensor.shard]->bytes();
-  std::uint64_t begin = 0;
-  if (__builtin_add_overflow(shards_[tensor.shard].data_offset, tensor.offset, &begin)) return {};
+  const std::uint64_t begin = saturating_sum(shards_[tensor.shard].data_offset, tensor.offset);
   if (begin > file.size() || tensor.bytes > file.size() - begin) return {};
   return file.subspan(begin, tensor.bytes);
 }
@@ -186,6 +192,17 @@ void Model::done_with(std::span<const std::byte> bytes) const noexcept {
 void Model::expect_random_access(bool random) const noexcept {
   for (const auto& file : files_) file->expect_random_access(random);
 }
+
+Result<void> Model::check_unchanged() const {
+  for (const auto& file : files_) QF_TRY(file->check_unchanged());
+  return outcome::success();
+}
+
+ModelWatch::ModelWatch(const Model& model) : model_(model) {
+  files_.reserve(model.files_.size());
+  for (const auto& file : model.files_) files_.emplace_back(*file);
+}
+ModelWatch::~ModelWatch() = default;
 
 std::uint64_t Model::total_elements() const {
   std::uint64_t sum = 0;

@@ -17,6 +17,7 @@
 namespace quantfit {
 
 class MappedFile;  // core/mapped_file.h
+class FileWatch;
 
 struct GgufShard {
   std::filesystem::path path;
@@ -67,16 +68,37 @@ class Model {
   // (false, as after opening).
   void expect_random_access(bool random) const noexcept;
 
+  // Io, naming the file, when one of the model's files is not what it was when it was opened: cut short,
+  // unreadable, or of another size or time of modification (core/mapped_file.h says what that proves).
+  [[nodiscard]] Result<void> check_unchanged() const;
+
   [[nodiscard]] std::uint64_t total_elements() const;      // of all tensors
   [[nodiscard]] std::uint64_t total_tensor_bytes() const;  // data without padding
 
  private:
+  friend class ModelWatch;
   Model();
   GgufMetadata metadata_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::uint32_t> by_name_;  // sorted by name: indices into tensors_
   std::vector<GgufShard> shards_;
   std::vector<std::unique_ptr<MappedFile>> files_;
+};
+
+// While one lives, parts of the model's files that cannot be read any more give zeros instead of ending the
+// program: whoever makes one calls check() before anything that was read is believed.
+class [[nodiscard]] ModelWatch {
+ public:
+  explicit ModelWatch(const Model& model);
+  ~ModelWatch();
+  ModelWatch(const ModelWatch&) = delete;
+  ModelWatch& operator=(const ModelWatch&) = delete;
+
+  [[nodiscard]] Result<void> check() const { return model_.check_unchanged(); }
+
+ private:
+  const Model& model_;
+  std::vector<FileWatch> files_;
 };
 
 }  // namespace quantfit

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "core/checked.h"
 #include "core/text.h"
 #include "state/sqlite.h"
 
@@ -48,11 +49,9 @@ std::string storable_name(std::string_view text) {
 }
 
 Result<std::uint64_t> bytes_of(const TensorInfo& shape) {
-  std::uint64_t rows = 0;
-  if (__builtin_mul_overflow(shape.ne[1], shape.ne[2], &rows) ||
-      __builtin_mul_overflow(rows, shape.ne[3], &rows))
-    return fail(ErrorCode::ShapeMismatch, "more than 2^64 rows");
-  return tensor_bytes(shape.format, shape.ne[0], rows);
+  const auto rows = checked_product(shape.ne[1], shape.ne[2], shape.ne[3]);
+  if (!rows) return fail(ErrorCode::ShapeMismatch, "more than 2^64 rows");
+  return tensor_bytes(shape.format, shape.ne[0], *rows);
 }
 
 Result<void> check(const RunParameters& parameters) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace quantfit::cli {
 namespace {
@@ -18,9 +19,10 @@ ModelReport::Entry entry_of(const GgufKeyValue& value) {
     entry.text = text->substr(0, kLongestText);
     if (text->size() > kLongestText) entry.text += fmt::format("... ({} bytes)", text->size());
   } else if (value.type == GgufType::Array) {
-    const auto numbers = value.as_int_array();
-    entry.text = numbers && numbers->size() <= kLongestArray ? fmt::format("[{}]", fmt::join(*numbers, ", "))
-                                                             : fmt::format("array of {}", value.count);
+    // A long array is not unpacked to be counted.
+    const auto numbers = value.count <= kLongestArray ? value.as_int_array() : std::nullopt;
+    entry.text =
+        numbers ? fmt::format("[{}]", fmt::join(*numbers, ", ")) : fmt::format("array of {}", value.count);
   } else if (const auto flag = value.as_bool(); flag && value.type == GgufType::Bool) {
     entry.value = *flag;
     entry.text = *flag ? "true" : "false";

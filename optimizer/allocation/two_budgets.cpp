@@ -9,6 +9,8 @@
 #include <queue>
 #include <utility>
 
+#include "core/checked.h"
+
 namespace quantfit::optimizer {
 namespace {
 
@@ -22,10 +24,6 @@ constexpr int kHalvings = 50;
 // walk.
 constexpr std::size_t kMaxVisitedClasses = 4'000'000;
 
-std::uint64_t add(std::uint64_t a, std::uint64_t b) {
-  std::uint64_t sum = 0;
-  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<std::uint64_t>::max() : sum;
-}
 std::uint64_t minus(std::uint64_t a, std::uint64_t b) {
   return a > b ? a - b : 0;
 }
@@ -129,7 +127,7 @@ std::uint64_t smallest_of(std::span<const CandidateClass> classes) {
   std::uint64_t sum = 0;
   for (const CandidateClass& group : classes)
     if (!group.candidates.empty())
-      sum = add(sum, std::ranges::min(group.candidates, {}, &Candidate::bytes).bytes);
+      sum = saturating_sum(sum, std::ranges::min(group.candidates, {}, &Candidate::bytes).bytes);
   return sum;
 }
 
@@ -256,8 +254,8 @@ Result<TwoBudgetAllocation> allocate_two(std::span<const CandidateClass> first,
   const auto taken_by = [&](std::span<const std::uint32_t> chosen) {
     TwoBudgets bytes;
     for (std::size_t c = 0; c < shared.size(); ++c) {
-      bytes.first = add(bytes.first, shared[c].candidates[chosen[c]].first_bytes);
-      bytes.second = add(bytes.second, shared[c].candidates[chosen[c]].second_bytes);
+      bytes.first = saturating_sum(bytes.first, shared[c].candidates[chosen[c]].first_bytes);
+      bytes.second = saturating_sum(bytes.second, shared[c].candidates[chosen[c]].second_bytes);
     }
     return bytes;
   };
@@ -291,8 +289,8 @@ Result<TwoBudgetAllocation> allocate_two(std::span<const CandidateClass> first,
   const std::uint64_t second_least = smallest_of(second);
   const auto fits = [&](std::span<const std::uint32_t> chosen) {
     const TwoBudgets bytes = taken_by(chosen);
-    return add(bytes.first, first_least) <= budgets.first &&
-           add(bytes.second, second_least) <= budgets.second;
+    return saturating_sum(bytes.first, first_least) <= budgets.first &&
+           saturating_sum(bytes.second, second_least) <= budgets.second;
   };
   if (shared.empty() || !fits(smallest)) {
     const bool too_small = !fits(smallest);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/byte_size.h"
+#include "core/checked.h"
 #include "core/gguf_writer.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/model_writer.h"
@@ -124,7 +125,7 @@ Result<std::uint64_t> bytes_used(const MemoryBudget& memory, std::span<const Ten
   for (const std::uint32_t i : memory.tensors) {
     QF_ASSIGN(const std::uint64_t bytes,
               tensor_bytes(recipe.entries[i].format, tensors[i].row_length(), tensors[i].rows()));
-    sum += (bytes + memory.alignment - 1) / memory.alignment * memory.alignment;
+    sum += saturating_round_up(bytes, memory.alignment);
   }
   return sum;
 }

@@ -76,8 +76,13 @@ Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* ca
     std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
     QF_TRY(check_importance(inputs.model, *inputs.importance, inputs.has_importance, inputs.warnings));
     inputs.importance_fingerprint = fingerprint(*inputs.importance);
+    QF_TRY(inputs.importance->check_unchanged());
   }
-  inputs.model_fingerprint = fingerprint(inputs.model);
+  {
+    const ModelWatch watch(inputs.model);
+    inputs.model_fingerprint = fingerprint(inputs.model);
+    QF_TRY(watch.check());
+  }
   if (!paths.state.empty()) {
     QF_ASSIGN(inputs.store,
               state::StateStore::open(

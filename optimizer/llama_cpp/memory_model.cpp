@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <set>
 
+#include "core/checked.h"
 #include "core/hyperparameters.h"
 #include "core/text.h"
 #include "optimizer/llama_cpp/tensor_role.h"
@@ -12,25 +12,13 @@
 namespace quantfit::optimizer {
 namespace {
 
-// Metadata are hostile: every product saturates, and a saturated total is refused.
-constexpr std::uint64_t kTooMuch = std::numeric_limits<std::uint64_t>::max();
-
+// Metadata are hostile: every sum and product saturates, and a saturated total is refused.
 std::uint64_t add(std::uint64_t a, std::uint64_t b) {
-  std::uint64_t sum = 0;
-  return __builtin_add_overflow(a, b, &sum) ? kTooMuch : sum;
+  return saturating_sum(a, b);
 }
 template <class... Factors>
 std::uint64_t product(Factors... factors) {
-  std::uint64_t result = 1;
-  for (const std::uint64_t factor : {static_cast<std::uint64_t>(factors)...}) {
-    if (factor == 0) return 0;
-    if (__builtin_mul_overflow(result, factor, &result)) result = kTooMuch;
-  }
-  return result;
-}
-std::uint64_t padded(std::uint64_t value, std::uint64_t to) {
-  const std::uint64_t rest = value % to;
-  return rest == 0 ? value : add(value, to - rest);
+  return saturating_product(factors...);
 }
 
 constexpr std::uint32_t kMaxLayers = 4096;
@@ -176,7 +164,7 @@ class MemoryEstimator {
     if (context > (std::uint64_t{1} << 40))
       return fail(ErrorCode::InvalidArgument, "a context of {} tokens: expected at most 2^40", context);
     streams_ = request_.kv_unified ? 1 : request_.parallel;
-    cells_ = padded(context / streams_, kCachePadding);
+    cells_ = saturating_round_up(context / streams_, kCachePadding);
     if (cells_ == 0) cells_ = kCachePadding;
     estimate_.ctx_size = cells_ * streams_;
     return outcome::success();
@@ -288,7 +276,7 @@ class MemoryEstimator {
 
   std::uint64_t window_cells() {
     const std::uint64_t span = product(window(), request_.kv_unified ? request_.parallel : 1);
-    return padded(std::min(cells_, add(span, request_.ubatch)), kCachePadding);
+    return saturating_round_up(std::min(cells_, add(span, request_.ubatch)), kCachePadding);
   }
 
   // Bytes of one token of one layer.
@@ -487,7 +475,7 @@ class MemoryEstimator {
   }
 
   Result<MemoryEstimate> finish() {
-    if (estimate_.gpu_other_bytes == kTooMuch || estimate_.host_other_bytes == kTooMuch)
+    if (estimate_.gpu_other_bytes == kSaturated || estimate_.host_other_bytes == kSaturated)
       return fail(ErrorCode::Malformed, "the memory that metadata and request imply exceeds 64 bits");
     const auto settle = [](std::optional<std::uint64_t> limit, std::uint64_t used,
                            std::optional<std::uint64_t>& budget, std::uint64_t& shortfall) {

@@ -468,6 +468,7 @@ Result<void> sample_tensors(
   FirstFailure failure;
   std::mutex finishing;
 
+  const ModelWatch watch(model);
   model.expect_random_access(true);
   workers.run([&] {
     // Tensors in parallel too, so that the end of one batch of rows leaves no core idle.
@@ -479,6 +480,8 @@ Result<void> sample_tensors(
       TensorSampler sampler(model, task, options, std::move(metric).value(), quantizers, progress, cancel);
       auto sampled = sampler.run();
       model.done_with(model.data(*task.tensor));
+      // Before the numbers are stored, or a weight is called broken that was never read.
+      if (auto unchanged = watch.check(); !unchanged) return failure.report(std::move(unchanged).error());
       if (!sampled) return failure.report(std::move(sampled).error());
       const std::scoped_lock one_at_a_time(finishing);
       if (failure.reported()) return;

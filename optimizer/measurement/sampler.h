@@ -75,7 +75,8 @@ struct SamplerOptions {
 // never concurrently, in any order; an error that it returns stops the sampler. Returns Interrupted when
 // `cancel` was set: tensors finished by then were reported, others left no trace. Malformed, naming tensor
 // and row, for a weight that is not a finite number; Unsupported for weights so large (about 1e18) that their
-// squares are not. The numbers do not depend on threads, instruction set, or the order of the tasks.
+// squares are not; Io when the model's files change meanwhile. The numbers do not depend on threads,
+// instruction set, or the order of the tasks.
 [[nodiscard]] Result<void> sample_tensors(
     const Model& model, const ImportanceMatrix* importance, std::span<const SamplingTask> tasks,
     const SamplerOptions& options, const kernels::RowKernels& kernels, ProgressSink& progress,

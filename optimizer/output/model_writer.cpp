@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "core/file_util.h"
+#include "core/fingerprint.h"
 #include "core/gguf_layout.h"
 #include "core/gguf_writer.h"
 #include "core/text.h"
@@ -48,7 +49,9 @@ class ChunkSource {
 
   // Null at the end.
   Result<std::unique_ptr<Chunk>> next() {
-    while (tensor_ < outputs_.size() && row_ == model_.tensors()[tensor_].rows()) {
+    // A tensor without elements has nothing to be read, however many rows it claims.
+    while (tensor_ < outputs_.size() &&
+           (model_.tensors()[tensor_].bytes == 0 || row_ == model_.tensors()[tensor_].rows())) {
       ++tensor_;
       row_ = 0;
       metric_.reset();
@@ -59,9 +62,8 @@ class ChunkSource {
     chunk->source = &source;
     chunk->format = outputs_[tensor_].format;
     chunk->first_row = row_;
-    const std::uint64_t row_size = source.bytes / std::max<std::uint64_t>(source.rows(), 1);
-    chunk->rows = std::clamp<std::uint64_t>(kChunkBytes / std::max<std::uint64_t>(row_size, 1), 1,
-                                            source.rows() - row_);
+    const std::uint64_t row_size = source.bytes / source.rows();
+    chunk->rows = std::clamp<std::uint64_t>(kChunkBytes / row_size, 1, source.rows() - row_);
     const auto bytes = model_.data(source).subspan(row_ * row_size, chunk->rows * row_size);
     model_.will_need(bytes);
     chunk->bytes = bytes;
@@ -128,6 +130,9 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
     if (output.format != source.format && traits(source.format).kind == FormatKind::Integer)
       return fail(ErrorCode::InvalidArgument, "tensor '{}' is {}: it can only be copied", source.name,
                   name_of(source.format));
+    if (output.format != source.format && source.elements() == 0)
+      return fail(ErrorCode::InvalidArgument, "tensor '{}' has no elements: it can only be copied",
+                  source.name);
     layout.tensor_bytes += output.bytes;
     layout.tensors.push_back(std::move(output));
   }
@@ -183,6 +188,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors,
                                                   kGgufDefaultAlignment, options.existing));
 
+  const ModelWatch watch(model);
   progress.begin("writing", model.total_elements());
   Workers workers(options.threads);
   tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
@@ -229,9 +235,17 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
             tbb::make_filter<std::shared_ptr<Chunk>, void>(tbb::filter_mode::serial_in_order, append));
   });
   progress.end();
+  QF_TRY(watch.check());  // before an error about weights that were never read
   QF_TRY(failure.result());
   if (cancel.cancelled())
     return fail(ErrorCode::Interrupted, "interrupted while writing {}; no file was left", path.string());
+  if (!options.source_fingerprint.empty() && fingerprint(model) != options.source_fingerprint)
+    return fail(
+        ErrorCode::Io,
+        "{}: another program changed its weights since the job began; start again when nothing writes "
+        "to it",
+        model.shards().front().path.string());
+  QF_TRY(watch.check());
   QF_TRY(writer.commit());
   WriteSummary summary;
   summary.file_bytes = layout.file_bytes;

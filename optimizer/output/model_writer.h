@@ -22,7 +22,9 @@ namespace quantfit::optimizer {
 struct WriterOptions {
   ErrorModel error_model;
   kernels::Effort effort = kernels::Effort::Default;
-  unsigned threads = 0;                // 0: all cores
+  unsigned threads = 0;  // 0: all cores
+  // What fingerprint() gave when the job began: compared before the file appears. Empty: not compared.
+  std::string source_fingerprint;
   Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
 };
 
@@ -47,7 +49,8 @@ struct WriteSummary {
 
 // Writes `path` whole or not at all: to a temporary file beside it, then fsync and rename. Refuses to replace
 // one of the model's own files. Tensors whose format stays as it is are copied. Memory is bounded by the
-// chunks in flight, whatever the size of the model. The bytes do not depend on threads or instruction set.
+// chunks in flight, whatever the size of the model. Io, and no file, when the model's files change meanwhile
+// in size, time of modification or fingerprint. The bytes do not depend on threads or instruction set.
 [[nodiscard]] Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance,
                                                const Recipe& recipe, const std::filesystem::path& path,
                                                const WriterOptions& options,

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "core/checked.h"
+
 namespace quantfit::optimizer {
 
 namespace {
 
 std::uint64_t aligned(std::uint64_t bytes, std::uint64_t alignment) {
-  return (bytes + alignment - 1) / alignment * alignment;
+  return saturating_round_up(bytes, alignment);
 }
 
 }  // namespace

@@ -5,15 +5,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "core/checked.h"
+
 namespace quantfit::optimizer {
 namespace {
 
 Result<std::uint64_t> aligned_bytes(const TensorInfo& tensor, Format format, std::uint64_t alignment) {
   QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(format, tensor.row_length(), tensor.rows()));
-  std::uint64_t sum = 0;
-  if (__builtin_add_overflow(bytes, alignment - 1, &sum))
-    return fail(ErrorCode::ShapeMismatch, "tensor '{}': its size exceeds 64 bits", tensor.name);
-  return sum / alignment * alignment;
+  const auto aligned = checked_round_up(bytes, alignment);
+  if (!aligned) return fail(ErrorCode::ShapeMismatch, "tensor '{}': its size exceeds 64 bits", tensor.name);
+  return *aligned;
 }
 
 }  // namespace
@@ -38,8 +39,9 @@ Result<ByteRange> byte_range(std::span<const TensorCandidates> tensors, std::spa
   std::unordered_map<std::string_view, std::vector<std::pair<Format, std::uint64_t>>> groups;
   ByteRange range;
   const auto add = [&](std::uint64_t least, std::uint64_t most) -> Result<void> {
-    if (__builtin_add_overflow(range.smallest, least, &range.smallest) ||
-        __builtin_add_overflow(range.largest, most, &range.largest))
+    range.smallest = saturating_sum(range.smallest, least);
+    range.largest = saturating_sum(range.largest, most);
+    if (range.smallest == kSaturated || range.largest == kSaturated)
       return fail(ErrorCode::ShapeMismatch, "the sizes of all tensors exceed 64 bits");
     return outcome::success();
   };
@@ -55,10 +57,13 @@ Result<ByteRange> byte_range(std::span<const TensorCandidates> tensors, std::spa
       most = std::max(most, bytes);
       if (group == nullptr) continue;
       if (first) group->emplace_back(format, 0);
-      for (auto& [known, sum] : *group)
-        if (known == format && __builtin_add_overflow(sum, bytes, &sum))
+      for (auto& [known, sum] : *group) {
+        if (known != format) continue;
+        sum = saturating_sum(sum, bytes);
+        if (sum == kSaturated)
           return fail(ErrorCode::ShapeMismatch, "the sizes of the tied group '{}' exceed 64 bits",
                       own.tie_group);
+      }
     }
     if (group == nullptr) QF_TRY(add(least, most));
   }

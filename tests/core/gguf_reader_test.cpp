@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -37,8 +39,7 @@ json to_json(const GgufKeyValue& pair) {
     const std::uint64_t size = fixed_size(pair.element_type);
     for (std::uint64_t i = 0; i < pair.count; ++i) {
       const auto begin = pair.bytes.begin() + static_cast<std::ptrdiff_t>(i * size);
-      values.push_back(to_json(
-          {"", pair.element_type, GgufType::UInt8, 1, {begin, begin + static_cast<std::ptrdiff_t>(size)}}));
+      values.push_back(to_json({"", pair.element_type, GgufType::UInt8, 1, std::span(begin, size)}));
     }
     return values;
   }
@@ -262,6 +263,44 @@ TEST(GgufReader, RandomDamageNeverEscapes) {
   }
   EXPECT_GT(refused, 5000U);
   EXPECT_LT(refused, 20000U);
+}
+
+// So many bytes of memory that take none until they are written to, as a sparse file has them.
+class SparseBytes {
+ public:
+  SparseBytes(std::size_t size, const std::vector<std::byte>& start)
+      : size_(size),
+        data_(
+            mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+    std::memcpy(data_, start.data(), start.size());
+  }
+  ~SparseBytes() { munmap(data_, size_); }
+  SparseBytes(const SparseBytes&) = delete;
+  SparseBytes& operator=(const SparseBytes&) = delete;
+  [[nodiscard]] std::span<const std::byte> bytes() const { return {static_cast<std::byte*>(data_), size_}; }
+
+ private:
+  std::size_t size_;
+  void* data_;
+};
+
+TEST(GgufReader, HeadersBeyondAllReasonAreRefused) {
+  constexpr std::size_t kFile = std::size_t{5} << 30;
+  const auto message = [&](const GgufBytes& start) {
+    const SparseBytes file(kFile, start.bytes());
+    const auto parsed = parse_gguf(file.bytes(), "sparse.gguf");
+    if (parsed) return std::string();
+    EXPECT_EQ(parsed.error().code, ErrorCode::Unsupported);
+    return parsed.error().message;
+  };
+  // 2^29 empty strings, of 8 bytes each; and 2^30 bytes.
+  for (const auto& [type, count] : {std::pair{GgufType::String, std::uint64_t{1} << 29},
+                                    std::pair{GgufType::UInt8, std::uint64_t{1} << 30}}) {
+    GgufBytes start(0, 1);
+    start.text("k").put(static_cast<std::uint32_t>(GgufType::Array));
+    start.put(static_cast<std::uint32_t>(type)).put(count);
+    EXPECT_THAT(message(start), HasSubstr("its header is larger than 256.00 MiB"));
+  }
 }
 
 TEST(GgufReader, ManyKeysTakeLinearTime) {

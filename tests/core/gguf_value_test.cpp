@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <limits>
 
 namespace quantfit {
@@ -10,9 +9,7 @@ namespace {
 
 template <class T>
 GgufKeyValue number(GgufType type, T value) {
-  GgufKeyValue pair{"k", type, GgufType::UInt8, 1, std::vector<std::byte>(sizeof(T))};
-  std::memcpy(pair.bytes.data(), &value, sizeof(T));
-  return pair;
+  return {"k", type, GgufType::UInt8, 1, std::as_bytes(std::span(&value, 1))};
 }
 
 TEST(GgufValue, IntegersOfAnyTypeThatHoldTheValue) {
@@ -58,7 +55,7 @@ TEST(GgufValue, Arrays) {
 TEST(GgufValue, InconsistentBytesAnswerNothing) {
   GgufKeyValue cut = GgufKeyValue::of_string_array("k", std::vector<std::string>{"abc", "def"});
   EXPECT_TRUE(cut.consistent());
-  cut.bytes.pop_back();
+  cut.bytes = std::span(cut.bytes.data(), cut.bytes.size() - 1);
   EXPECT_FALSE(cut.consistent());
   EXPECT_EQ(cut.as_string_array(), std::nullopt);
   GgufKeyValue huge = GgufKeyValue::of_uint32_array("k", std::vector<std::uint32_t>{1, 2});
@@ -66,7 +63,7 @@ TEST(GgufValue, InconsistentBytesAnswerNothing) {
   EXPECT_FALSE(huge.consistent());
   EXPECT_EQ(huge.as_int_array(), std::nullopt);
   GgufKeyValue empty = GgufKeyValue::of_uint32("k", 1);
-  empty.bytes.clear();
+  empty.bytes = {};
   EXPECT_EQ(empty.as_uint(), std::nullopt);
 }
 
@@ -88,6 +85,10 @@ TEST(GgufMetadata, KeepsOrderAndFindsByKey) {
   EXPECT_EQ(order, "abd");
   const GgufMetadata copy = metadata;
   EXPECT_EQ(copy.uint("d"), 8U);
+  // Copies share what is large.
+  EXPECT_EQ(copy.find("b")->bytes.data(), metadata.find("b")->bytes.data());
+  metadata.set(GgufKeyValue::of_string("b", "other"));
+  EXPECT_EQ(copy.string("b"), "b");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -429,6 +430,60 @@ TEST_F(ImportanceMatrixTest, RandomDamageNeverEscapes) {
       for (const float value : expert.mean_square) ASSERT_TRUE(std::isfinite(value) && value >= 0);
   }
   EXPECT_GT(accepted, 30U);
+}
+
+// Memory of this process that no file stands behind, in KiB.
+std::uint64_t private_kib() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;)
+    if (word == "RssAnon:") {
+      std::uint64_t kib = 0;
+      status >> kib;
+      return kib;
+    }
+  ADD_FAILURE() << "no RssAnon in /proc/self/status";
+  return 0;
+}
+
+TEST_F(ImportanceMatrixTest, NumbersStayInTheFile) {
+  constexpr std::size_t kColumns = std::size_t{1} << 23;  // 32 MiB
+  {
+    std::vector<Tensor> tensors = {{"blk.0.ffn_up.weight.in_sum2", std::vector<float>(kColumns, 2.0F)},
+                                   {"blk.0.ffn_up.weight.counts", {4.0F}}};
+    test::write_file(folder_ / "large.gguf", gguf_of(tensors));
+  }
+  const std::uint64_t before = private_kib();
+  const auto matrix = ImportanceMatrix::read(folder_ / "large.gguf");
+  ASSERT_VALUE(matrix);
+  EXPECT_LT(private_kib(), before + 4096);
+  const ImportanceMatrix copy = matrix.value();
+  EXPECT_LT(private_kib(), before + 4096);
+  EXPECT_EQ(copy.find("blk.0.ffn_up.weight")->sum_squares[kColumns - 1], 2.0F);
+  const auto statistics = copy.statistics(weight("blk.0.ffn_up.weight", {kColumns, 1, 1, 1}));
+  ASSERT_VALUE(statistics);
+  EXPECT_EQ(statistics.value()->at(0).mean_square.back(), 0.5F);
+}
+
+TEST_F(ImportanceMatrixTest, ChangesOfTheFileAreNoticed) {
+  const auto path = folder_ / "i.gguf";
+  const auto bytes = gguf_of({{"blk.0.ffn_up.weight.in_sum2", std::vector<float>(4096, 2.0F)},
+                              {"blk.0.ffn_up.weight.counts", {4.0F}}});
+  test::write_file(path, bytes);
+  std::filesystem::last_write_time(path,
+                                   std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const TensorInfo tensor = weight("blk.0.ffn_up.weight", {4096, 1, 1, 1});
+  const auto matrix = ImportanceMatrix::read(path);
+  ASSERT_VALUE(matrix);
+  ASSERT_VALUE(matrix.value().statistics(tensor));
+  test::write_file(path, bytes);
+  const auto modified = matrix.value().statistics(tensor);
+  ASSERT_FALSE(modified);
+  EXPECT_EQ(modified.error().code, ErrorCode::Io);
+  EXPECT_THAT(modified.error().message, HasSubstr("i.gguf: another program modified it"));
+  std::filesystem::resize_file(path, 100);  // a part that was read is gone
+  const auto cut = matrix.value().statistics(tensor);
+  ASSERT_FALSE(cut);
+  EXPECT_THAT(cut.error().message, HasSubstr("changed its size"));
 }
 
 TEST(ImportanceMatrix, OtherShapesOfFiles) {

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <random>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "core/tokenizer/byte_alphabet.h"
@@ -49,17 +49,12 @@ std::vector<Word> words_of(std::string_view text, bool byte_level) {
 }
 
 GgufKeyValue integers(std::string key, const std::vector<std::int32_t>& values) {
-  GgufKeyValue result{std::move(key), GgufType::Array, GgufType::Int32, values.size(), {}};
-  result.bytes.resize(values.size() * sizeof(std::int32_t));
-  if (!values.empty()) std::memcpy(result.bytes.data(), values.data(), result.bytes.size());
-  return result;
+  return {std::move(key), GgufType::Array, GgufType::Int32, values.size(), std::as_bytes(std::span(values))};
 }
 
 GgufKeyValue floats(std::string key, const std::vector<float>& values) {
-  GgufKeyValue result{std::move(key), GgufType::Array, GgufType::Float32, values.size(), {}};
-  result.bytes.resize(values.size() * sizeof(float));
-  if (!values.empty()) std::memcpy(result.bytes.data(), values.data(), result.bytes.size());
-  return result;
+  return {std::move(key), GgufType::Array, GgufType::Float32, values.size(),
+          std::as_bytes(std::span(values))};
 }
 
 struct Tokens {

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
@@ -30,10 +29,8 @@ void expect_refused(const GgufMetadata& metadata, ErrorCode code, const std::str
 }
 
 GgufKeyValue floats(std::string key, const std::vector<float>& values) {
-  GgufKeyValue result{std::move(key), GgufType::Array, GgufType::Float32, values.size(), {}};
-  result.bytes.resize(values.size() * sizeof(float));
-  std::memcpy(result.bytes.data(), values.data(), result.bytes.size());
-  return result;
+  return {std::move(key), GgufType::Array, GgufType::Float32, values.size(),
+          std::as_bytes(std::span(values))};
 }
 
 TEST(Vocabulary, UnknownKindsAreRefusedByName) {
@@ -111,11 +108,9 @@ TEST(Vocabulary, HostileArraysAreRefused) {
 
   // A character map whose table would reach beyond its end.
   metadata = scored_vocabulary("t5", "some text", 10);
-  metadata.set({"tokenizer.ggml.precompiled_charsmap",
-                GgufType::Array,
-                GgufType::UInt8,
-                8,
-                {std::byte{0xF0}, std::byte{0xFF}, std::byte{0xFF}, std::byte{0xFF}, {}, {}, {}, {}}});
+  metadata.set({"tokenizer.ggml.precompiled_charsmap", GgufType::Array, GgufType::UInt8, 8,
+                std::vector<std::byte>{
+                    std::byte{0xF0}, std::byte{0xFF}, std::byte{0xFF}, std::byte{0xFF}, {}, {}, {}, {}}});
   expect_refused(metadata, ErrorCode::Malformed, "precompiled_charsmap");
 }
 

@@ -348,6 +348,22 @@ TEST(Sampler, ErrorOfTheCallerStopsIt) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST(Sampler, SourceThatWasCutShortIsAnErrorAndNothingIsReported) {
+  const test::SmallModel small({{"blk.0.ffn_up.weight", {256, 600, 1}, Format::F16, {}, {}}});
+  std::filesystem::resize_file(small.path(), 4096);
+  NoProgress progress;
+  const CancellationToken cancel;
+  const auto tasks = all_tensors(small.model(), {Format::Q4_0});
+  const auto done = sample_tensors(small.model(), nullptr, tasks, {}, best_kernels(), progress, cancel,
+                                   [](const SamplingTask&, const SampledTensor&) -> Result<void> {
+                                     ADD_FAILURE() << "reported";
+                                     return outcome::success();
+                                   });
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::Io);
+  EXPECT_THAT(done.error().message, ::testing::HasSubstr("changed its size"));
+}
+
 TEST(Sampler, NamesTensorAndRowOfAWeightThatIsNoNumber) {
   std::vector<float> values = test::heavy_tailed(8, 256, 3);
   values[5 * 256 + 17] = std::numeric_limits<float>::quiet_NaN();

@@ -4,11 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <functional>
 #include <limits>
 #include <map>
 #include <set>
+#include <utility>
 
+#include "core/fingerprint.h"
 #include "kernels/row_quantizer.h"
+#include "tests/core/gguf_bytes.h"
 #include "tests/optimizer/small_model.h"
 
 namespace quantfit::optimizer {
@@ -253,6 +258,66 @@ TEST(ModelWriter, ReplacesOnlyOnRequest) {
   EXPECT_TRUE(Model::open(small.folder() / "out.gguf.1"));
 }
 
+// Calls something once, in the middle of writing.
+class OnFirstAdvance final : public ProgressSink {
+ public:
+  explicit OnFirstAdvance(std::function<void()> act) : act_(std::move(act)) {}
+  void begin(std::string_view, std::uint64_t) override {}
+  void advance(std::uint64_t, std::string_view) override {
+    if (act_) std::exchange(act_, nullptr)();
+  }
+  void end() override {}
+
+ private:
+  std::function<void()> act_;
+};
+
+TEST(ModelWriter, SourceThatChangesMeanwhileLeavesNoFile) {
+  const auto refused = [](const std::function<void(const fs::path&)>& change, const std::string& part) {
+    const test::SmallModel small(tensors());
+    fs::last_write_time(small.path(), fs::file_time_type::clock::now() - std::chrono::hours(1));
+    const auto model = Model::open(small.path());
+    ASSERT_TRUE(model);
+    WriterOptions options;
+    options.source_fingerprint = fingerprint(model.value());
+    const auto before = files_in(small.folder());
+    OnFirstAdvance progress([&] { change(small.path()); });
+    const CancellationToken cancel;
+    const auto summary = write_model(model.value(), nullptr, recipe_for(model.value()),
+                                     small.folder() / "out.gguf", options, best_kernels(), progress, cancel);
+    ASSERT_FALSE(summary) << part;
+    EXPECT_EQ(summary.error().code, ErrorCode::Io);
+    EXPECT_THAT(summary.error().message, HasSubstr("model.gguf: "));
+    EXPECT_THAT(summary.error().message, HasSubstr(part));
+    EXPECT_EQ(files_in(small.folder()), before);
+  };
+  const auto rewrite = [](const fs::path& path) {
+    auto bytes = test::read_file(path);
+    for (std::size_t i = bytes.size() / 2; i < bytes.size(); ++i) bytes[i] ^= std::byte{1};
+    test::write_file(path, bytes);
+  };
+  refused([](const fs::path& path) { fs::resize_file(path, 4096); }, "changed its size");
+  refused(rewrite, "modified it while it was being read");
+  // One that sets the time back is betrayed by its weights.
+  refused(
+      [&](const fs::path& path) {
+        const auto time = fs::last_write_time(path);
+        rewrite(path);
+        fs::last_write_time(path, time);
+      },
+      "changed its weights since the job began");
+}
+
+TEST(ModelWriter, SourceThatWasCutShortBeforeIsNoBusError) {
+  const test::SmallModel small(tensors());
+  fs::resize_file(small.path(), 4096);
+  const auto summary = write(small, recipe_for(small.model()), small.folder() / "out.gguf");
+  ASSERT_FALSE(summary);
+  EXPECT_EQ(summary.error().code, ErrorCode::Io);
+  EXPECT_THAT(summary.error().message, HasSubstr("changed its size"));
+  EXPECT_FALSE(fs::exists(small.folder() / "out.gguf"));
+}
+
 TEST(ModelWriter, BrokenWeightLeavesNoFile) {
   std::vector<test::SmallTensor> broken = tensors();
   broken[4].values = test::heavy_tailed(70, 512, 3);
@@ -266,6 +331,40 @@ TEST(ModelWriter, BrokenWeightLeavesNoFile) {
   EXPECT_EQ(summary.error().code, ErrorCode::Malformed);
   EXPECT_THAT(summary.error().message, HasSubstr("'output.weight', row 69: column 100"));
   EXPECT_EQ(files_in(small.folder()), before);
+}
+
+TEST(ModelWriter, TensorsWithoutElementsCostNothing) {
+  const test::TemporaryFolder folder;
+  test::GgufBytes file(4, 1);
+  file.key("general.architecture", "llama");
+  file.tensor("blk.0.attn_q.weight", {256, 2}, 0, 0);
+  file.tensor("blk.0.attn_k.weight", {0, std::uint64_t{1} << 62}, 0, 2048);
+  file.tensor("blk.0.attn_v.weight", {std::uint64_t{1} << 40, 0}, 1, 2048);
+  file.tensor("blk.0.ffn_up.weight", {256, 0, std::uint64_t{1} << 40}, 0, 2048);
+  file.pad().zeros(2048);
+  test::write_file(folder / "model.gguf", file.bytes());
+  const auto model = Model::open(folder / "model.gguf");
+  ASSERT_TRUE(model) << model.error().message;
+  Recipe recipe = recipe_for(model.value());
+  NoProgress progress;
+  const CancellationToken cancel;
+  const auto summary =
+      write_model(model.value(), nullptr, recipe, folder / "out.gguf", {}, best_kernels(), progress, cancel);
+  ASSERT_TRUE(summary) << summary.error().message;
+  const auto written = Model::open(folder / "out.gguf");
+  ASSERT_TRUE(written) << written.error().message;
+  ASSERT_EQ(written.value().tensors().size(), 4U);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(written.value().tensors()[i].ne, model.value().tensors()[i].ne);
+    EXPECT_EQ(written.value().tensors()[i].format, recipe.entries[i].format);
+  }
+  EXPECT_EQ(recipe.entries[0].format, Format::Q4_K);
+  recipe.entries[2].format = Format::Q4_0;
+  const auto refused =
+      write_model(model.value(), nullptr, recipe, folder / "x.gguf", {}, best_kernels(), progress, cancel);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::InvalidArgument);
+  EXPECT_THAT(refused.error().message, HasSubstr("'blk.0.attn_v.weight' has no elements"));
 }
 
 TEST(ModelWriter, RecipeMustFitTheModel) {
