@@ -252,7 +252,7 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.error_model = session.request.sampler.error_model;
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
-      writer.source_fingerprint = session.inputs.model_fingerprint;
+      writer.source_fingerprint = session.inputs->model_fingerprint;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
                                          writer, *session.kernels, context.progress, context.cancel);

@@ -1,7 +1,6 @@
 #include "core/model.h"
 
 #include <algorithm>
-#include <new>
 #include <numeric>
 #include <utility>
 
@@ -9,6 +8,7 @@
 #include "core/gguf_layout.h"
 #include "core/gguf_reader.h"
 #include "core/mapped_file.h"
+#include "core/out_of_memory.h"
 #include "core/text.h"
 
 namespace quantfit {
@@ -53,14 +53,10 @@ std::string shard_suffix(std::uint64_t index, std::uint64_t count) {
 
 Result<GgufContents> parse(const MappedFile& file, const std::string& name, OpenMode mode) {
   const FileWatch watch(file);
-  try {
-    auto contents = parse_gguf(file.bytes(), name, mode);
-    // What was read of a file that lost its end makes no sense, and the message should not be about that.
-    QF_TRY(file.check_unchanged());
-    return contents;
-  } catch (const std::bad_alloc&) {
-    return fail(ErrorCode::Io, "{}: not enough memory for its metadata", name);
-  }
+  auto contents = parse_gguf(file.bytes(), name, mode);
+  // What was read of a file that lost its end makes no sense, and the message should not be about that.
+  QF_TRY(file.check_unchanged());
+  return contents;
 }
 
 }  // namespace
@@ -71,81 +67,83 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Result<Model> Model::open(const std::filesystem::path& path, OpenMode mode) {
-  Model model;
-  // Adds one file: its mapping, its shard record and its tensors.
-  const auto add = [&model](std::unique_ptr<MappedFile> file, const std::filesystem::path& from,
-                            GgufContents& contents) {
-    const auto shard = static_cast<std::uint32_t>(model.shards_.size());
-    model.shards_.push_back(
-        {from, file->bytes().size(), contents.data_offset, contents.version, contents.alignment});
-    for (TensorInfo& tensor : contents.tensors) {
-      tensor.shard = shard;
-      model.tensors_.push_back(std::move(tensor));
+  return or_out_of_memory(path.string(), [&]() -> Result<Model> {
+    Model model;
+    // Adds one file: its mapping, its shard record and its tensors.
+    const auto add = [&model](std::unique_ptr<MappedFile> file, const std::filesystem::path& from,
+                              GgufContents& contents) {
+      const auto shard = static_cast<std::uint32_t>(model.shards_.size());
+      model.shards_.push_back(
+          {from, file->bytes().size(), contents.data_offset, contents.version, contents.alignment});
+      for (TensorInfo& tensor : contents.tensors) {
+        tensor.shard = shard;
+        model.tensors_.push_back(std::move(tensor));
+      }
+      model.files_.push_back(std::move(file));
+    };
+
+    const std::string first_name = path.string();
+    QF_ASSIGN(auto first, MappedFile::open(path));
+    QF_ASSIGN(GgufContents contents, parse(*first, first_name, mode));
+    model.metadata_ = std::move(contents.metadata);
+    QF_ASSIGN(const Split split, split_of(model.metadata_, first_name));
+    add(std::move(first), path, contents);
+
+    if (split.count > 1) {
+      if (split.no >= split.count)
+        return fail(ErrorCode::Malformed, "{}: {} is {}, but {} is {}", first_name, kSplitNo, split.no,
+                    kSplitCount, split.count);
+      const std::string file_name = path.filename().string();
+      const std::string suffix = shard_suffix(split.no, split.count);
+      if (!file_name.ends_with(suffix) || file_name.size() == suffix.size())
+        return fail(ErrorCode::Malformed,
+                    "{}: this is shard {} of {}, so its name must end with {} after a prefix", first_name,
+                    split.no + 1, split.count, suffix);
+      const std::string prefix = file_name.substr(0, file_name.size() - suffix.size());
+      if (split.no != 0)
+        return fail(ErrorCode::Unsupported, "{}: this is shard {} of {}; open the first one, {}{}",
+                    first_name, split.no + 1, split.count, prefix, shard_suffix(0, split.count));
+      for (std::uint64_t i = 1; i < split.count; ++i) {
+        const std::filesystem::path shard_path = path.parent_path() / (prefix + shard_suffix(i, split.count));
+        const std::string shard_name = shard_path.string();
+        QF_ASSIGN(auto file, MappedFile::open(shard_path));
+        QF_ASSIGN(GgufContents shard, parse(*file, shard_name, mode));
+        QF_ASSIGN(const Split own, split_of(shard.metadata, shard_name));
+        if (own.count != split.count)
+          return fail(ErrorCode::Malformed, "{}: {} is {}, but the first shard says {}", shard_name,
+                      kSplitCount, own.count, split.count);
+        if (own.no != i)
+          return fail(ErrorCode::Malformed, "{}: {} is {}, expected {} from the file's name", shard_name,
+                      kSplitNo, own.no, i);
+        add(std::move(file), shard_path, shard);
+      }
+      if (model.tensors_.size() != split.tensors)
+        return fail(ErrorCode::Malformed, "{}: the {} shards hold {} tensors, but {} is {}", first_name,
+                    split.count, model.tensors_.size(), kSplitTensors, split.tensors);
     }
-    model.files_.push_back(std::move(file));
-  };
 
-  const std::string first_name = path.string();
-  QF_ASSIGN(auto first, MappedFile::open(path));
-  QF_ASSIGN(GgufContents contents, parse(*first, first_name, mode));
-  model.metadata_ = std::move(contents.metadata);
-  QF_ASSIGN(const Split split, split_of(model.metadata_, first_name));
-  add(std::move(first), path, contents);
-
-  if (split.count > 1) {
-    if (split.no >= split.count)
-      return fail(ErrorCode::Malformed, "{}: {} is {}, but {} is {}", first_name, kSplitNo, split.no,
-                  kSplitCount, split.count);
-    const std::string file_name = path.filename().string();
-    const std::string suffix = shard_suffix(split.no, split.count);
-    if (!file_name.ends_with(suffix) || file_name.size() == suffix.size())
-      return fail(ErrorCode::Malformed,
-                  "{}: this is shard {} of {}, so its name must end with {} after a prefix", first_name,
-                  split.no + 1, split.count, suffix);
-    const std::string prefix = file_name.substr(0, file_name.size() - suffix.size());
-    if (split.no != 0)
-      return fail(ErrorCode::Unsupported, "{}: this is shard {} of {}; open the first one, {}{}", first_name,
-                  split.no + 1, split.count, prefix, shard_suffix(0, split.count));
-    for (std::uint64_t i = 1; i < split.count; ++i) {
-      const std::filesystem::path shard_path = path.parent_path() / (prefix + shard_suffix(i, split.count));
-      const std::string shard_name = shard_path.string();
-      QF_ASSIGN(auto file, MappedFile::open(shard_path));
-      QF_ASSIGN(GgufContents shard, parse(*file, shard_name, mode));
-      QF_ASSIGN(const Split own, split_of(shard.metadata, shard_name));
-      if (own.count != split.count)
-        return fail(ErrorCode::Malformed, "{}: {} is {}, but the first shard says {}", shard_name,
-                    kSplitCount, own.count, split.count);
-      if (own.no != i)
-        return fail(ErrorCode::Malformed, "{}: {} is {}, expected {} from the file's name", shard_name,
-                    kSplitNo, own.no, i);
-      add(std::move(file), shard_path, shard);
+    model.by_name_.resize(model.tensors_.size());
+    std::iota(model.by_name_.begin(), model.by_name_.end(), 0U);
+    const auto name_of_index = [&](std::uint32_t i) -> const std::string& { return model.tensors_[i].name; };
+    std::ranges::sort(model.by_name_, {}, name_of_index);
+    const auto twice = std::ranges::adjacent_find(model.by_name_, {}, name_of_index);
+    if (twice != model.by_name_.end()) {
+      const TensorInfo& a = model.tensors_[twice[0]];
+      const TensorInfo& b = model.tensors_[twice[1]];
+      return fail(ErrorCode::Malformed, "{}: tensor {} is in shard {} and again in shard {}", first_name,
+                  printable(a.name), a.shard + 1, b.shard + 1);
     }
-    if (model.tensors_.size() != split.tensors)
-      return fail(ErrorCode::Malformed, "{}: the {} shards hold {} tensors, but {} is {}", first_name,
-                  split.count, model.tensors_.size(), kSplitTensors, split.tensors);
-  }
-
-  model.by_name_.resize(model.tensors_.size());
-  std::iota(model.by_name_.begin(), model.by_name_.end(), 0U);
-  const auto name_of_index = [&](std::uint32_t i) -> const std::string& { return model.tensors_[i].name; };
-  std::ranges::sort(model.by_name_, {}, name_of_index);
-  const auto twice = std::ranges::adjacent_find(model.by_name_, {}, name_of_index);
-  if (twice != model.by_name_.end()) {
-    const TensorInfo& a = model.tensors_[twice[0]];
-    const TensorInfo& b = model.tensors_[twice[1]];
-    return fail(ErrorCode::Malformed, "{}: tensor {} is in shard {} and again in shard {}", first_name,
-                printable(a.name), a.shard + 1, b.shard + 1);
-  }
-  // Sums over tensors must not wrap either; a real model is far from it.
-  std::uint64_t elements = 0;
-  std::uint64_t bytes = 0;
-  for (const TensorInfo& tensor : model.tensors_) {
-    elements = saturating_sum(elements, tensor.elements());
-    bytes = saturating_sum(bytes, tensor.bytes);
-    if (elements == kSaturated || bytes == kSaturated)
-      return fail(ErrorCode::Malformed, "{}: all tensors together exceed 64-bit sizes", first_name);
-  }
-  return model;
+    // Sums over tensors must not wrap either; a real model is far from it.
+    std::uint64_t elements = 0;
+    std::uint64_t bytes = 0;
+    for (const TensorInfo& tensor : model.tensors_) {
+      elements = saturating_sum(elements, tensor.elements());
+      bytes = saturating_sum(bytes, tensor.bytes);
+      if (elements == kSaturated || bytes == kSaturated)
+        return fail(ErrorCode::Malformed, "{}: all tensors together exceed 64-bit sizes", first_name);
+    }
+    return model;
+  });
 }
 
 const TensorInfo* Model::find(std::string_view name) const {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/fingerprint.h"
+#include "core/out_of_memory.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 
 namespace quantfit::optimizer {
@@ -68,39 +69,41 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
 }  // namespace
 
 Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel) {
-  QF_ASSIGN(Model model, Model::open(paths.model));
-  QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
-  JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}};
-  if (!paths.importance.empty()) {
-    QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
-    std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
-    QF_TRY(check_importance(inputs.model, *inputs.importance, inputs.has_importance, inputs.warnings));
-    inputs.importance_fingerprint = fingerprint(*inputs.importance);
-    QF_TRY(inputs.importance->check_unchanged());
-  }
-  {
-    const ModelWatch watch(inputs.model);
-    inputs.model_fingerprint = fingerprint(inputs.model);
-    QF_TRY(watch.check());
-  }
-  if (!paths.state.empty()) {
-    QF_ASSIGN(inputs.store,
-              state::StateStore::open(
-                  paths.state,
-                  {inputs.model_fingerprint, paths.model.filename().string(), inputs.model.total_elements()},
-                  cancel));
-    if (inputs.importance) {
-      state::ImportanceIdentity identity;
-      identity.fingerprint = inputs.importance_fingerprint;
-      identity.name = paths.importance.filename().string();
-      for (const std::string& dataset : inputs.importance->datasets())
-        identity.datasets += (identity.datasets.empty() ? "" : ",") + dataset;
-      identity.chunk_count = inputs.importance->chunk_count();
-      identity.has_activations = inputs.importance->has_activations();
-      QF_TRY(inputs.store->remember_importance(identity));
+  return or_out_of_memory(paths.model.string(), [&]() -> Result<JobInputs> {
+    QF_ASSIGN(Model model, Model::open(paths.model));
+    QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
+    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}};
+    if (!paths.importance.empty()) {
+      QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
+      std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
+      QF_TRY(check_importance(inputs.model, *inputs.importance, inputs.has_importance, inputs.warnings));
+      inputs.importance_fingerprint = fingerprint(*inputs.importance);
+      QF_TRY(inputs.importance->check_unchanged());
     }
-  }
-  return inputs;
+    {
+      const ModelWatch watch(inputs.model);
+      inputs.model_fingerprint = fingerprint(inputs.model);
+      QF_TRY(watch.check());
+    }
+    if (!paths.state.empty()) {
+      QF_ASSIGN(inputs.store,
+                state::StateStore::open(paths.state,
+                                        {inputs.model_fingerprint, paths.model.filename().string(),
+                                         inputs.model.total_elements()},
+                                        cancel));
+      if (inputs.importance) {
+        state::ImportanceIdentity identity;
+        identity.fingerprint = inputs.importance_fingerprint;
+        identity.name = paths.importance.filename().string();
+        for (const std::string& dataset : inputs.importance->datasets())
+          identity.datasets += (identity.datasets.empty() ? "" : ",") + dataset;
+        identity.chunk_count = inputs.importance->chunk_count();
+        identity.has_activations = inputs.importance->has_activations();
+        QF_TRY(inputs.store->remember_importance(identity));
+      }
+    }
+    return inputs;
+  });
 }
 
 }  // namespace quantfit::optimizer

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/out_of_memory.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/planning/measured_sensitivity.h"
 
@@ -55,51 +56,55 @@ Result<void> check_encoders(std::span<const TensorCandidates> candidates,
 
 Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request,
                               std::span<const Target> targets, const kernels::RowKernels& kernels) {
-  PreparedJob job;
-  const auto is_recipe = [](const Target& target) { return std::holds_alternative<RecipeTarget>(target); };
-  if (!targets.empty() && std::ranges::all_of(targets, is_recipe)) {
-    QF_ASSIGN(job.candidates, candidates_of_recipes(inputs.model, targets, request.policy));
-  } else {
-    CandidatePolicy policy = request.policy;
-    policy.rules.importance = inputs.has_importance;
-    QF_ASSIGN(ModelCandidates found, find_candidates(inputs.model, policy));
-    job.candidates = std::move(found.tensors);
-    job.notes = std::move(found.notes);
-  }
-  QF_TRY(check_encoders(job.candidates, kernels));
-  std::vector<state::SensitivitySet> measured_sets;
-  if (inputs.store) {
-    QF_ASSIGN(measured_sets, inputs.store->load_sensitivity_sets());
-  }
-  ChosenSensitivities sensitivities =
-      choose_sensitivities(default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights),
-                           !request.role_weights.empty(), measured_sets, job.candidates,
-                           inputs.importance_fingerprint, request.sampler.error_model.to_text());
-  job.error_unit = sensitivities.unit;
-  for (TensorSensitivity& sensitivity : sensitivities.values) {
-    job.sensitivity.push_back(sensitivity.value);
-    job.sensitivity_source.push_back(std::move(sensitivity.obtained));
-  }
-  std::ranges::move(sensitivities.notes, std::back_inserter(job.notes));
-  for (const RoleWeight& role : request.role_weights)
-    if (applies_to_none(role.pattern, inputs.model.tensors()))
-      job.notes.push_back(fmt::format("{} '{}' applies to no tensor", role.given_as, role.pattern.text()));
-  job.read_share = read_shares(inputs.traits, inputs.model.tensors());
-  for (const Target& target : targets) {
-    QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target));
-    job.budgets.push_back(std::move(budget));
-  }
-  return job;
+  return or_out_of_memory("checking the job", [&]() -> Result<PreparedJob> {
+    PreparedJob job;
+    const auto is_recipe = [](const Target& target) { return std::holds_alternative<RecipeTarget>(target); };
+    if (!targets.empty() && std::ranges::all_of(targets, is_recipe)) {
+      QF_ASSIGN(job.candidates, candidates_of_recipes(inputs.model, targets, request.policy));
+    } else {
+      CandidatePolicy policy = request.policy;
+      policy.rules.importance = inputs.has_importance;
+      QF_ASSIGN(ModelCandidates found, find_candidates(inputs.model, policy));
+      job.candidates = std::move(found.tensors);
+      job.notes = std::move(found.notes);
+    }
+    QF_TRY(check_encoders(job.candidates, kernels));
+    std::vector<state::SensitivitySet> measured_sets;
+    if (inputs.store) {
+      QF_ASSIGN(measured_sets, inputs.store->load_sensitivity_sets());
+    }
+    ChosenSensitivities sensitivities = choose_sensitivities(
+        default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights),
+        !request.role_weights.empty(), measured_sets, job.candidates, inputs.importance_fingerprint,
+        request.sampler.error_model.to_text());
+    job.error_unit = sensitivities.unit;
+    for (TensorSensitivity& sensitivity : sensitivities.values) {
+      job.sensitivity.push_back(sensitivity.value);
+      job.sensitivity_source.push_back(std::move(sensitivity.obtained));
+    }
+    std::ranges::move(sensitivities.notes, std::back_inserter(job.notes));
+    for (const RoleWeight& role : request.role_weights)
+      if (applies_to_none(role.pattern, inputs.model.tensors()))
+        job.notes.push_back(fmt::format("{} '{}' applies to no tensor", role.given_as, role.pattern.text()));
+    job.read_share = read_shares(inputs.traits, inputs.model.tensors());
+    for (const Target& target : targets) {
+      QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target));
+      job.budgets.push_back(std::move(budget));
+    }
+    return job;
+  });
 }
 
 Result<void> measure_job(JobInputs& inputs, const JobRequest& request, const kernels::RowKernels& kernels,
                          const JobControl& control, PreparedJob& job) {
-  QF_ASSIGN(job.measured,
-            measure_tensors(inputs.model, inputs.importance_or_null(), sampling_tasks(job.candidates),
-                            request.sampler, kernels, inputs.store ? &*inputs.store : nullptr,
-                            inputs.importance_fingerprint, request.program_version, control.progress,
-                            control.cancel, request.shard));
-  return outcome::success();
+  return or_out_of_memory("measuring", [&]() -> Result<void> {
+    QF_ASSIGN(job.measured,
+              measure_tensors(inputs.model, inputs.importance_or_null(), sampling_tasks(job.candidates),
+                              request.sampler, kernels, inputs.store ? &*inputs.store : nullptr,
+                              inputs.importance_fingerprint, request.program_version, control.progress,
+                              control.cancel, request.shard));
+    return outcome::success();
+  });
 }
 
 KnapsackOptions knapsack_options(const PreparedJob& job, const JobRequest& request, std::uint64_t alignment) {

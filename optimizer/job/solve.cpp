@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "core/out_of_memory.h"
 #include "optimizer/job/provenance.h"
 #include "optimizer/job/search.h"
 #include "optimizer/job/yardstick.h"
@@ -87,30 +88,32 @@ bool Solution::is_filled() const {
 
 Result<Solution> choose(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
                         const Budget& budget, const JobControl& control) {
-  Solution solution = unanswered(inputs, job, budget);
-  if (const auto* given = std::get_if<RecipeTarget>(&budget.target))
-    solution.recipe = given->recipe;
-  else if (solution.feasible)
-    QF_TRY(add_search(inputs, job, request, budget, control, solution));
+  return or_out_of_memory("choosing formats", [&]() -> Result<Solution> {
+    Solution solution = unanswered(inputs, job, budget);
+    if (const auto* given = std::get_if<RecipeTarget>(&budget.target))
+      solution.recipe = given->recipe;
+    else if (solution.feasible)
+      QF_TRY(add_search(inputs, job, request, budget, control, solution));
 
-  const auto cost = recipe_cost(job.candidates, job.measured.measurements, job.sensitivity,
-                                knapsack_options(job, request, 1), solution.recipe);
-  solution.error_is_known = cost.has_value();
-  solution.predicted_error = cost ? cost->error : 0;
-  QF_ASSIGN(const OutputLayout layout,
-            output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
-  solution.tensor_bytes = layout.tensor_bytes;
-  solution.file_bytes = layout.file_bytes;
-  for (std::size_t m = 0; m < budget.memories.size(); ++m) {
-    QF_ASSIGN(solution.memories[m].used_bytes,
-              bytes_used(budget.memories[m], inputs.model.tensors(), solution.recipe));
-    if (auto& fill = solution.memories[m].fill)
-      fill->met = solution.memories[m].used_bytes >= fill->wanted_bytes;
-  }
-  solution.recipe.provenance = provenance_of(inputs, request, solution);
-  if (inputs.store && solution.feasible && job.measured.run != 0)
-    QF_TRY(remember(*inputs.store, job.measured.run, request, solution));
-  return solution;
+    const auto cost = recipe_cost(job.candidates, job.measured.measurements, job.sensitivity,
+                                  knapsack_options(job, request, 1), solution.recipe);
+    solution.error_is_known = cost.has_value();
+    solution.predicted_error = cost ? cost->error : 0;
+    QF_ASSIGN(const OutputLayout layout,
+              output_layout(inputs.model, solution.recipe, inputs.importance_or_null()));
+    solution.tensor_bytes = layout.tensor_bytes;
+    solution.file_bytes = layout.file_bytes;
+    for (std::size_t m = 0; m < budget.memories.size(); ++m) {
+      QF_ASSIGN(solution.memories[m].used_bytes,
+                bytes_used(budget.memories[m], inputs.model.tensors(), solution.recipe));
+      if (auto& fill = solution.memories[m].fill)
+        fill->met = solution.memories[m].used_bytes >= fill->wanted_bytes;
+    }
+    solution.recipe.provenance = provenance_of(inputs, request, solution);
+    if (inputs.store && solution.feasible && job.measured.run != 0)
+      QF_TRY(remember(*inputs.store, job.measured.run, request, solution));
+    return solution;
+  });
 }
 
 }  // namespace quantfit::optimizer

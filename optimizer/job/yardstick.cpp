@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/out_of_memory.h"
 #include "optimizer/job/preset.h"
 #include "optimizer/planning/recipe_cost.h"
 
@@ -88,69 +89,71 @@ Result<std::optional<NamedRecipe>> best_static_recipe(const JobInputs& inputs, c
 
 Result<StaticComparisons> compare_static_recipes(const JobInputs& inputs, const PreparedJob& job,
                                                  const JobRequest& request, const JobControl& control) {
-  StaticComparisons answer;
-  const auto is_given = [](const Budget& budget) {
-    return std::holds_alternative<RecipeTarget>(budget.target);
-  };
-  if (std::ranges::any_of(job.budgets, is_given)) return answer;
-  std::vector<std::uint32_t> all(job.candidates.size());
-  std::iota(all.begin(), all.end(), 0U);
-  const auto knapsack_of = [&](const KnapsackOptions& options) {
-    return make_knapsack(job.candidates, job.measured.measurements, job.sensitivity, options, all);
-  };
-  KnapsackOptions options = knapsack_options(job, request, 1);
-  QF_ASSIGN(const Knapsack sound, knapsack_of(options));
-  options.max_nmse = 0;
-  QF_ASSIGN(const Knapsack with_ruinous, knapsack_of(options));
-  AllocatorLimits limits = request.allocator;
-  limits.cancel = &control.cancel;
-  for (const Preset& preset : all_presets()) {
-    if (!is_quantized(traits(preset.type).default_format)) continue;
-    const auto leave_out = [&](std::string why) {
-      answer.without.push_back({std::string(preset.name), std::move(why)});
+  return or_out_of_memory("comparing with static recipes", [&]() -> Result<StaticComparisons> {
+    StaticComparisons answer;
+    const auto is_given = [](const Budget& budget) {
+      return std::holds_alternative<RecipeTarget>(budget.target);
     };
-    if (preset.type == FileType::MXFP4_MOE && inputs.traits.expert_count == 0) {
-      leave_out("it is made for models with experts");
-      continue;
+    if (std::ranges::any_of(job.budgets, is_given)) return answer;
+    std::vector<std::uint32_t> all(job.candidates.size());
+    std::iota(all.begin(), all.end(), 0U);
+    const auto knapsack_of = [&](const KnapsackOptions& options) {
+      return make_knapsack(job.candidates, job.measured.measurements, job.sensitivity, options, all);
+    };
+    KnapsackOptions options = knapsack_options(job, request, 1);
+    QF_ASSIGN(const Knapsack sound, knapsack_of(options));
+    options.max_nmse = 0;
+    QF_ASSIGN(const Knapsack with_ruinous, knapsack_of(options));
+    AllocatorLimits limits = request.allocator;
+    limits.cancel = &control.cancel;
+    for (const Preset& preset : all_presets()) {
+      if (!is_quantized(traits(preset.type).default_format)) continue;
+      const auto leave_out = [&](std::string why) {
+        answer.without.push_back({std::string(preset.name), std::move(why)});
+      };
+      if (preset.type == FileType::MXFP4_MOE && inputs.traits.expert_count == 0) {
+        leave_out("it is made for models with experts");
+        continue;
+      }
+      QF_ASSIGN(const StaticRecipe resolved, plain_preset(inputs, preset));
+      const Recipe& recipe = resolved.recipe;
+      if (!resolved.missing_importance.empty() && !request.policy.rules.low_bits_without_importance) {
+        leave_out(
+            fmt::format("it needs importance data, and '{}' has none", resolved.missing_importance.front()));
+        continue;
+      }
+      const auto cost =
+          recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, recipe);
+      if (!cost) {
+        leave_out(not_measured(job, recipe));
+        continue;
+      }
+      StaticComparison comparison;
+      comparison.name = preset.name;
+      for (std::size_t i = 0; i < recipe.entries.size(); ++i) {
+        const TensorInfo& tensor = *job.candidates[i].tensor;
+        QF_ASSIGN(const std::uint64_t bytes,
+                  tensor_bytes(recipe.entries[i].format, tensor.row_length(), tensor.rows()));
+        comparison.tensor_bytes += bytes;
+      }
+      comparison.bpw = 8.0 * static_cast<double>(comparison.tensor_bytes) /
+                       static_cast<double>(std::max<std::uint64_t>(inputs.model.total_elements(), 1));
+      comparison.predicted_error = cost->error;
+      const Knapsack& knapsack = comparison.tensor_bytes >= sound.smallest_bytes ? sound : with_ruinous;
+      if (comparison.tensor_bytes >= knapsack.smallest_bytes) {
+        QF_ASSIGN(const Allocation best,
+                  allocate(knapsack.classes, comparison.tensor_bytes - knapsack.fixed_bytes, limits));
+        Recipe optimized = smallest_recipe(job.candidates);
+        apply(knapsack, best, optimized);
+        if (const auto ours =
+                recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, optimized))
+          comparison.optimized_error = ours->error;
+      }
+      answer.compared.push_back(std::move(comparison));
     }
-    QF_ASSIGN(const StaticRecipe resolved, plain_preset(inputs, preset));
-    const Recipe& recipe = resolved.recipe;
-    if (!resolved.missing_importance.empty() && !request.policy.rules.low_bits_without_importance) {
-      leave_out(
-          fmt::format("it needs importance data, and '{}' has none", resolved.missing_importance.front()));
-      continue;
-    }
-    const auto cost =
-        recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, recipe);
-    if (!cost) {
-      leave_out(not_measured(job, recipe));
-      continue;
-    }
-    StaticComparison comparison;
-    comparison.name = preset.name;
-    for (std::size_t i = 0; i < recipe.entries.size(); ++i) {
-      const TensorInfo& tensor = *job.candidates[i].tensor;
-      QF_ASSIGN(const std::uint64_t bytes,
-                tensor_bytes(recipe.entries[i].format, tensor.row_length(), tensor.rows()));
-      comparison.tensor_bytes += bytes;
-    }
-    comparison.bpw = 8.0 * static_cast<double>(comparison.tensor_bytes) /
-                     static_cast<double>(std::max<std::uint64_t>(inputs.model.total_elements(), 1));
-    comparison.predicted_error = cost->error;
-    const Knapsack& knapsack = comparison.tensor_bytes >= sound.smallest_bytes ? sound : with_ruinous;
-    if (comparison.tensor_bytes >= knapsack.smallest_bytes) {
-      QF_ASSIGN(const Allocation best,
-                allocate(knapsack.classes, comparison.tensor_bytes - knapsack.fixed_bytes, limits));
-      Recipe optimized = smallest_recipe(job.candidates);
-      apply(knapsack, best, optimized);
-      if (const auto ours =
-              recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, optimized))
-        comparison.optimized_error = ours->error;
-    }
-    answer.compared.push_back(std::move(comparison));
-  }
-  std::ranges::stable_sort(answer.compared, {}, &StaticComparison::tensor_bytes);
-  return answer;
+    std::ranges::stable_sort(answer.compared, {}, &StaticComparison::tensor_bytes);
+    return answer;
+  });
 }
 
 }  // namespace quantfit::optimizer

@@ -13,8 +13,10 @@
 #include "core/fingerprint.h"
 #include "core/gguf_layout.h"
 #include "core/gguf_writer.h"
+#include "core/out_of_memory.h"
 #include "core/text.h"
 #include "kernels/row_quantizer.h"
+#include "kernels/validate.h"
 #include "optimizer/llama_cpp/static_recipes.h"
 #include "optimizer/parallel/first_failure.h"
 #include "optimizer/parallel/workers.h"
@@ -89,9 +91,21 @@ class ChunkSource {
   std::shared_ptr<const TensorMetric> metric_;
 };
 
+// What is copied is looked at too: encoders refuse weights that are no numbers, and a copy would pass them
+// on.
+Result<void> check_copied(const Chunk& chunk) {
+  const TensorInfo& source = *chunk.source;
+  const auto block = kernels::first_invalid_block(source.format, chunk.bytes);
+  if (!block) return outcome::success();
+  const FormatTraits& format = traits(source.format);
+  const std::uint64_t blocks_per_row = source.row_length() / format.block_len;
+  return fail(ErrorCode::Malformed, "tensor '{}', row {}: {} block {} holds a number that is not finite",
+              source.name, chunk.first_row + *block / blocks_per_row, format.name, *block % blocks_per_row);
+}
+
 Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantizer& quantizer,
                           kernels::Effort effort) {
-  if (!chunk.metric) return outcome::success();
+  if (!chunk.metric) return check_copied(chunk);
   const TensorInfo& source = *chunk.source;
   QF_ASSIGN(const std::uint64_t bytes, row_bytes(chunk.format, source.row_length()));
   chunk.encoded.resize(chunk.rows * bytes);
@@ -170,88 +184,91 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
                                  const std::filesystem::path& path, const WriterOptions& options,
                                  const kernels::RowKernels& kernels, ProgressSink& progress,
                                  const CancellationToken& cancel) {
-  const auto started = std::chrono::steady_clock::now();
-  for (const GgufShard& shard : model.shards())
-    if (same_file(shard.path, path))
-      return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
-                  path.string());
-  QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance));
-  std::size_t longest_row = 0;
-  for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
-    const TensorInfo& output = layout.tensors[i];
-    if (output.format == model.tensors()[i].format) continue;
-    longest_row = std::max<std::size_t>(longest_row, output.row_length());
-    if (kernels.encode[static_cast<std::size_t>(output.format)] == nullptr)
-      return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
-                  name_of(output.format));
-  }
-  QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors,
-                                                  kGgufDefaultAlignment, options.existing));
+  return or_out_of_memory(path.string(), [&]() -> Result<WriteSummary> {
+    const auto started = std::chrono::steady_clock::now();
+    for (const GgufShard& shard : model.shards())
+      if (same_file(shard.path, path))
+        return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
+                    path.string());
+    QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance));
+    std::size_t longest_row = 0;
+    for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
+      const TensorInfo& output = layout.tensors[i];
+      if (output.format == model.tensors()[i].format) continue;
+      longest_row = std::max<std::size_t>(longest_row, output.row_length());
+      if (kernels.encode[static_cast<std::size_t>(output.format)] == nullptr)
+        return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
+                    name_of(output.format));
+    }
+    QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors,
+                                                    kGgufDefaultAlignment, options.existing));
 
-  const ModelWatch watch(model);
-  progress.begin("writing", model.total_elements());
-  Workers workers(options.threads);
-  tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
-      [&] { return kernels::RowQuantizer(kernels, longest_row); });
-  FirstFailure failure;
-  const auto stopped = [&] { return failure.reported() || cancel.cancelled(); };
+    const ModelWatch watch(model);
+    progress.begin("writing", model.total_elements());
+    Workers workers(options.threads);
+    tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
+        [&] { return kernels::RowQuantizer(kernels, longest_row); });
+    FirstFailure failure;
+    const auto stopped = [&] { return failure.reported() || cancel.cancelled(); };
 
-  ChunkSource chunks(model, importance, layout.tensors, options.error_model);
-  workers.run([&] {
-    const auto in_flight = static_cast<std::size_t>(4 * workers.threads());
-    const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
-      if (!stopped()) {
-        auto next = chunks.next();
-        if (!next) {
-          failure.report(std::move(next).error());
-        } else if (next.value()) {
-          return std::move(next).value();
+    ChunkSource chunks(model, importance, layout.tensors, options.error_model);
+    workers.run([&] {
+      const auto in_flight = static_cast<std::size_t>(4 * workers.threads());
+      const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
+        if (!stopped()) {
+          auto next = chunks.next();
+          if (!next) {
+            failure.report(std::move(next).error());
+          } else if (next.value()) {
+            return std::move(next).value();
+          }
         }
-      }
-      control.stop();
-      return nullptr;
-    };
-    const auto encode = [&](std::shared_ptr<Chunk> chunk) {
-      if (!stopped())
-        if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options.effort); !encoded)
-          failure.report(std::move(encoded).error());
-      return chunk;
-    };
-    const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
-      if (stopped()) return;
-      const std::span<const std::byte> bytes =
-          chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
-      if (auto appended = writer.append(bytes); !appended) return failure.report(std::move(appended).error());
-      // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
-      const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
-      model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
-      progress.advance(chunk->rows * chunk->source->row_length(), chunk->source->name);
-    };
-    tbb::parallel_pipeline(
-        in_flight,
-        tbb::make_filter<void, std::shared_ptr<Chunk>>(tbb::filter_mode::serial_in_order, read) &
-            tbb::make_filter<std::shared_ptr<Chunk>, std::shared_ptr<Chunk>>(tbb::filter_mode::parallel,
-                                                                             encode) &
-            tbb::make_filter<std::shared_ptr<Chunk>, void>(tbb::filter_mode::serial_in_order, append));
+        control.stop();
+        return nullptr;
+      };
+      const auto encode = [&](std::shared_ptr<Chunk> chunk) {
+        if (!stopped())
+          if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options.effort); !encoded)
+            failure.report(std::move(encoded).error());
+        return chunk;
+      };
+      const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
+        if (stopped()) return;
+        const std::span<const std::byte> bytes =
+            chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
+        if (auto appended = writer.append(bytes); !appended)
+          return failure.report(std::move(appended).error());
+        // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
+        const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
+        model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
+        progress.advance(chunk->rows * chunk->source->row_length(), chunk->source->name);
+      };
+      tbb::parallel_pipeline(
+          in_flight,
+          tbb::make_filter<void, std::shared_ptr<Chunk>>(tbb::filter_mode::serial_in_order, read) &
+              tbb::make_filter<std::shared_ptr<Chunk>, std::shared_ptr<Chunk>>(tbb::filter_mode::parallel,
+                                                                               encode) &
+              tbb::make_filter<std::shared_ptr<Chunk>, void>(tbb::filter_mode::serial_in_order, append));
+    });
+    progress.end();
+    QF_TRY(watch.check());  // before an error about weights that were never read
+    QF_TRY(failure.result());
+    if (cancel.cancelled())
+      return fail(ErrorCode::Interrupted, "interrupted while writing {}; no file was left", path.string());
+    if (!options.source_fingerprint.empty() && fingerprint(model) != options.source_fingerprint)
+      return fail(
+          ErrorCode::Io,
+          "{}: another program changed its weights since the job began; start again when nothing writes "
+          "to it",
+          model.shards().front().path.string());
+    QF_TRY(watch.check());
+    QF_TRY(writer.commit());
+    WriteSummary summary;
+    summary.file_bytes = layout.file_bytes;
+    summary.tensor_bytes = layout.tensor_bytes;
+    summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    return summary;
   });
-  progress.end();
-  QF_TRY(watch.check());  // before an error about weights that were never read
-  QF_TRY(failure.result());
-  if (cancel.cancelled())
-    return fail(ErrorCode::Interrupted, "interrupted while writing {}; no file was left", path.string());
-  if (!options.source_fingerprint.empty() && fingerprint(model) != options.source_fingerprint)
-    return fail(
-        ErrorCode::Io,
-        "{}: another program changed its weights since the job began; start again when nothing writes "
-        "to it",
-        model.shards().front().path.string());
-  QF_TRY(watch.check());
-  QF_TRY(writer.commit());
-  WriteSummary summary;
-  summary.file_bytes = layout.file_bytes;
-  summary.tensor_bytes = layout.tensor_bytes;
-  summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  return summary;
 }
 
 }  // namespace quantfit::optimizer

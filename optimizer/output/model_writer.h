@@ -48,7 +48,8 @@ struct WriteSummary {
 };
 
 // Writes `path` whole or not at all: to a temporary file beside it, then fsync and rename. Refuses to replace
-// one of the model's own files. Tensors whose format stays as it is are copied. Memory is bounded by the
+// one of the model's own files. Tensors whose format stays as it is are copied; Malformed, naming tensor and
+// row, for a weight of any tensor that is not a finite number. Memory is bounded by the
 // chunks in flight, whatever the size of the model. Io, and no file, when the model's files change meanwhile
 // in size, time of modification or fingerprint. The bytes do not depend on threads or instruction set.
 [[nodiscard]] Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance,

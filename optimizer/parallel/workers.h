@@ -10,7 +10,7 @@
 namespace quantfit::optimizer {
 
 // An arena of so many threads, the caller's own among them; 0: one per core. More threads than cores are
-// possible: that is what was asked for.
+// possible: that is what was asked for. Where the system refuses so many, as many as it gives.
 class Workers {
  public:
   explicit Workers(unsigned threads);

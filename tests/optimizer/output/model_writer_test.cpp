@@ -333,6 +333,24 @@ TEST(ModelWriter, BrokenWeightLeavesNoFile) {
   EXPECT_EQ(files_in(small.folder()), before);
 }
 
+TEST(ModelWriter, BrokenWeightThatWouldBeCopiedLeavesNoFile) {
+  for (const float broken : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()})
+    for (const Format format : {Format::F16, Format::F32}) {
+      std::vector<test::SmallTensor> all = tensors();
+      all[4].format = format;
+      all[4].values = test::heavy_tailed(70, 512, 3);
+      all[4].values[69 * 512 + 100] = broken;
+      const test::SmallModel small(all);
+      const auto before = files_in(small.folder());
+      const auto summary = write(small, recipe_for(small.model()), small.folder() / "out.gguf");
+      ASSERT_FALSE(summary);
+      EXPECT_EQ(summary.error().code, ErrorCode::Malformed);
+      EXPECT_THAT(summary.error().message,
+                  HasSubstr(fmt::format("'output.weight', row 69: {} block 100 holds", name_of(format))));
+      EXPECT_EQ(files_in(small.folder()), before);
+    }
+}
+
 TEST(ModelWriter, TensorsWithoutElementsCostNothing) {
   const test::TemporaryFolder folder;
   test::GgufBytes file(4, 1);

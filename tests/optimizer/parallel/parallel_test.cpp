@@ -1,7 +1,10 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <tbb/parallel_for.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 
 #include "optimizer/parallel/first_failure.h"
 #include "optimizer/parallel/workers.h"
@@ -31,6 +34,23 @@ TEST(FirstFailure, IsTheFirst) {
   failure.report(fail(ErrorCode::NoSpace, "second"));
   EXPECT_TRUE(failure.reported());
   EXPECT_EQ(failure.result().error().message, "first");
+}
+
+// Address space for a few stacks only: what is asked for beyond that is not there.
+TEST(WorkersDeathTest, ThreadsThatCannotBeCreatedAreDoneWithout) {
+  const auto work = [] {
+    std::ifstream statm("/proc/self/statm");
+    rlim_t pages = 0;
+    statm >> pages;
+    const rlim_t bytes = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{150} << 20);
+    const rlimit limited{bytes, bytes};
+    if (setrlimit(RLIMIT_AS, &limited) != 0) _exit(2);
+    Workers workers(200);
+    std::atomic<int> sum = 0;
+    workers.run([&] { tbb::parallel_for(0, 1000, [&](int i) { sum += i; }); });
+    _exit(sum == 499500 && workers.threads() < 200 ? 0 : 3);
+  };
+  EXPECT_EXIT(work(), ::testing::ExitedWithCode(0), "");
 }
 
 }  // namespace
