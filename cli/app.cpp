@@ -12,6 +12,7 @@
 #include "cli/exit_code.h"
 #include "cli/help.h"
 #include "cli/interrupt.h"
+#include "cli/run_command.h"
 #include "cli/streams.h"
 #include "cli/suggest.h"
 #include "core/text.h"
@@ -39,10 +40,23 @@ bool asks_for_help(std::string_view word) {
   return word == "--help" || word == "-h" || word == "help";
 }
 
-int bad_usage(const std::string& message, const std::string& path) {
-  say_error(message);
-  say(fmt::format("'quantfit{}{} --help' explains\n", path.empty() ? "" : " ", path));
-  return kBadUsage;
+// What of the console's options matters to words that could not be read.
+ConsoleOptions console_of(const std::vector<std::string>& words) {
+  ConsoleOptions options;
+  for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+    if (words[i] == "--json") options.json = true;
+    if (words[i] == "--progress=json" ||
+        (words[i] == "--progress" && i + 1 < words.size() && words[i + 1] == "json"))
+      options.progress = "json";
+  }
+  return options;
+}
+
+int bad_usage(const std::string& message, const std::string& path, const ConsoleOptions& options) {
+  Console console(options);
+  const int status = console.fail(fail(ErrorCode::InvalidArgument, "{}", message));
+  console.tell(fmt::format("'quantfit{}{} --help' explains", path.empty() ? "" : " ", path));
+  return console.finish(status);
 }
 
 // The commands that a word could have meant.
@@ -54,15 +68,21 @@ std::string unknown_command(const std::string& word, const std::vector<Command>&
 }
 
 int run_command(const Command& command) {
-  Console console(*command.console);
-  const InterruptHandler interrupt(console.token());
+  const ConsoleOptions& options = *command.console;
+  Console console(options);
+  const InterruptHandler interrupt(console.token(), options.progress == "json");
+  if (!options.log_file.empty())
+    if (auto opened = console.display().open_log(options.log_file); !opened)
+      return console.finish(console.fail(opened.error()));
+  console.logger().log(LogLevel::Debug, fmt::format("quantfit {}: {}", QUANTFIT_VERSION, options.command));
   return console.finish(command.run(console));
 }
 
 // Runs what `words` name among `commands`; `path` led there.
 int dispatch(const std::vector<Command>& commands, std::vector<std::string> words, const std::string& path) {
   const auto command = std::ranges::find(commands, words.front(), &Command::name);
-  if (command == commands.end()) return bad_usage(unknown_command(words.front(), commands), path);
+  const ConsoleOptions seen = console_of(words);
+  if (command == commands.end()) return bad_usage(unknown_command(words.front(), commands), path, seen);
   const std::string here = path.empty() ? command->name : path + ' ' + command->name;
   words.erase(words.begin());
   if (!command->commands.empty()) {
@@ -77,7 +97,10 @@ int dispatch(const std::vector<Command>& commands, std::vector<std::string> word
     if (word == "--") break;
     if (word == "--help" || word == "-h") return show(command_help(*command, here, help_width()));
   }
-  if (auto read = command->table.read_arguments(words); !read) return bad_usage(read.error().message, here);
+  if (auto read = command->table.read_arguments(words); !read)
+    return bad_usage(read.error().message, here, seen);
+  command->console->json = seen.json;
+  command->console->command = "quantfit " + here + ' ' + shell_text(words);
   return run_command(*command);
 }
 
@@ -106,7 +129,8 @@ int run_words(std::vector<std::string> words) {
   const bool command = std::ranges::find(commands, words.front(), &Command::name) != commands.end();
   if (!command && is_llama_quantize(words)) words.insert(words.begin(), "quantize");
   if (words.front().starts_with('-'))
-    return bad_usage(fmt::format("a command is needed before {}", printable(words.front())), "");
+    return bad_usage(fmt::format("a command is needed before {}", printable(words.front())), "",
+                     console_of(words));
   return dispatch(commands, std::move(words), "");
 }
 

@@ -9,7 +9,6 @@
 #include "cli/job_options.h"
 #include "cli/output_files.h"
 #include "cli/report/json.h"
-#include "cli/streams.h"
 #include "cli/text_options.h"
 #include "core/byte_size.h"
 #include "core/text.h"
@@ -65,8 +64,9 @@ int run_calibrate(const CalibrateOptions& options, Console& console) {
   if (!made) {
     const int status = console.fail(made.error());
     if (made.error().code == ErrorCode::Interrupted)
-      say(options.state.empty() ? "nothing was kept; give --state FILE so that the next run can continue\n"
-                                : "the same command continues at the layer that was saved last\n");
+      console.tell(options.state.empty()
+                       ? "nothing was kept; give --state FILE so that the next run can continue"
+                       : "the same command continues at the layer that was saved last");
     return status;
   }
   const optimizer::CalibratedImportance& result = made.value();
@@ -76,11 +76,13 @@ int run_calibrate(const CalibrateOptions& options, Console& console) {
     std::filesystem::remove(result.path, ignored);
   }
   if (options.json) {
-    console.print(document_text({{"importance", where},
-                                 {"tokens", result.tokens},
-                                 {"known", result.known},
-                                 {"continued_at_layer", result.continued_at},
-                                 {"seconds", result.seconds}}));
+    nlohmann::ordered_json document = document_of("calibrate");
+    document["importance"] = where;
+    document["tokens"] = result.tokens;
+    document["known"] = result.known;
+    document["continued_at_layer"] = result.continued_at;
+    document["seconds"] = result.seconds;
+    console.print(document_text(document));
     return kDone;
   }
   console.print(result.known ? fmt::format("{}: made before from the same text\n", escaped(where))

@@ -13,6 +13,7 @@ std::vector<Command> all_commands() {
   commands.push_back(make_inspect_command());
   commands.push_back(make_diff_command());
   commands.push_back(make_state_command());
+  commands.push_back(make_report_command());
   return commands;
 }
 

@@ -35,5 +35,6 @@ struct Command {
 [[nodiscard]] Command make_inspect_command();
 [[nodiscard]] Command make_diff_command();
 [[nodiscard]] Command make_state_command();
+[[nodiscard]] Command make_report_command();
 
 }  // namespace quantfit::cli

@@ -60,8 +60,13 @@ int run_evaluate(const EvaluateOptions& options, Console& console) {
   if (store)
     if (auto saved = optimizer::save_evaluations(evaluated.value(), QUANTFIT_VERSION, *store); !saved)
       return console.fail(saved.error());
-  console.print(options.json ? document_text(to_json(evaluated.value()))
-                             : to_text(evaluated.value(), options.details || files.size() == 1));
+  if (options.json) {
+    nlohmann::ordered_json document = document_of("evaluate");
+    document.update(to_json(evaluated.value()));
+    console.print(document_text(document));
+  } else {
+    console.print(to_text(evaluated.value(), options.details || files.size() == 1));
+  }
   return kDone;
 }
 

@@ -16,6 +16,7 @@ constexpr std::int64_t kSameRequestNanoseconds = 300'000'000;
 
 std::atomic<CancellationToken*> g_token{nullptr};
 std::atomic<int> g_signal{0};
+std::atomic<bool> g_json{false};
 std::atomic<std::int64_t> g_first_time{0};
 static_assert(std::atomic<CancellationToken*>::is_always_lock_free &&
               std::atomic<std::int64_t>::is_always_lock_free);
@@ -35,7 +36,9 @@ extern "C" void on_signal(int number) {
   g_first_time.store(now());
   if (CancellationToken* token = g_token.load()) token->cancel();
   constexpr char kNote[] = "\nstopping after the rows in progress; press Ctrl-C again to end at once\n";
-  [[maybe_unused]] const auto written = write(STDERR_FILENO, kNote, sizeof(kNote) - 1);
+  constexpr char kEvent[] = "{\"event\":\"stopping\"}\n";
+  [[maybe_unused]] const auto written = g_json.load() ? write(STDERR_FILENO, kEvent, sizeof(kEvent) - 1)
+                                                      : write(STDERR_FILENO, kNote, sizeof(kNote) - 1);
 }
 
 // Replaces `before` by `after`, and nothing else.
@@ -50,7 +53,8 @@ void exchange_handler(int number, void (*before)(int), void (*after)(int)) {
 
 }  // namespace
 
-InterruptHandler::InterruptHandler(CancellationToken& token) {
+InterruptHandler::InterruptHandler(CancellationToken& token, bool json) {
+  g_json.store(json);
   g_token.store(&token);
   for (const int number : kSignals) exchange_handler(number, SIG_DFL, on_signal);
 }

@@ -10,7 +10,8 @@ namespace quantfit::cli {
 // signals belong to the process. Signals that were ignored when the program started stay ignored (nohup).
 class InterruptHandler {
  public:
-  explicit InterruptHandler(CancellationToken& token);
+  // `json`: what is said about it is an event (docs/progress-events.md).
+  InterruptHandler(CancellationToken& token, bool json);
   ~InterruptHandler();
   InterruptHandler(const InterruptHandler&) = delete;
   InterruptHandler& operator=(const InterruptHandler&) = delete;

@@ -12,8 +12,6 @@
 #include "cli/report/json.h"
 #include "cli/session.h"
 #include "cli/shard_option.h"
-#include "cli/streams.h"
-#include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
@@ -33,6 +31,7 @@ int measure(const MeasureOptions& options, Console& console) {
   auto opened = Session::open(options.job, false, context);
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
+  console.display().reads(session.source_bytes_per_weight());
   session.request.shard = shard.value();
   if (auto checked = session.check(context); !checked) return console.fail(checked.error());
   auto done = optimizer::measure_job(*session.inputs, session.request, *session.kernels,
@@ -40,19 +39,21 @@ int measure(const MeasureOptions& options, Console& console) {
   if (!done) {
     const int status = console.fail(done.error());
     if (done.error().code == ErrorCode::Interrupted)
-      say(fmt::format("what was finished is in {}; the same command continues there\n",
-                      escaped(options.job.state)));
+      console.tell(
+          fmt::format("what was finished is in {}; the same command continues there", options.job.state));
     return status;
   }
   const optimizer::MeasureReport& report = session.job->measured;
   if (options.job.json) {
-    console.print(document_text({{"state", options.job.state},
-                                 {"shard", shard.value().index},
-                                 {"shards", shard.value().count},
-                                 {"tensors_measured", report.tensors_sampled},
-                                 {"tensors_known", report.tensors_known},
-                                 {"tensors_of_other_shards", report.tensors_of_others},
-                                 {"seconds", report.seconds}}));
+    nlohmann::ordered_json json = document_of("measure");
+    json["state"] = options.job.state;
+    json["shard"] = shard.value().index;
+    json["shards"] = shard.value().count;
+    json["tensors_measured"] = report.tensors_sampled;
+    json["tensors_known"] = report.tensors_known;
+    json["tensors_of_other_shards"] = report.tensors_of_others;
+    json["seconds"] = report.seconds;
+    console.print(document_text(json));
     return kDone;
   }
   std::string text = fmt::format("measured {} tensors in {}, {} were known", report.tensors_sampled,

@@ -12,14 +12,16 @@
 #include "cli/job_options.h"
 #include "cli/output_files.h"
 #include "cli/report/evaluation_report.h"
+#include "cli/report/frontier_report.h"
 #include "cli/report/json.h"
+#include "cli/report/summary_report.h"
 #include "cli/report/text.h"
+#include "cli/run_command.h"
 #include "cli/session.h"
-#include "cli/streams.h"
 #include "cli/suggest.h"
 #include "core/atomic_file.h"
-#include "core/byte_size.h"
 #include "core/text.h"
+#include "optimizer/job/curve.h"
 #include "optimizer/job/evaluation.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
@@ -34,11 +36,13 @@ struct QuantizeOptions {
   std::string output;
   std::string export_recipe;
   std::string export_tensor_types;
+  std::string report;
   std::vector<std::string> evaluate;  // texts
   std::vector<std::string> rest;      // further positional arguments, as llama-quantize takes them
   bool write = true;                  // false: `plan`
   bool force = false;
   bool dry_run = false;
+  bool no_provenance = false;
 };
 
 // How a target is called in a file name.
@@ -75,6 +79,7 @@ std::vector<fs::path> output_paths(const QuantizeOptions& options,
       if (!path.empty()) paths.push_back(with_label(path, target, several));
   }
   if (!options.job.save_imatrix.empty()) paths.emplace_back(options.job.save_imatrix);
+  if (!options.report.empty()) paths.emplace_back(options.report);
   return paths;
 }
 
@@ -164,14 +169,14 @@ Result<void> prepare_evaluation(const QuantizeOptions& options, const Model& mod
 
 struct WrittenFile {
   fs::path path;
-  std::size_t document;  // its place among the answers
+  std::size_t answer;  // its place among the answers
 };
 
 // Measures what was written, all files in one go; adds to every answer what is its own.
 Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::vector<WrittenFile>& written,
                                                    const optimizer::EvaluationRequest& request,
                                                    const JobContext& context,
-                                                   nlohmann::ordered_json& documents) {
+                                                   std::vector<nlohmann::ordered_json>& own_figures) {
   std::vector<fs::path> paths;
   for (const WrittenFile& file : written) paths.push_back(file.path);
   QF_ASSIGN(
@@ -182,9 +187,26 @@ Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::
   for (std::size_t i = 0; i < written.size(); ++i) {
     optimizer::EvaluatedFiles own = evaluated;
     own.files = {evaluated.files[i]};
-    documents[written[i].document]["evaluation"] = to_json(own);
+    own_figures[written[i].answer] = to_json(own);
   }
   return evaluated;
+}
+
+// One page about all answers, with the whole curve where formats were searched for.
+Result<void> write_report(const QuantizeOptions& options, const Session& session,
+                          const std::vector<PlanReport>& answers, const std::string& command) {
+  FrontierReport curve;
+  const bool searched = std::ranges::any_of(session.targets, [](const optimizer::Target& target) {
+    return !std::holds_alternative<optimizer::RecipeTarget>(target);
+  });
+  if (searched) {
+    QF_ASSIGN(const optimizer::ModelFrontier frontier,
+              optimizer::model_frontier(*session.job, session.request));
+    curve = make_frontier_report(session.inputs->model, frontier, session.statics, session.job->error_unit);
+  }
+  return write_file_atomically(options.report,
+                               to_html(make_summary(*session.inputs, std::move(curve), answers, command)),
+                               options.force ? Existing::Replace : Existing::Keep);
 }
 
 int run_job(QuantizeOptions& options, Console& console) {
@@ -196,6 +218,8 @@ int run_job(QuantizeOptions& options, Console& console) {
   if (!opened) return console.fail(opened.error());
   Session& session = opened.value();
   session.existing = options.force ? Existing::Replace : Existing::Keep;
+  session.request.keep_provenance = !options.no_provenance;
+  console.display().reads(session.source_bytes_per_weight());
   const bool several = session.targets.size() > 1;
   if (auto usable = check_outputs(output_paths(options, session.targets),
                                   guarded_files(options.job, session.inputs->model), options.force);
@@ -204,7 +228,7 @@ int run_job(QuantizeOptions& options, Console& console) {
 
   const auto stopped = [&](const Error& error, bool writing) {
     const int status = console.fail(error);
-    if (error.code == ErrorCode::Interrupted) say(escaped(resume_hint(options.job, writing)) + '\n');
+    if (error.code == ErrorCode::Interrupted) console.tell(resume_hint(options.job, writing));
     return status;
   };
   optimizer::EvaluationRequest evaluation;
@@ -221,7 +245,7 @@ int run_job(QuantizeOptions& options, Console& console) {
   else if (auto measured = session.measure(context); !measured)
     return stopped(measured.error(), false);
 
-  nlohmann::ordered_json documents = nlohmann::ordered_json::array();
+  std::vector<PlanReport> reports;
   std::vector<WrittenFile> written;
   int status = kDone;
   for (const optimizer::Budget& budget : budgets) {
@@ -230,12 +254,11 @@ int run_job(QuantizeOptions& options, Console& console) {
                                     {context.progress, context.cancel});
     if (!solved) return stopped(solved.error(), false);
     const optimizer::Solution& solution = solved.value();
-    PlanReport report = make_plan_report(model, *session.job, solution, session.statics.compared);
+    PlanReport report = make_plan_report(model, *session.job, solution, session.statics);
     if (!report.feasible) {
-      say_error(infeasible_sentence(report));
-      say(memory_table(report));
-      status = kInfeasible;
-      documents.push_back(to_json(report));
+      status = console.fail(fail(ErrorCode::Infeasible, "{}", infeasible_sentence(report)));
+      if (!options.job.json) console.table(memory_table(report));
+      reports.push_back(std::move(report));
       continue;
     }
     for (const BudgetReport& one : report.budgets)
@@ -253,27 +276,38 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
       writer.source_fingerprint = session.inputs->model_fingerprint;
+      writer.keys = solution.keys;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
       report.output = path.string();
       report.write_seconds = done.value().seconds;
-      if (!options.job.json)
-        console.print(fmt::format("\nwrote {} ({}) in {}\n", escaped(report.output),
-                                  format_bytes(done.value().file_bytes),
-                                  format_duration(report.write_seconds)));
+      report.run_command =
+          llama_server_command(target, report.ctx_size, options.job.override_tensor, report.output);
+      if (!options.job.json) console.print(written_text(report));
+      written.push_back({path, reports.size()});
     }
     if (!options.job.json && several) console.print("\n");
-    documents.push_back(to_json(report));
-    if (options.write) written.push_back({output_path(options, target, several), documents.size() - 1});
+    reports.push_back(std::move(report));
   }
+  std::vector<nlohmann::ordered_json> figures(reports.size());  // of evaluations, per answer
   if (!evaluation.text.texts.empty() && !written.empty()) {
-    auto evaluated = evaluate_written(session, written, evaluation, context, documents);
+    auto evaluated = evaluate_written(session, written, evaluation, context, figures);
     if (!evaluated) return console.fail(evaluated.error());  // what was written stays
     if (!options.job.json) console.print("\n" + to_text(evaluated.value(), written.size() == 1));
   }
-  if (options.job.json) console.print(document_text(documents.size() > 1 ? documents : documents[0]));
+  if (!options.report.empty() && status == kDone) {
+    if (auto drawn = write_report(options, session, reports, console.command()); !drawn)
+      return console.fail(drawn.error());
+    console.logger().log(LogLevel::Info, fmt::format("the report is in {}", options.report));
+  }
+  if (options.job.json) {
+    nlohmann::ordered_json document = plan_document(reports);
+    for (std::size_t i = 0; i < figures.size(); ++i)
+      if (!figures[i].is_null()) document["answers"][i]["evaluation"] = figures[i];
+    console.print(document_text(document));
+  }
   return status;
 }
 
@@ -316,7 +350,14 @@ Command make_command(bool write) {
       .add("--export-tensor-types", options->export_tensor_types, "FILE",
            "write the recipe for llama-quantize's --tensor-type-file")
       .file();
+  table
+      .add("--report", options->report, "FILE.html",
+           "also draw the answers: curve, map of the layers, sources of the error; one page for a browser")
+      .file();
   table.flag("--force", options->force, "replace what exists already; never what is being read");
+  if (write)
+    table.flag("--no-provenance", options->no_provenance,
+               "the file does not say how it was made (keys quantfit.*, which 'inspect' shows)");
   if (write) table.flag("--dry-run", options->dry_run, "write nothing: what 'quantfit plan' does");
   table.flag("--tensors", options->job.all_tensors, "list every tensor's format");
   table.flag("--json", options->job.json, "print one JSON document instead of text");

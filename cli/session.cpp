@@ -88,8 +88,20 @@ Result<void> Session::calibrate(const JobContext& context) {
   return open_files(context);
 }
 
+void Session::tell_origin(const JobContext& context) const {
+  const auto tell = [&](const std::string& text) { context.logger.log(LogLevel::Debug, text); };
+  tell(fmt::format("model {}, fingerprint {}, {} tensors, {} weights",
+                   inputs->model.shards()[0].path.string(), inputs->model_fingerprint,
+                   inputs->model.tensors().size(), inputs->model.total_elements()));
+  if (inputs->importance)
+    tell(fmt::format("importance matrix {}, fingerprint {}", inputs->importance->path().string(),
+                     inputs->importance_fingerprint));
+  tell(fmt::format("kernels for {}, encoder version {}", kernels->isa, kernels::kEncoderVersion));
+}
+
 Result<void> Session::check(const JobContext& context) {
   if (wants_calibration()) QF_TRY(calibrate(context));
+  tell_origin(context);
   for (const std::string& warning : inputs->warnings) context.logger.log(LogLevel::Warning, warning);
   if (options->importance == kNoImportance)
     context.logger.log(LogLevel::Warning,
@@ -97,6 +109,11 @@ Result<void> Session::check(const JobContext& context) {
   QF_ASSIGN(job, optimizer::check_job(*inputs, request, targets, *kernels));
   for (const std::string& note : job->notes) context.logger.log(LogLevel::Info, "note: " + note);
   return outcome::success();
+}
+
+double Session::source_bytes_per_weight() const {
+  const double weights = double(inputs->model.total_elements());
+  return weights > 0 ? double(inputs->model.total_tensor_bytes()) / weights : 0;
 }
 
 Result<void> Session::measure(const JobContext& context) {
@@ -109,6 +126,8 @@ Result<void> Session::measure(const JobContext& context) {
                          : fmt::format("measured {} tensors in {}, {} were known", measured.tensors_sampled,
                                        format_duration(measured.seconds), measured.tensors_known));
   QF_ASSIGN(statics, optimizer::compare_static_recipes(*inputs, *job, request, control));
+  for (const optimizer::StaticWithout& recipe : statics.without)
+    context.logger.log(LogLevel::Debug, fmt::format("{} is not compared: {}", recipe.name, recipe.why));
   return outcome::success();
 }
 

@@ -38,12 +38,16 @@ struct Session {
   // was given and the model can be run; says what was noticed. The session may not be moved afterwards.
   [[nodiscard]] Result<void> check(const JobContext& context);
 
+  // Of the source: what reading it costs.
+  [[nodiscard]] double source_bytes_per_weight() const;
+
   // Measures what is not known and compares the static recipes.
   [[nodiscard]] Result<void> measure(const JobContext& context);
 
  private:
   [[nodiscard]] Result<void> open_files(const JobContext& context);
   [[nodiscard]] bool wants_calibration() const;
+  void tell_origin(const JobContext& context) const;
   bool can_calibrate = true;  // until the model or the text shows that it cannot be run
   [[nodiscard]] Result<void> calibrate(const JobContext& context);
 };

@@ -109,14 +109,15 @@ int list(const StateOptions& options, Console& console) {
     console.logger().log(LogLevel::Info, fmt::format("no {} files here", kExtension));
     if (!options.json) return status;
   }
-  console.print(options.json ? document_text(list_json(reports)) : list_text(reports, seconds_since_1970()));
+  console.print(options.json ? document_text(list_document(reports))
+                             : list_text(reports, seconds_since_1970()));
   return status;
 }
 
 int show(const StateOptions& options, Console& console) {
   const auto report = report_on(options.file, console.token());
   if (!report) return console.fail(report.error());
-  console.print(options.json ? document_text(list_json({&report.value(), 1})[0])
+  console.print(options.json ? document_text(list_document({&report.value(), 1}))
                              : to_text(report.value(), seconds_since_1970()));
   return kDone;
 }
@@ -145,10 +146,12 @@ int prune(const StateOptions& options, Console& console) {
   if (!report) return console.fail(report.error());
   const state::PruneReport& done = report.value();
   if (options.json) {
-    console.print(document_text({{"removed", done.removed},
-                                 {"dry_run", options.dry_run},
-                                 {"bytes_before", done.bytes_before},
-                                 {"bytes_after", done.bytes_after}}));
+    nlohmann::ordered_json json = document_of("prune");
+    json["removed"] = done.removed;
+    json["dry_run"] = options.dry_run;
+    json["bytes_before"] = done.bytes_before;
+    json["bytes_after"] = done.bytes_after;
+    console.print(document_text(json));
     return kDone;
   }
   std::string text;

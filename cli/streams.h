@@ -19,6 +19,9 @@ void say(std::string_view text) noexcept;
 // Writes to standard output. Io or NoSpace when not all of it could be written.
 [[nodiscard]] Result<void> print(std::string_view text);
 
+// Writes everything; 0, or the errno that kept it from that. A descriptor that would block is waited for.
+int write_all(int descriptor, std::string_view text) noexcept;
+
 // "error: ..." on standard error, in red on a terminal.
 void say_error(std::string_view message);
 

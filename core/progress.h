@@ -16,6 +16,8 @@ class ProgressSink {
   // `done` more units were finished; `what` names the tensor at hand.
   virtual void advance(std::uint64_t done, std::string_view what) = 0;
   virtual void end() = 0;
+  // What was found out about `what` is on disk now, and no later failure takes it away.
+  virtual void saved(std::string_view /*what*/) {}
 };
 
 // Swallows everything.

@@ -5,7 +5,8 @@
 namespace quantfit::cli {
 
 FrontierReport make_frontier_report(const Model& model, const optimizer::ModelFrontier& frontier,
-                                    std::span<const optimizer::StaticComparison> statics) {
+                                    const optimizer::StaticComparisons& statics,
+                                    state::SensitivityUnit unit) {
   const optimizer::Knapsack& knapsack = frontier.knapsack;
   FrontierReport report;
   const auto point = [&](std::uint64_t bytes, double cost) {
@@ -25,6 +26,7 @@ FrontierReport make_frontier_report(const Model& model, const optimizer::ModelFr
     report.curve.push_back(std::move(next));
   }
   report.statics = make_static_reports(statics);
+  report.error_unit = unit == state::SensitivityUnit::Nats ? "nats" : "relative";
   return report;
 }
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -22,12 +21,14 @@ struct CurvePoint {
 
 struct FrontierReport {
   std::vector<CurvePoint> curve;  // ascending bytes
-  std::vector<StaticReport> statics;
+  StaticReports statics;
+  std::string error_unit;  // "nats" or "relative"
 };
 
 [[nodiscard]] FrontierReport make_frontier_report(const Model& model,
                                                   const optimizer::ModelFrontier& frontier,
-                                                  std::span<const optimizer::StaticComparison> statics);
+                                                  const optimizer::StaticComparisons& statics,
+                                                  state::SensitivityUnit unit);
 
 // Indices of about `points` of them, first and last included; all for 0.
 [[nodiscard]] std::vector<std::size_t> thinned(std::size_t count, std::size_t points);

@@ -9,15 +9,30 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json statics_json(const std::vector<StaticReport>& statics) {
+Json statics_json(const StaticReports& statics) {
   Json json = Json::array();
-  for (const StaticReport& recipe : statics) {
+  for (const StaticReport& recipe : statics.compared) {
     json.push_back({{"name", recipe.name},
                     {"bpw", recipe.bpw},
                     {"tensor_bytes", recipe.tensor_bytes},
                     {"predicted_error", recipe.predicted_error}});
     if (recipe.optimized_error) json.back()["optimized_error"] = *recipe.optimized_error;
   }
+  return json;
+}
+
+Json without_json(const StaticReports& statics) {
+  Json json = Json::array();
+  for (const StaticWithoutReport& recipe : statics.without)
+    json.push_back({{"name", recipe.name}, {"why", recipe.why}});
+  return json;
+}
+
+Json formats_json(const std::vector<FormatUse>& formats) {
+  Json json = Json::array();
+  for (const FormatUse& use : formats)
+    json.push_back(
+        {{"format", use.format}, {"tensors", use.tensors}, {"elements", use.elements}, {"bytes", use.bytes}});
   return json;
 }
 
@@ -64,30 +79,99 @@ Json memory_json(const PlanReport& report) {
   return memory;
 }
 
+Json target_json(const TargetReport& target) {
+  Json json = {{"kind", target.kind}};
+  if (target.bpw) {
+    json["value"] = *target.bpw;
+    json["unit"] = "bits per weight";
+  }
+  if (target.file_bytes) {
+    json["value"] = *target.file_bytes;
+    json["unit"] = "bytes";
+  }
+  if (target.vram_bytes) json["vram_bytes"] = *target.vram_bytes;
+  if (target.ram_bytes) json["ram_bytes"] = *target.ram_bytes;
+  if (!target.recipe.empty()) json["recipe"] = target.recipe;
+  json["text"] = target.text;
+  return json;
+}
+
+Json quality_json(const QualityReport& quality) {
+  Json json = {{"like", quality.like}};
+  if (quality.ratio) json["ratio"] = *quality.ratio;
+  return json;
+}
+
+Json gains_json(const std::vector<GainReport>& gains) {
+  Json json = Json::array();
+  for (const GainReport& gain : gains)
+    json.push_back({{"tensor", gain.tensor},
+                    {"from", gain.from},
+                    {"to", gain.to},
+                    {"more_bytes", gain.more_bytes},
+                    {"saved_error", gain.saved_error}});
+  return json;
+}
+
+Json entries_json(const std::vector<ModelReport::Entry>& entries) {
+  Json json = Json::object();
+  for (const ModelReport::Entry& entry : entries) {
+    Json& slot = json[entry.key];
+    std::visit(
+        [&](const auto& value) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::monostate>)
+            slot = entry.text;
+          else
+            slot = value;
+        },
+        entry.value);
+  }
+  return json;
+}
+
 Json tensor_json(const TensorReport& tensor) {
-  Json row = {
-      {"name", tensor.name}, {"from", tensor.from}, {"format", tensor.format}, {"bytes", tensor.bytes}};
-  if (!tensor.kept) {
-    row["nmse"] = tensor.nmse;
+  Json row = {{"name", tensor.name}, {"role", tensor.role}};
+  if (tensor.layer) row["layer"] = *tensor.layer;
+  row["from"] = tensor.from;
+  row["format"] = tensor.format;
+  row["elements"] = tensor.elements;
+  row["bytes"] = tensor.bytes;
+  if (tensor.kept) {
+    if (!tensor.kept_because.empty()) row["kept_because"] = tensor.kept_because;
+    return row;
+  }
+  row["nmse"] = tensor.nmse;
+  row["bias_share"] = tensor.bias_share;
+  if (!tensor.sensitivity_source.empty()) {
+    row["error"] = tensor.error();
     row["sensitivity"] = tensor.sensitivity;
     row["sensitivity_source"] = tensor.sensitivity_source;
-  } else if (!tensor.kept_because.empty()) {
-    row["kept_because"] = tensor.kept_because;
   }
   return row;
 }
 
 }  // namespace
 
+Json document_of(std::string_view kind) {
+  return {{"schema_version", kSchemaVersion}, {"program", "quantfit " QUANTFIT_VERSION}, {"kind", kind}};
+}
+
 Json to_json(const ModelReport& report, bool metadata) {
-  Json json;
+  Json json = document_of("model");
   json["file"] = report.files[0].path;
+  json["files"] = Json::array();
+  for (const ModelReport::File& file : report.files)
+    json["files"].push_back({{"path", file.path}, {"bytes", file.bytes}});
   json["gguf_version"] = report.gguf_version;
   json["shards"] = report.files.size();
   json["architecture"] = report.architecture;
+  if (report.name) json["name"] = *report.name;
   json["elements"] = report.elements;
+  json["file_bytes"] = report.file_bytes;
   json["tensor_bytes"] = report.tensor_bytes;
   json["bpw"] = report.bpw;
+  json["formats"] = formats_json(report.formats);
+  json["provenance"] = entries_json(report.provenance);
   json["tensors"] = Json::array();
   for (const ModelReport::Tensor& tensor : report.tensors)
     json["tensors"].push_back({{"name", tensor.name},
@@ -95,25 +179,14 @@ Json to_json(const ModelReport& report, bool metadata) {
                                {"format", tensor.format},
                                {"bytes", tensor.bytes},
                                {"shard", tensor.shard}});
-  if (metadata)
-    for (const ModelReport::Entry& entry : report.metadata) {
-      Json& slot = json["metadata"][entry.key];
-      std::visit(
-          [&](const auto& value) {
-            if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::monostate>)
-              slot = entry.text;
-            else
-              slot = value;
-          },
-          entry.value);
-    }
+  if (metadata) json["metadata"] = entries_json(report.metadata);
   return json;
 }
 
 Json to_json(const PlanReport& report) {
   const BudgetReport& first = report.budgets.front();
   Json json;
-  json["target"] = report.target.text;
+  json["target"] = target_json(report.target);
   json["feasible"] = report.feasible;
   json["budget_bytes"] = first.limit_bytes.value_or(first.used_bytes);
   json["used_bytes"] = first.used_bytes;
@@ -124,6 +197,7 @@ Json to_json(const PlanReport& report) {
   json["file_bytes"] = report.file_bytes;
   if (report.predicted_error) json["predicted_error"] = *report.predicted_error;
   json["error_unit"] = report.error_unit;
+  if (report.quality) json["quality"] = quality_json(*report.quality);
   json["limits"] = report.limits;
   json["notes"] = report.notes;
   if (report.proof) json["allocation"] = proof_json(*report.proof, first.multiplier);
@@ -133,21 +207,35 @@ Json to_json(const PlanReport& report) {
   for (const BudgetReport& budget : report.budgets) json["budgets"].push_back(budget_json(budget));
   if (report.unfilled_error) json["unfilled_error"] = *report.unfilled_error;
   if (report.has_memory) json["memory"] = memory_json(report);
+  json["formats"] = formats_json(report.formats);
   json["static_recipes"] = statics_json(report.statics);
+  json["static_recipes_not_compared"] = without_json(report.statics);
+  json["gains"] = gains_json(report.gains);
   json["tensors"] = Json::array();
   for (const TensorReport& tensor : report.tensors) json["tensors"].push_back(tensor_json(tensor));
   if (!report.output.empty()) {
     json["output"] = report.output;
     json["write_seconds"] = report.write_seconds;
+    json["run_command"] = report.run_command;
   }
   return json;
 }
 
-Json to_json(const FrontierReport& report) {
-  Json json;
+Json plan_document(std::span<const PlanReport> reports) {
+  Json json = document_of("plan");
+  json["answers"] = Json::array();
+  for (const PlanReport& report : reports) json["answers"].push_back(to_json(report));
+  return json;
+}
+
+Json to_json(const FrontierReport& report, std::size_t points) {
+  Json json = document_of("frontier");
+  json["error_unit"] = report.error_unit;
+  json["all_points"] = report.curve.size();
   json["curve"] = Json::array();
-  for (const CurvePoint& point : report.curve) {
-    Json row = {{"bpw", point.bpw}, {"bytes", point.bytes}, {"predicted_error", point.error}};
+  for (const std::size_t i : thinned(report.curve.size(), points)) {
+    const CurvePoint& point = report.curve[i];
+    Json row = {{"bpw", point.bpw}, {"tensor_bytes", point.bytes}, {"predicted_error", point.error}};
     if (!point.changed.empty()) {
       row["multiplier"] = point.multiplier;
       row["changed"] = point.changed;
@@ -157,11 +245,12 @@ Json to_json(const FrontierReport& report) {
     json["curve"].push_back(std::move(row));
   }
   json["static_recipes"] = statics_json(report.statics);
+  json["static_recipes_not_compared"] = without_json(report.statics);
   return json;
 }
 
 Json to_json(const DiffReport& report) {
-  Json json;
+  Json json = document_of("diff");
   json["same"] = report.same;
   json["changes"] = Json::array();
   for (const DiffReport::Change& change : report.changes) {
@@ -177,8 +266,21 @@ Json to_json(const DiffReport& report) {
   return json;
 }
 
+Json error_document(std::span<const Error> errors, int exit_status) {
+  Json json = document_of("error");
+  json["exit_status"] = exit_status;
+  json["errors"] = Json::array();
+  for (const Error& error : errors)
+    json["errors"].push_back({{"code", to_string(error.code)}, {"message", error.message}});
+  return json;
+}
+
 std::string document_text(const Json& document) {
   return printable_json(document.dump(2, ' ', false, Json::error_handler_t::replace)) + '\n';
+}
+
+std::string line_text(const Json& document) {
+  return printable_json(document.dump(-1, ' ', false, Json::error_handler_t::replace)) + '\n';
 }
 
 }  // namespace quantfit::cli

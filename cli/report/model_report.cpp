@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "optimizer/output/model_writer.h"
+
 namespace quantfit::cli {
 namespace {
 
@@ -63,7 +65,10 @@ ModelReport make_model_report(const Model& model) {
     row.shard = static_cast<std::uint32_t>(tensor.shard);
     report.tensors.push_back(std::move(row));
   }
-  for (const GgufKeyValue& value : model.metadata().all()) report.metadata.push_back(entry_of(value));
+  for (const GgufKeyValue& value : model.metadata().all()) {
+    report.metadata.push_back(entry_of(value));
+    if (value.key.starts_with(optimizer::kOwnKeys)) report.provenance.push_back(report.metadata.back());
+  }
   return report;
 }
 

@@ -43,6 +43,7 @@ struct ModelReport {
   std::vector<FormatUse> formats;
   std::vector<Tensor> tensors;
   std::vector<Entry> metadata;
+  std::vector<Entry> provenance;  // of them, those by which this program said how it made the file
 };
 
 [[nodiscard]] ModelReport make_model_report(const Model& model);

@@ -1,6 +1,9 @@
 #include "cli/report/plan_report.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
 #include <map>
 
 #include "optimizer/llama_cpp/tensor_role.h"
@@ -13,7 +16,7 @@ TargetReport target_report(const optimizer::Target& target) {
   report.text = to_text(target);
   if (const auto* bpw = std::get_if<optimizer::BpwTarget>(&target)) {
     report.kind = "bpw";
-    report.bpw = bpw->text;
+    report.bpw = std::strtod(bpw->text.c_str(), nullptr);
   } else if (const auto* file = std::get_if<optimizer::FileSizeTarget>(&target)) {
     report.kind = "file";
     report.file_bytes = file->bytes;
@@ -48,12 +51,14 @@ std::optional<FillReport> fill_report(const std::optional<optimizer::Fill>& fill
                     fill->proven_impossible};
 }
 
-double nmse_of(const optimizer::PreparedJob& job, const std::string& tensor, Format format) {
+// Null when it was not measured.
+const FormatMeasurement* measured(const optimizer::PreparedJob& job, const std::string& tensor,
+                                  Format format) {
   const auto found = job.measured.measurements.find(tensor);
   if (found != job.measured.measurements.end())
-    for (const auto& error : found->second.errors)
-      if (error.format == format) return error.nmse;
-  return 0;
+    for (const FormatMeasurement& error : found->second.errors)
+      if (error.format == format) return &error;
+  return nullptr;
 }
 
 std::vector<BudgetReport> budget_reports(const optimizer::Solution& solution) {
@@ -72,6 +77,52 @@ std::vector<BudgetReport> budget_reports(const optimizer::Solution& solution) {
     budgets.push_back(std::move(report));
   }
   return budgets;
+}
+
+// The mixture whose predicted error is nearest, as a ratio.
+std::optional<QualityReport> quality_of(double error, const std::vector<StaticReport>& statics) {
+  const StaticReport* nearest = nullptr;
+  double least = std::numeric_limits<double>::infinity();
+  for (const StaticReport& recipe : statics) {
+    const double distance = recipe.predicted_error > 0 && error > 0
+                                ? std::abs(std::log(error / recipe.predicted_error))
+                                : std::abs(error - recipe.predicted_error);
+    if (distance < least) {
+      least = distance;
+      nearest = &recipe;
+    }
+  }
+  if (nearest == nullptr) return std::nullopt;
+  QualityReport quality{nearest->name, {}};
+  if (nearest->predicted_error > 0) quality.ratio = error / nearest->predicted_error;
+  return quality;
+}
+
+// For every tensor the format that saves most error per byte it adds.
+std::vector<GainReport> gains_of(const optimizer::PreparedJob& job, const optimizer::Solution& solution) {
+  std::vector<GainReport> gains;
+  for (std::size_t i = 0; i < job.candidates.size(); ++i) {
+    const TensorInfo& tensor = *job.candidates[i].tensor;
+    const Format now = solution.recipe.entries[i].format;
+    const auto bytes_now = tensor_bytes(now, tensor.row_length(), tensor.rows());
+    const auto error_now = optimizer::nmse_of(job.candidates[i], now, job.measured.measurements);
+    if (!bytes_now || !error_now) continue;
+    std::optional<GainReport> best;
+    for (const Format format : job.candidates[i].formats) {
+      const auto bytes = tensor_bytes(format, tensor.row_length(), tensor.rows());
+      const auto error = optimizer::nmse_of(job.candidates[i], format, job.measured.measurements);
+      if (!bytes || !error || bytes.value() <= bytes_now.value() || *error >= *error_now) continue;
+      const std::uint64_t more = bytes.value() - bytes_now.value();
+      const double saved = job.sensitivity[i] * (*error_now - *error);
+      if (!best || saved * double(best->more_bytes) > best->saved_error * double(more))
+        best = GainReport{tensor.name, std::string(name_of(now)), std::string(name_of(format)), more, saved};
+    }
+    if (best && best->saved_error > 0) gains.push_back(std::move(*best));
+  }
+  std::ranges::stable_sort(gains, [](const GainReport& a, const GainReport& b) {
+    return a.saved_error * double(b.more_bytes) > b.saved_error * double(a.more_bytes);
+  });
+  return gains;
 }
 
 }  // namespace
@@ -95,17 +146,19 @@ std::vector<FormatUse> formats_used(std::span<const TensorInfo> tensors) {
   return sorted;
 }
 
-std::vector<StaticReport> make_static_reports(std::span<const optimizer::StaticComparison> comparisons) {
-  std::vector<StaticReport> reports;
-  for (const optimizer::StaticComparison& recipe : comparisons)
-    reports.push_back(
+StaticReports make_static_reports(const optimizer::StaticComparisons& comparisons) {
+  StaticReports reports;
+  for (const optimizer::StaticComparison& recipe : comparisons.compared)
+    reports.compared.push_back(
         {recipe.name, recipe.bpw, recipe.tensor_bytes, recipe.predicted_error, recipe.optimized_error});
+  for (const optimizer::StaticWithout& recipe : comparisons.without)
+    reports.without.push_back({recipe.name, recipe.why});
   return reports;
 }
 
 PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
                             const optimizer::Solution& solution,
-                            std::span<const optimizer::StaticComparison> statics) {
+                            const optimizer::StaticComparisons& statics) {
   PlanReport report;
   report.target = target_report(solution.target);
   report.feasible = solution.feasible;
@@ -128,6 +181,8 @@ PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& jo
       report.memory.push_back({item.what, std::string(to_string(item.device)), item.bytes, item.how});
   }
   report.statics = make_static_reports(statics);
+  if (report.predicted_error) report.quality = quality_of(*report.predicted_error, report.statics.compared);
+  if (report.feasible) report.gains = gains_of(job, solution);
   std::vector<TensorInfo> outputs(model.tensors().begin(), model.tensors().end());
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     TensorInfo& tensor = outputs[i];
@@ -148,7 +203,10 @@ PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& jo
     if (row.kept) {
       row.kept_because = job.candidates[i].kept_because;
     } else {
-      row.nmse = nmse_of(job, tensor.name, tensor.format);
+      if (const FormatMeasurement* error = measured(job, tensor.name, tensor.format)) {
+        row.nmse = error->nmse;
+        row.bias_share = error->bias_share;
+      }
       row.sensitivity = job.sensitivity[i];
       row.sensitivity_source = job.sensitivity_source[i];
     }

@@ -18,7 +18,7 @@ namespace quantfit::cli {
 struct TargetReport {
   std::string kind;  // "bpw", "file", "memory", "recipe"
   std::string text;  // "4.5 bpw"
-  std::string bpw;   // as written
+  std::optional<double> bpw;
   std::optional<std::uint64_t> file_bytes;
   std::optional<std::uint64_t> vram_bytes;
   std::optional<std::uint64_t> ram_bytes;
@@ -89,8 +89,16 @@ struct StaticReport {
   double predicted_error = 0;
   std::optional<double> optimized_error;  // nothing: constraints forbid so small a recipe
 };
-[[nodiscard]] std::vector<StaticReport> make_static_reports(
-    std::span<const optimizer::StaticComparison> comparisons);
+// A mixture that could not be compared, and why.
+struct StaticWithoutReport {
+  std::string name;
+  std::string why;  // as a phrase
+};
+struct StaticReports {
+  std::vector<StaticReport> compared;  // in ascending order of bytes
+  std::vector<StaticWithoutReport> without;
+};
+[[nodiscard]] StaticReports make_static_reports(const optimizer::StaticComparisons& comparisons);
 
 struct TensorReport {
   std::string name;
@@ -103,9 +111,26 @@ struct TensorReport {
   std::uint64_t bytes = 0;
   bool kept = false;  // the source's format
   std::string kept_because;
-  double nmse = 0;  // relative output error
+  double nmse = 0;        // relative output error
+  double bias_share = 0;  // part of it that is a shift of the mean, 0 to 1
   double sensitivity = 0;
-  std::string sensitivity_source;
+  std::string sensitivity_source;  // empty: the sensitivity is unknown
+
+  [[nodiscard]] double error() const { return nmse * sensitivity; }  // its part of the predicted error
+};
+
+// The predicted error in terms of a mixture that people know.
+struct QualityReport {
+  std::string like;             // the mixture whose predicted error is nearest
+  std::optional<double> ratio;  // error of the answer over its error; nothing when that is 0
+};
+
+// What one tensor could do with more bytes.
+struct GainReport {
+  std::string tensor;
+  std::string from, to;  // formats
+  std::uint64_t more_bytes = 0;
+  double saved_error = 0;
 };
 
 struct PlanReport {
@@ -118,6 +143,7 @@ struct PlanReport {
   double bpw = 0;
   std::string error_unit;  // "nats" of KL divergence, or "relative": only ratios mean something
   std::optional<double> predicted_error;  // nothing: formats that were not measured
+  std::optional<QualityReport> quality;   // nothing without a mixture to compare with
   std::optional<double> unfilled_error;   // of the best recipe for the budgets alone
   std::optional<ProofReport> proof;       // of a search
   std::string static_recipe;              // the mixture that beat a stopped search; empty: the search's own
@@ -127,15 +153,17 @@ struct PlanReport {
   std::vector<MemoryItemReport> memory;
   std::uint64_t ctx_size = 0;
   std::vector<FormatUse> formats;
-  std::vector<StaticReport> statics;  // all, in ascending order of bytes
+  StaticReports statics;              // all that the program knows
   std::vector<TensorReport> tensors;  // in file order
+  std::vector<GainReport> gains;      // at most one per tensor, the most error saved per byte first
   // What `quantize` added.
   std::string output;  // empty: nothing was written
   double write_seconds = 0;
+  std::vector<std::string> run_command;  // the words that start llama.cpp's server with it
 };
 
 [[nodiscard]] PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
                                           const optimizer::Solution& solution,
-                                          std::span<const optimizer::StaticComparison> statics);
+                                          const optimizer::StaticComparisons& statics);
 
 }  // namespace quantfit::cli

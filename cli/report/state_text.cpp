@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/report/json.h"
 #include "cli/report/table.h"
 #include "core/byte_size.h"
 #include "core/text.h"
@@ -59,22 +60,23 @@ std::string list_text(std::span<const StateReport> reports, std::int64_t now) {
   return table.to_text();
 }
 
-nlohmann::ordered_json list_json(std::span<const StateReport> reports) {
-  auto json = nlohmann::ordered_json::array();
+nlohmann::ordered_json list_document(std::span<const StateReport> reports) {
+  nlohmann::ordered_json json = document_of("states");
+  json["files"] = nlohmann::ordered_json::array();
   for (const StateReport& report : reports)
-    json.push_back({{"path", report.path},
-                    {"bytes", report.bytes},
-                    {"statistics_bytes", report.statistics_bytes},
-                    {"last_change", report.last_change},
-                    {"model", report.contents.model.name},
-                    {"model_fingerprint", report.contents.model.fingerprint},
-                    {"runs", report.contents.runs.size()},
-                    {"tensors", tensors_of(report.contents)},
-                    {"recipes", recipes_of(report.contents)},
-                    {"sensitivity_sets", report.contents.sensitivities.size()},
-                    {"calibrations", report.contents.calibrations.size()},
-                    {"evaluations", report.contents.evaluations.size()},
-                    {"may_go", report.may_go}});
+    json["files"].push_back({{"path", report.path},
+                             {"bytes", report.bytes},
+                             {"statistics_bytes", report.statistics_bytes},
+                             {"last_change", report.last_change},
+                             {"model", report.contents.model.name},
+                             {"model_fingerprint", report.contents.model.fingerprint},
+                             {"runs", report.contents.runs.size()},
+                             {"tensors", tensors_of(report.contents)},
+                             {"recipes", recipes_of(report.contents)},
+                             {"sensitivity_sets", report.contents.sensitivities.size()},
+                             {"calibrations", report.contents.calibrations.size()},
+                             {"evaluations", report.contents.evaluations.size()},
+                             {"may_go", report.may_go}});
   return json;
 }
 
@@ -162,16 +164,18 @@ std::string to_text(const state::MergeSummary& summary) {
 }
 
 nlohmann::ordered_json to_json(const state::MergeSummary& summary) {
-  return {{"runs_added", summary.runs_added},
-          {"tensors_added", summary.tensors_added},
-          {"values_added", summary.errors_added},
-          {"recipes_added", summary.recipes_added},
-          {"sensitivity_sets_added", summary.sensitivities_added},
-          {"calibrations_added", summary.calibrations_added},
-          {"statistics_files_added", summary.statistics_files_added},
-          {"evaluations_added", summary.evaluations_added},
-          {"written_files_added", summary.written_files_added},
-          {"differing", summary.differing}};
+  nlohmann::ordered_json json = document_of("merge");
+  json["runs_added"] = summary.runs_added;
+  json["tensors_added"] = summary.tensors_added;
+  json["values_added"] = summary.errors_added;
+  json["recipes_added"] = summary.recipes_added;
+  json["sensitivity_sets_added"] = summary.sensitivities_added;
+  json["calibrations_added"] = summary.calibrations_added;
+  json["statistics_files_added"] = summary.statistics_files_added;
+  json["evaluations_added"] = summary.evaluations_added;
+  json["written_files_added"] = summary.written_files_added;
+  json["differing"] = summary.differing;
+  return json;
 }
 
 }  // namespace quantfit::cli

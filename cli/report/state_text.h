@@ -13,7 +13,7 @@ namespace quantfit::cli {
 
 // One line per file. `now`: seconds since 1970.
 [[nodiscard]] std::string list_text(std::span<const StateReport> reports, std::int64_t now);
-[[nodiscard]] nlohmann::ordered_json list_json(std::span<const StateReport> reports);
+[[nodiscard]] nlohmann::ordered_json list_document(std::span<const StateReport> reports);
 
 // All that is in one file, short of single values; ends with what may go.
 [[nodiscard]] std::string to_text(const StateReport& report, std::int64_t now);

@@ -3,15 +3,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <functional>
+#include <span>
 
 #include "cli/console.h"
 #include "cli/report/table.h"
+#include "cli/run_command.h"
 #include "core/byte_size.h"
 #include "core/text.h"
 
 namespace quantfit::cli {
 namespace {
+
+constexpr double kAboutTheSame = 0.1;     // of an error: no evaluation tells such models apart
+constexpr std::size_t kShownTensors = 3;  // of a ranking, so that the answer fits a screen
 
 std::string shape_text(const std::vector<std::uint64_t>& shape) {
   return fmt::format("{}", fmt::join(shape, " x "));
@@ -40,6 +47,21 @@ std::string static_table(std::span<const StaticReport> statics) {
                    ? fmt::format("{:.3f}", *recipe.optimized_error / recipe.predicted_error)
                    : ""});
   return table.to_text();
+}
+
+// One line per reason.
+std::string without_text(const StaticReports& statics) {
+  std::string text;
+  std::vector<std::string> told;
+  for (const StaticWithoutReport& recipe : statics.without) {
+    if (std::ranges::find(told, recipe.why) != told.end()) continue;
+    told.push_back(recipe.why);
+    std::vector<std::string> names;
+    for (const StaticWithoutReport& other : statics.without)
+      if (other.why == recipe.why) names.push_back(other.name);
+    text += fmt::format("not compared: {} ({})\n", fmt::join(names, ", "), escaped(recipe.why));
+  }
+  return text;
 }
 
 // The static recipes on either side of a size, one each.
@@ -76,6 +98,66 @@ std::string used_text(const BudgetReport& budget) {
                      limit == 0 ? 0.0 : 100.0 * (double(limit) - double(budget.used_bytes)) / double(limit));
 }
 
+// How far from the original, in terms of mixtures that people know.
+std::string quality_text(const PlanReport& report) {
+  const QualityReport& quality = *report.quality;
+  if (!quality.ratio || std::abs(*quality.ratio - 1) <= kAboutTheSame)
+    return fmt::format("about as far from the original as {}", quality.like);
+  const bool nearer = *quality.ratio < 1;
+  const auto& statics = report.statics.compared;
+  const bool outside = std::ranges::all_of(statics, [&](const StaticReport& recipe) {
+    return (recipe.predicted_error > *report.predicted_error) == nearer;
+  });
+  // Between two mixtures the one on the other side is named too.
+  const StaticReport* other = nullptr;
+  for (const StaticReport& recipe : statics)
+    if ((recipe.predicted_error > *report.predicted_error) != nearer &&
+        (other == nullptr || (recipe.predicted_error > other->predicted_error) == nearer))
+      other = &recipe;
+  std::string text = fmt::format("{:.2f} times as far from the original as {}", *quality.ratio, quality.like);
+  if (outside)
+    text += nearer ? ", the nearest of llama.cpp's mixtures" : ", the farthest of llama.cpp's mixtures";
+  else if (other != nullptr)
+    text += fmt::format(", on the way to {}", other->name);
+  return text;
+}
+
+// The tensors behind most of the error, and where more bytes would help most.
+std::string cost_tables(const PlanReport& report) {
+  std::vector<const TensorReport*> costly;
+  double sum = 0;
+  for (const TensorReport& tensor : report.tensors)
+    if (!tensor.kept) {
+      costly.push_back(&tensor);
+      sum += tensor.error();
+    }
+  std::ranges::stable_sort(costly, std::greater<>(),
+                           [](const TensorReport* tensor) { return tensor->error(); });
+  costly.resize(std::min(costly.size(), kShownTensors));
+  std::string text;
+  if (!costly.empty() && sum > 0) {
+    Table table({"costs most", "format", "bytes", "share of the error"});
+    for (const TensorReport* tensor : costly)
+      table.add({tensor->name, tensor->format, std::to_string(tensor->bytes), percent(tensor->error(), sum)});
+    text += '\n' + table.to_text();
+  }
+  if (!report.gains.empty() && sum > 0) {
+    Table table({"gains most from more", "from", "to", "more bytes", "less error"});
+    for (const GainReport& gain : std::span(report.gains).first(std::min(report.gains.size(), kShownTensors)))
+      table.add(
+          {gain.tensor, gain.from, gain.to, std::to_string(gain.more_bytes), percent(gain.saved_error, sum)});
+    text += '\n' + table.to_text();
+  }
+  return text;
+}
+
+// "encoder version" of "quantfit.encoder_version".
+std::string provenance_name(std::string_view key) {
+  std::string name(key.substr(key.find('.') + 1));
+  std::ranges::replace(name, '_', ' ');
+  return name;
+}
+
 // "(RAM)" behind the label of a second budget's line.
 std::string label(std::string_view name, const BudgetReport& budget, bool first) {
   return fmt::format("{:<17}", first ? std::string(name) : fmt::format("{} ({})", name, budget.of));
@@ -94,6 +176,12 @@ std::string to_text(const ModelReport& report, bool all_tensors, bool metadata) 
       report.tensors.size(), format_count(double(report.elements)), format_bytes(report.file_bytes),
       format_bytes(report.tensor_bytes), report.bpw);
   text += format_table(report.formats, report.tensor_bytes);
+  if (!report.provenance.empty()) {
+    Table table({"made by quantfit", ""});
+    for (const ModelReport::Entry& entry : report.provenance)
+      table.add({provenance_name(entry.key), entry.text});
+    text += '\n' + table.to_text();
+  }
   if (metadata) {
     Table table({"key", "value"});
     for (const ModelReport::Entry& entry : report.metadata) table.add({entry.key, entry.text});
@@ -112,12 +200,15 @@ std::string to_text(const ModelReport& report, bool all_tensors, bool metadata) 
 std::string to_text(const PlanReport& report, bool all_tensors) {
   const BudgetReport& first = report.budgets.front();
   std::string text = fmt::format("target           {}\n", escaped(report.target.text));
-  text += fmt::format("result           {:.4f} bpw", report.bpw);
-  if (report.proof) text += ", " + used_text(first);
-  text += fmt::format("\nfile size        {}\n", format_bytes(report.file_bytes));
+  text += fmt::format("tensor data      {} bytes, {}, {:.4f} bpw\n", report.tensor_bytes,
+                      format_bytes(report.tensor_bytes), report.bpw);
+  text += fmt::format("file             {} bytes, {}\n", report.file_bytes, format_bytes(report.file_bytes));
+  if (report.proof) text += fmt::format("budget           {}\n", used_text(first));
   text += report.predicted_error ? fmt::format("predicted error  {:.6g}{}\n", *report.predicted_error,
-                                               report.error_unit == "nats" ? " nats" : " (relative)")
+                                               report.error_unit == "nats" ? " nats of KL divergence"
+                                                                           : " (relative: only ratios count)")
                                  : "predicted error  unknown: formats that were not measured\n";
+  if (report.quality) text += fmt::format("quality          {}\n", quality_text(report));
   for (const BudgetReport& budget : report.budgets)
     if (budget.fill) text += label("filled", budget, &budget == &first) + fill_text(*budget.fill) + '\n';
   if (report.unfilled_error && report.predicted_error && *report.unfilled_error != *report.predicted_error)
@@ -132,18 +223,30 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
   for (const std::string& note : report.notes) text += fmt::format("note             {}\n", escaped(note));
   if (report.has_memory) text += '\n' + memory_table(report);
   text += '\n' + format_table(report.formats, report.tensor_bytes);
-  const auto nearest = nearest_statics(report.statics, report.tensor_bytes);
+  const auto nearest = nearest_statics(report.statics.compared, report.tensor_bytes);
   if (!nearest.empty()) text += '\n' + static_table(nearest);
+  if (!report.statics.without.empty()) {
+    std::vector<std::string> names;
+    for (const StaticWithoutReport& recipe : report.statics.without) names.push_back(recipe.name);
+    text += fmt::format("not compared: {}; --verbose says why\n", fmt::join(names, ", "));
+  }
+  if (report.predicted_error) text += cost_tables(report);
   if (all_tensors) {
-    Table table({"tensor", "shape", "from", "to", "size", "relative error", "weight", "cost"});
+    Table table({"tensor", "shape", "from", "to", "bytes", "relative error", "weight", "cost"});
     for (const TensorReport& tensor : report.tensors)
       table.add({tensor.name, shape_text(tensor.shape), tensor.from, tensor.format,
                  std::to_string(tensor.bytes), tensor.kept ? "" : fmt::format("{:.3e}", tensor.nmse),
                  tensor.kept ? "" : fmt::format("{:.3g}", tensor.sensitivity),
-                 tensor.kept ? "" : fmt::format("{:.3e}", tensor.sensitivity * tensor.nmse)});
+                 tensor.kept ? "" : fmt::format("{:.3e}", tensor.error())});
     text += '\n' + table.to_text();
   }
   return text;
+}
+
+std::string written_text(const PlanReport& report) {
+  return fmt::format("\nwrote {} ({}) in {}\nrun it with: {}\n", escaped(report.output),
+                     format_bytes(report.file_bytes), format_duration(report.write_seconds),
+                     escaped(shell_text(report.run_command)));
 }
 
 std::string memory_table(const PlanReport& report) {
@@ -219,7 +322,8 @@ std::string to_text(const FrontierReport& report, std::size_t points, bool steps
                i == 0 ? "" : fmt::format("{:.3g}", point.multiplier * 1048576)});
   }
   std::string text = table.to_text();
-  if (!report.statics.empty()) text += '\n' + static_table(report.statics);
+  if (!report.statics.compared.empty()) text += '\n' + static_table(report.statics.compared);
+  text += without_text(report.statics);
   if (steps) {
     Table changes({"bpw", "tensor or group", "from", "to"});
     for (const CurvePoint& point : report.curve)

@@ -16,6 +16,9 @@ namespace quantfit::cli {
 // The static recipes nearest in size stand beside the answer.
 [[nodiscard]] std::string to_text(const PlanReport& report, bool all_tensors);
 
+// Where the file is, and the command that runs it.
+[[nodiscard]] std::string written_text(const PlanReport& report);
+
 // What a memory budget is spent on, line by line; empty for other targets.
 [[nodiscard]] std::string memory_table(const PlanReport& report);
 

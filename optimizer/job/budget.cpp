@@ -89,7 +89,7 @@ const MemoryBudget* Budget::find(BudgetKind kind) const {
 }
 
 Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandidates> tensors,
-                           const Target& target) {
+                           const Target& target, std::span<const GgufKeyValue> keys) {
   const auto infos = inputs.model.tensors();
   Budget budget;
   budget.target = target;
@@ -103,7 +103,7 @@ Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandid
     } else if (const auto* file = std::get_if<FileSizeTarget>(&target)) {
       // A file counts padding and metadata; both are known whatever the recipe.
       QF_ASSIGN(const OutputLayout layout,
-                output_layout(inputs.model, recipe_of(infos), inputs.importance_or_null()));
+                output_layout(inputs.model, recipe_of(infos), inputs.importance_or_null(), keys));
       QF_ASSIGN(one.overhead_bytes, gguf_header_bytes(layout.metadata, layout.tensors));
       one.kind = BudgetKind::File;
       one.alignment = kFileAlignment;

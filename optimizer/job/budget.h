@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/error.h"
+#include "core/gguf_value.h"
 #include "optimizer/job/inputs.h"
 #include "optimizer/job/target.h"
 #include "optimizer/llama_cpp/memory_model.h"
@@ -50,9 +52,10 @@ struct Budget {
   [[nodiscard]] const MemoryBudget* find(BudgetKind kind) const;
 };
 
-// `tensors` are the model's candidates. Errors of budget_for_bpw, estimate_memory and output_layout.
+// `tensors` are the model's candidates, `keys` the metadata that the file will have beside the source's.
+// Errors of budget_for_bpw, estimate_memory and output_layout.
 [[nodiscard]] Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandidates> tensors,
-                                         const Target& target);
+                                         const Target& target, std::span<const GgufKeyValue> keys = {});
 
 // What a recipe takes of a budget, overhead included. ShapeMismatch when a format does not fit a row.
 [[nodiscard]] Result<std::uint64_t> bytes_used(const MemoryBudget& memory,

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/out_of_memory.h"
+#include "optimizer/job/provenance.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/planning/measured_sensitivity.h"
 
@@ -88,7 +89,8 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
         job.notes.push_back(fmt::format("{} '{}' applies to no tensor", role.given_as, role.pattern.text()));
     job.read_share = read_shares(inputs.traits, inputs.model.tensors());
     for (const Target& target : targets) {
-      QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target));
+      const auto keys = provenance_keys(inputs, request, target, job.error_unit, nullptr);
+      QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target, keys));
       job.budgets.push_back(std::move(budget));
     }
     return job;

@@ -1,6 +1,71 @@
 #include "optimizer/job/provenance.h"
 
+#include <algorithm>
+#include <cstring>
+
+#include "core/digest.h"
+#include "core/text.h"
+#include "kernels/error_metric.h"
+#include "kernels/row_kernels.h"
+#include "optimizer/output/model_writer.h"
+
 namespace quantfit::optimizer {
+namespace {
+
+// Names of targets can hold those of files, which may be long.
+constexpr std::size_t kMaxTargetBytes = 127;
+
+std::string own(std::string_view name) {
+  return std::string(kOwnKeys).append(name);
+}
+
+GgufKeyValue of_float64(std::string key, double value) {
+  GgufKeyValue result;
+  result.key = std::move(key);
+  result.type = GgufType::Float64;
+  result.bytes.resize(sizeof(value));
+  std::memcpy(result.bytes.data(), &value, sizeof(value));
+  return result;
+}
+
+}  // namespace
+
+std::string recipe_fingerprint(const Recipe& recipe) {
+  std::vector<const RecipeEntry*> entries;
+  for (const RecipeEntry& entry : recipe.entries) entries.push_back(&entry);
+  std::ranges::sort(entries, {},
+                    [](const RecipeEntry* entry) -> const std::string& { return entry->tensor; });
+  Digest digest;
+  digest.number(entries.size());
+  for (const RecipeEntry* entry : entries) {
+    digest.text(entry->tensor);
+    digest.text(name_of(entry->format));
+  }
+  return digest.hex();
+}
+
+std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequest& request,
+                                          const Target& target, state::SensitivityUnit unit,
+                                          const Solution* solution) {
+  if (!request.keep_provenance) return {};
+  const auto text = [](std::string_view name, std::string_view value) {
+    return GgufKeyValue::of_string(own(name), value);
+  };
+  std::vector<GgufKeyValue> keys = {
+      text("version", request.program_version),
+      text("target", cut_utf8(to_utf8(to_text(target)), kMaxTargetBytes)),
+      text("source_fingerprint", inputs.model_fingerprint),
+      text("recipe_fingerprint", recipe_fingerprint(solution != nullptr ? solution->recipe : Recipe{})),
+      GgufKeyValue::of_uint32(own("encoder_version"), kernels::kEncoderVersion),
+      text("effort", kernels::to_string(request.sampler.effort)),
+  };
+  if (inputs.importance) keys.push_back(text("importance_fingerprint", inputs.importance_fingerprint));
+  if (solution == nullptr || solution->error_is_known) {
+    keys.push_back(of_float64(own("predicted_error"), solution != nullptr ? solution->predicted_error : 0));
+    keys.push_back(text("error_unit", unit == state::SensitivityUnit::Nats ? "nats" : "relative"));
+  }
+  return keys;
+}
 
 std::map<std::string, std::string> provenance_of(const JobInputs& inputs, const JobRequest& request,
                                                  const Solution& solution) {

@@ -33,6 +33,7 @@ struct JobRequest {
   std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
   AllocatorLimits allocator;
   std::string program_version;
+  bool keep_provenance = true;  // written files say how they were made
 };
 
 // One per job; both outlive every call that takes it. Calls that were cancelled return Interrupted.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/gguf_value.h"
 #include "core/recipe.h"
 #include "optimizer/allocation/allocator.h"
 #include "optimizer/job/budget.h"
@@ -73,6 +74,7 @@ struct Solution {
   std::vector<std::string> notes;   // what a person should know about the request
   std::optional<MemoryEstimate> estimate;
   Recipe recipe;
+  std::vector<GgufKeyValue> keys;  // what a file made by it says about its origin; none when not wanted
 
   [[nodiscard]] double bpw() const {
     return elements == 0 ? 0 : 8.0 * static_cast<double>(tensor_bytes) / static_cast<double>(elements);

@@ -55,6 +55,20 @@ Result<bool> fits(const Model& model, const Budget& budget, const Solution& solu
   return true;
 }
 
+// A phase of progress that ends on every way out.
+class Phase {
+ public:
+  Phase(ProgressSink& progress, std::string_view name, std::uint64_t total) : progress_(progress) {
+    progress_.begin(name, total);
+  }
+  ~Phase() { progress_.end(); }
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+
+ private:
+  ProgressSink& progress_;
+};
+
 // The first format of the recipe that was not measured, as a phrase.
 std::string not_measured(const PreparedJob& job, const Recipe& recipe) {
   for (std::size_t i = 0; i < job.candidates.size(); ++i)
@@ -106,8 +120,13 @@ Result<StaticComparisons> compare_static_recipes(const JobInputs& inputs, const 
     QF_ASSIGN(const Knapsack with_ruinous, knapsack_of(options));
     AllocatorLimits limits = request.allocator;
     limits.cancel = &control.cancel;
-    for (const Preset& preset : all_presets()) {
-      if (!is_quantized(traits(preset.type).default_format)) continue;
+    std::vector<const Preset*> presets;
+    for (const Preset& preset : all_presets())
+      if (is_quantized(traits(preset.type).default_format)) presets.push_back(&preset);
+    const Phase phase(control.progress, "comparing static recipes", presets.size());
+    for (const Preset* each : presets) {
+      const Preset& preset = *each;
+      control.progress.advance(1, preset.name);
       const auto leave_out = [&](std::string why) {
         answer.without.push_back({std::string(preset.name), std::move(why)});
       };

@@ -90,7 +90,10 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     fresh.rows_sampled = sampled.rows_sampled;
     fresh.errors = sampled.errors;
     std::ranges::sort(fresh.errors, {}, &FormatMeasurement::format);
-    if (store != nullptr) QF_TRY(store->save_tensor(report.run, fresh));
+    if (store != nullptr) {
+      QF_TRY(store->save_tensor(report.run, fresh));
+      progress.saved(fresh.tensor);
+    }
     ++report.tensors_sampled;
     state::TensorMeasurement& merged = report.measurements[fresh.tensor];
     if (merged.tensor.empty()) {

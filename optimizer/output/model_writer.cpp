@@ -127,7 +127,7 @@ std::string shortened(const std::string& text) {
 }  // namespace
 
 Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
-                                   const ImportanceMatrix* importance) {
+                                   const ImportanceMatrix* importance, std::span<const GgufKeyValue> keys) {
   OutputLayout layout;
   std::unordered_map<std::string_view, Format> chosen;
   for (const RecipeEntry& entry : recipe.entries)
@@ -160,6 +160,9 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
   for (const char* key : {"quantize.imatrix.file", "quantize.imatrix.dataset",
                           "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"})
     layout.metadata.remove(key);
+  for (const GgufKeyValue& value : model.metadata().all())
+    if (value.key.starts_with(kOwnKeys)) layout.metadata.remove(value.key);
+  for (const GgufKeyValue& value : keys) layout.metadata.set(value);
   layout.metadata.set(GgufKeyValue::of_uint32("general.quantization_version", 2));
   QF_ASSIGN(const FileType file_type, dominant_file_type(model.tensors(), recipe));
   layout.metadata.set(GgufKeyValue::of_uint32("general.file_type", static_cast<std::uint32_t>(file_type)));
@@ -190,7 +193,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       if (same_file(shard.path, path))
         return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
                     path.string());
-    QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance));
+    QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance, options.keys));
     std::size_t longest_row = 0;
     for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
       const TensorInfo& output = layout.tensors[i];

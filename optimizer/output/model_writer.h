@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/atomic_file.h"
@@ -26,6 +28,7 @@ struct WriterOptions {
   // What fingerprint() gave when the job began: compared before the file appears. Empty: not compared.
   std::string source_fingerprint;
   Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
+  std::vector<GgufKeyValue> keys;      // further metadata: provenance
 };
 
 // What the output file looks like: known before any weight is encoded.
@@ -36,10 +39,15 @@ struct OutputLayout {
   std::uint64_t tensor_bytes = 0;   // data without padding: what bits per weight count
 };
 
-// `importance` may be null. InvalidArgument when the recipe does not name exactly the model's tensors or asks
-// for a conversion that does not exist; ShapeMismatch when a format does not fit a row length.
+// Keys of this namespace say how a file was made; those of a source that has some are not passed on.
+inline constexpr std::string_view kOwnKeys = "quantfit.";
+
+// `importance` may be null; `keys` are added to the metadata. InvalidArgument when the recipe does not name
+// exactly the model's tensors or asks for a conversion that does not exist; ShapeMismatch when a format does
+// not fit a row length.
 [[nodiscard]] Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
-                                                 const ImportanceMatrix* importance);
+                                                 const ImportanceMatrix* importance,
+                                                 std::span<const GgufKeyValue> keys = {});
 
 struct WriteSummary {
   std::uint64_t file_bytes = 0;

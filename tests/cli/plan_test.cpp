@@ -55,7 +55,9 @@ class Planning : public testing::Test {
     EXPECT_EQ(result.exit_code, 0) << result.err;
     auto json = nlohmann::json::parse(result.out, nullptr, false);
     EXPECT_FALSE(json.is_discarded()) << result.out;
-    return json;
+    // One answer as itself, several as an array.
+    auto answers = json["answers"];
+    return answers.size() == 1 ? answers[0] : answers;
   }
   static std::string format_of(const nlohmann::json& answer, const std::string& tensor) {
     for (const auto& row : answer["tensors"])
@@ -86,7 +88,7 @@ TEST_F(Planning, FileSizeCountsEverythingExactly) {
   const auto result =
       test::run(command("quantize", {"--target-size", "4MB", "-o", out / "model.gguf", "--json"}));
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  const auto answer = nlohmann::json::parse(result.out);
+  const auto answer = nlohmann::json::parse(result.out)["answers"][0];
   EXPECT_EQ(std::filesystem::file_size(out / "model.gguf"), answer["used_bytes"].get<std::uint64_t>());
   EXPECT_LE(answer["used_bytes"].get<std::uint64_t>(), 4'000'000U);
   EXPECT_GT(answer["used_bytes"].get<std::uint64_t>(), 3'990'000U);
@@ -301,10 +303,15 @@ TEST_F(Planning, FrontierFallsAndNamesEveryStep) {
   const auto json = nlohmann::json::parse(result.out);
   ASSERT_GT(json["curve"].size(), 100U);
   for (std::size_t i = 1; i < json["curve"].size(); ++i) {
-    EXPECT_GT(json["curve"][i]["bytes"], json["curve"][i - 1]["bytes"]);
+    EXPECT_GT(json["curve"][i]["tensor_bytes"], json["curve"][i - 1]["tensor_bytes"]);
     EXPECT_LE(json["curve"][i]["predicted_error"], json["curve"][i - 1]["predicted_error"]);
     EXPECT_TRUE(json["curve"][i].contains("changed"));
   }
+  const auto few = nlohmann::json::parse(test::run(command("frontier", {"--json", "--points", "10"})).out);
+  EXPECT_LE(few["curve"].size(), 11U);
+  EXPECT_EQ(few["all_points"], json["curve"].size());
+  EXPECT_EQ(few["curve"].front(), json["curve"].front());
+  EXPECT_EQ(few["curve"].back(), json["curve"].back());
   const auto csv = test::run(command("frontier", {"--csv"}));
   EXPECT_NE(csv.out.find("static,Q4_K_M,"), std::string::npos);
 }
@@ -355,7 +362,7 @@ TEST_F(Planning, AFilledFileHasTheSizeItPromises) {
   const auto size = std::filesystem::file_size(out / "model.gguf");
   EXPECT_LE(size, 4'000'000U);
   EXPECT_GE(size, 3'999'600U);
-  EXPECT_TRUE(nlohmann::json::parse(result.out)["fill"]["met"].get<bool>());
+  EXPECT_TRUE(nlohmann::json::parse(result.out)["answers"][0]["fill"]["met"].get<bool>());
 }
 
 TEST_F(Planning, EveryMemoryIsFilledOnItsOwn) {

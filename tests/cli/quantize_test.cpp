@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -42,7 +43,7 @@ nlohmann::json json_of(const ProcessResult& result) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   auto json = nlohmann::json::parse(result.out, nullptr, false);
   EXPECT_FALSE(json.is_discarded()) << result.out;
-  return json;
+  return json.contains("answers") ? json["answers"][0] : json;
 }
 
 std::size_t files_in(const std::filesystem::path& folder) {
@@ -231,6 +232,60 @@ TEST(Inspect, ReportsFormatsAndSizes) {
   const auto json = json_of(test::run({kBinary, "inspect", example_model(), "--json"}));
   EXPECT_EQ(json["architecture"], "qwen3");
   EXPECT_EQ(json["elements"].get<std::uint64_t>(), 6819840U);
+}
+
+TEST(Quantize, FilesSayHowTheyWereMade) {
+  const TemporaryFolder folder;
+  const auto make = [&](const char* name, std::vector<std::string> options) {
+    auto command = quantize_command("4.5", folder / name, folder / "s.qfstate");
+    command.insert(command.end(), options.begin(), options.end());
+    return json_of(test::run(command));
+  };
+  const auto answer = make("with.gguf", {});
+  EXPECT_EQ(std::filesystem::file_size(folder / "with.gguf"), answer["file_bytes"].get<std::uint64_t>());
+  const auto shown = json_of(test::run({kBinary, "inspect", folder / "with.gguf", "--json"}))["provenance"];
+  EXPECT_EQ(shown["quantfit.target"], "4.5 bpw");
+  EXPECT_EQ(shown["quantfit.effort"], "fast");
+  EXPECT_EQ(shown["quantfit.predicted_error"], answer["predicted_error"]);
+  EXPECT_EQ(shown["quantfit.error_unit"], answer["error_unit"]);
+  for (const char* key : {"source_fingerprint", "importance_fingerprint", "recipe_fingerprint"})
+    EXPECT_EQ(shown[std::string("quantfit.") + key].get<std::string>().size(), 32U) << key;
+  EXPECT_TRUE(shown.contains("quantfit.version") && shown.contains("quantfit.encoder_version"));
+  const auto text = test::run({kBinary, "inspect", folder / "with.gguf"});
+  EXPECT_NE(text.out.find("made by quantfit"), std::string::npos) << text.out;
+
+  const auto silent = make("without.gguf", {"--no-provenance"});
+  EXPECT_EQ(std::filesystem::file_size(folder / "without.gguf"), silent["file_bytes"].get<std::uint64_t>());
+  EXPECT_TRUE(
+      json_of(test::run({kBinary, "inspect", folder / "without.gguf", "--json"}))["provenance"].empty());
+
+  // Made from one of ours: the keys are about the new file, not about the old one.
+  const auto again = test::run({kBinary, "quantize", folder / "with.gguf", "--preset", "Q8_0",
+                                "--allow-requantize", "--effort", "fast", "-o", folder / "again.gguf"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  const auto second = json_of(test::run({kBinary, "inspect", folder / "again.gguf", "--json"}))["provenance"];
+  EXPECT_EQ(second["quantfit.target"], "recipe Q8_0");
+  EXPECT_NE(second["quantfit.recipe_fingerprint"], shown["quantfit.recipe_fingerprint"]);
+  EXPECT_FALSE(second.contains("quantfit.importance_fingerprint"));
+}
+
+// The whole file fits to the byte, whatever stands in its metadata.
+TEST(Quantize, TargetsForFilesCountProvenance) {
+  const TemporaryFolder folder;
+  auto command = quantize_command("4.5", folder / "out.gguf", folder / "s.qfstate");
+  std::ranges::replace(command, std::string("--target-bpw"), std::string("--target-size"));
+  for (const char* size : {"3900000", "3900100", "3900200"}) {
+    std::ranges::replace_if(
+        command, [](const std::string& word) { return word == "4.5" || word.starts_with("3900"); }, size);
+    const auto made = json_of(test::run([&] {
+      auto forced = command;
+      forced.push_back("--force");
+      return forced;
+    }()));
+    EXPECT_EQ(std::filesystem::file_size(folder / "out.gguf"), made["file_bytes"].get<std::uint64_t>());
+    EXPECT_EQ(made["used_bytes"], made["file_bytes"]);
+    EXPECT_LE(made["file_bytes"].get<std::uint64_t>(), std::stoull(size));
+  }
 }
 
 TEST(Plan, WritesNothingAndAgreesWithQuantize) {

@@ -64,7 +64,7 @@ std::string recipe_of(const std::filesystem::path& state) {
   const auto planned = test::run(measuring("plan", state, {"--target-bpw", "4", "--json"}));
   EXPECT_EQ(planned.exit_code, 0) << planned.err;
   EXPECT_THAT(planned.err, HasSubstr("were measured before"));
-  return nlohmann::json::parse(planned.out)["tensors"].dump();
+  return nlohmann::json::parse(planned.out)["answers"][0]["tensors"].dump();
 }
 
 TEST(State, PartsOfAnyClusterJoinedInAnyOrderAreTheWhole) {
@@ -124,7 +124,7 @@ TEST(State, ShowsChecksPrunesAndExports) {
   for (const char* target : {"4", "4", "3.8"})
     ASSERT_EQ(test::run(measuring("plan", file, {"--target-bpw", target})).exit_code, 0);
 
-  const auto listed = nlohmann::json::parse(run_state({"ls", folder.path(), "--json"}).out);
+  const auto listed = nlohmann::json::parse(run_state({"ls", folder.path(), "--json"}).out)["files"];
   ASSERT_EQ(listed.size(), 1U);
   EXPECT_EQ(listed[0]["runs"], 1);
   EXPECT_EQ(listed[0]["recipes"], 2);  // the same plan twice is one recipe
@@ -142,7 +142,7 @@ TEST(State, ShowsChecksPrunesAndExports) {
   EXPECT_EQ(dry["removed"].size(), 1U);
   const auto pruned = run_state({"prune", file, "--keep-recipes", "1"});
   EXPECT_EQ(pruned.exit_code, 0) << pruned.err;
-  EXPECT_EQ(nlohmann::json::parse(run_state({"show", file, "--json"}).out)["recipes"], 1);
+  EXPECT_EQ(nlohmann::json::parse(run_state({"show", file, "--json"}).out)["files"][0]["recipes"], 1);
   EXPECT_THAT(run_state({"prune", file}).out, HasSubstr("nothing may go"));
 
   const auto csv = run_state({"export", file, "--format", "csv"});
