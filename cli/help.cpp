@@ -7,7 +7,7 @@
 namespace quantfit::cli {
 namespace {
 
-constexpr const char* kPurpose[] = {
+constexpr std::string_view kPurpose[] = {
     "quantfit fits a language model into an exact number of bits.",
     "",
     "It measures what every GGUF format costs every tensor, chooses the best mix for your size, proves how "
@@ -17,7 +17,7 @@ constexpr const char* kPurpose[] = {
     "  quantfit quantize model-F16.gguf --imatrix imatrix.gguf --target-bpw 4.5 \\",
     "           --state model.qfstate -o model-4.5bpw.gguf",
 };
-constexpr const char* kStatus[] = {
+constexpr std::string_view kStatus[] = {
     "'quantfit COMMAND --help' explains each command.",
     "",
     "Results go to standard output, progress and warnings to standard error.",
@@ -41,6 +41,15 @@ std::string command_list(std::span<const Command> commands, std::size_t width) {
   return text;
 }
 
+}  // namespace
+
+std::span<const std::string_view> purpose() {
+  return kPurpose;
+}
+std::span<const std::string_view> exit_statuses() {
+  return kStatus;
+}
+
 std::string usage(const Command& command, const std::string& path) {
   std::string text = "quantfit " + path;
   if (!command.commands.empty()) return text + " COMMAND [options]";
@@ -50,8 +59,6 @@ std::string usage(const Command& command, const std::string& path) {
               (option.repeatable ? " ..." : "");
   return text + " [options]";
 }
-
-}  // namespace
 
 std::string program_help(std::span<const Command> commands, std::size_t width) {
   return paragraphs(kPurpose, width) + "\nUsage: quantfit COMMAND [options]\n" +

@@ -3,10 +3,18 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "cli/commands.h"
 
 namespace quantfit::cli {
+
+// Paragraphs about the program and its exit status; lines that start with a blank are shown as they are.
+[[nodiscard]] std::span<const std::string_view> purpose();
+[[nodiscard]] std::span<const std::string_view> exit_statuses();
+
+// How a command is called: "quantfit plan MODEL.gguf [options]".
+[[nodiscard]] std::string usage(const Command& command, const std::string& path);
 
 // The program as a whole.
 [[nodiscard]] std::string program_help(std::span<const Command> commands, std::size_t width);

@@ -231,6 +231,12 @@ std::vector<std::string_view> format_names() {
   return names;
 }
 
+namespace {
+std::vector<std::string> texts_of(const std::vector<std::string_view>& names) {
+  return {names.begin(), names.end()};
+}
+}  // namespace
+
 void add_input_options(OptionTable& table, JobOptions& o) {
   table.add("model", o.model, "MODEL.gguf", "GGUF model to start from (the first file, when it is sharded)")
       .needed()
@@ -289,8 +295,9 @@ void add_target_options(OptionTable& table, JobOptions& o) {
            "where no recipe does, what may stay unused is doubled until one fits, with a warning. With "
            "--target-vram and --target-ram: of what each has left for weights")
       .default_is("the lowest error, whatever it leaves unused");
-  table.add("--preset", o.preset, "NAME",
-            "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...");
+  table
+      .add("--preset", o.preset, "NAME", "llama.cpp's named mixture instead of a search: Q4_K_M, IQ2_XS, ...")
+      .offer(texts_of(preset_names()));
   table.add("--recipe", o.recipe, "FILE", "formats from a recipe file instead of a search").file();
 
   table.group("Memory", "how the model will run, for --target-vram and --target-ram");
@@ -336,11 +343,14 @@ void add_search_options(OptionTable& table, JobOptions& o) {
   table.add("--formats", o.formats, "LIST", "only these, separated by commas")
       .default_is("all but experimental ones");
   table.add("--exclude-formats", o.exclude_formats, "LIST", "all but these");
-  table.add("--runtime", o.runtime, "NAME", "leave out formats that are slow on cpu, cuda, metal or vulkan");
+  table.add("--runtime", o.runtime, "NAME", "leave out formats that are slow on cpu, cuda, metal or vulkan")
+      .offer({"cpu", "cuda", "metal", "vulkan"});
   table.add("--tensor-type", o.tensor_type, "REGEX=TYPE", "pin tensors whose name the pattern is found in");
   table.add("--tensor-type-file", o.tensor_type_file, "FILE", "such pins from a file").file();
-  table.add("--output-tensor-type", o.output_tensor_type, "TYPE", "pin the output head");
-  table.add("--token-embedding-type", o.token_embedding_type, "TYPE", "pin the token embedding");
+  table.add("--output-tensor-type", o.output_tensor_type, "TYPE", "pin the output head")
+      .offer(texts_of(format_names()));
+  table.add("--token-embedding-type", o.token_embedding_type, "TYPE", "pin the token embedding")
+      .offer(texts_of(format_names()));
   table.flag("--raise-ssm", o.raise_state_space,
              "hybrid models: ssm_alpha, ssm_beta and ssm_ba stay as they are, ssm_out gets Q8_0");
   table.flag("--leave-output-tensor", o.leave_output_tensor, "keep the output head as it is");

@@ -101,6 +101,10 @@ Option& Option::one_of(std::vector<std::string> values) {
   choices = std::move(values);
   return *this;
 }
+Option& Option::offer(std::vector<std::string> values) {
+  offers = std::move(values);
+  return *this;
+}
 Option& Option::in(std::string unit_name) {
   unit = std::move(unit_name);
   return *this;

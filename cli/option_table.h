@@ -35,6 +35,7 @@ struct Option {
   ValueKind kind = ValueKind::Text;
   std::optional<double> least, most;  // of numbers
   std::vector<std::string> choices;   // the only values; empty: any
+  std::vector<std::string> offers;    // values that a shell proposes; others are taken too
   std::vector<std::string> excludes;  // options that may not be given beside it
   Completion completion = Completion::None;
   bool positional = false;
@@ -46,6 +47,7 @@ struct Option {
   Option& alias(std::string spelling);
   Option& range(double lowest, double highest);
   Option& one_of(std::vector<std::string> values);
+  Option& offer(std::vector<std::string> values);
   Option& in(std::string unit_name);
   Option& default_is(std::string text);
   Option& not_with(std::string other);

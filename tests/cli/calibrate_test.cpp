@@ -156,7 +156,7 @@ TEST(EvaluateCommand, MeasuresWhatQuantizeWrote) {
   const ProcessResult done = program(quantizing(
       {"--state", state, "-o", folder / "a.gguf", "--evaluate", folder / "held-out.txt", "--json"}));
   ASSERT_EQ(done.exit_code, 0) << done.err;
-  const auto document = nlohmann::json::parse(done.out);
+  const auto document = nlohmann::json::parse(done.out)["answers"][0];
   const double divergence = document["evaluation"]["files"][0]["kl_divergence"]["mean"];
   EXPECT_GT(divergence, 0.005);
   EXPECT_LT(divergence, 0.5);

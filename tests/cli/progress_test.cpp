@@ -133,7 +133,9 @@ TEST(Progress, EventsAreOneObjectALineAndTellEverything) {
     ASSERT_TRUE(event.is_object()) << line;
     ++events[event["event"].get<std::string>()];
     if (event["event"] == "saved") saved = event["tensors_saved"].get<std::uint64_t>();
-    if (event["event"] == "end") EXPECT_EQ(event["exit_status"], 0);
+    if (event["event"] == "end") {
+      EXPECT_EQ(event["exit_status"], 0);
+    }
   }
   EXPECT_EQ(events["phase"], 2) << "sampling, comparing static recipes";
   EXPECT_EQ(events["phase_end"], 2);

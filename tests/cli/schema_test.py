@@ -85,6 +85,12 @@ with tempfile.TemporaryDirectory() as folder:
     run(["inspect", folder / "out.gguf", "--json", "--metadata"], kind="model")
     run(["inspect", folder / "missing.gguf", "--json"], status=1, kind="error")
     run(["diff", model, folder / "out.gguf", "--json"], kind="diff")
+    text = data / "eval-books.txt"
+    run(["calibrate", model, "--text", text, "--chunks", "1", "--json", "--progress", "json", "-o",
+         folder / "i.gguf"], kind="calibrate")
+    run(["evaluate", model, folder / "out.gguf", model, "--text", text, "--chunks", "2", "--json"], kind="evaluate")
+    run(["quantize", model, *measured, "--target-bpw", "4", "--evaluate", text, "--context", "64", "-o",
+         folder / "evaluated.gguf"], kind="plan")
     run(["state", "ls", folder, "--json"], kind="states")
     run(["state", "show", state, "--json"], kind="states")
     run(["state", "prune", state, "--keep-recipes", "1", "--json"], kind="prune")
