@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "core/digest.h"
 #include "core/text.h"
@@ -23,8 +25,9 @@ GgufKeyValue of_float64(std::string key, double value) {
   GgufKeyValue result;
   result.key = std::move(key);
   result.type = GgufType::Float64;
-  result.bytes.resize(sizeof(value));
-  std::memcpy(result.bytes.data(), &value, sizeof(value));
+  std::vector<std::byte> bytes(sizeof(value));
+  std::memcpy(bytes.data(), &value, sizeof(value));
+  result.bytes = std::move(bytes);
   return result;
 }
 
