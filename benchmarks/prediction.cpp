@@ -42,6 +42,8 @@ struct Settings {
   std::size_t windows = 16;
   unsigned threads = 2;
   float kappa = 5;
+  float choice_error = 0;
+  bool only_together = false;
   std::uint64_t seed = 1;
 };
 
@@ -176,20 +178,25 @@ Result<std::vector<float>> logits_of(const std::filesystem::path& path, const en
   return out;
 }
 
-Result<void> write_with_error(const Model& model, const Encoded& one, const std::filesystem::path& path) {
+// The model with the errors of the matrices in `changed`.
+Result<void> write_with_errors(const Model& model, const std::vector<const Encoded*>& changed,
+                               const std::filesystem::path& path) {
+  std::map<std::string, const Encoded*> by_name;
+  for (const Encoded* one : changed) by_name[one->tensor->name] = one;
   std::vector<TensorInfo> infos(model.tensors().begin(), model.tensors().end());
   for (TensorInfo& info : infos)
-    if (info.name == one.tensor->name) info.format = Format::F32;
+    if (by_name.contains(info.name)) info.format = Format::F32;
   std::filesystem::remove(path);
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, model.metadata(), infos));
   for (const TensorInfo& tensor : model.tensors()) {
-    if (tensor.name != one.tensor->name) {
+    const auto found = by_name.find(tensor.name);
+    if (found == by_name.end()) {
       QF_TRY(writer.append(model.data(tensor)));
       continue;
     }
-    std::vector<float> changed(one.weights);
-    for (std::size_t i = 0; i < changed.size(); ++i) changed[i] += one.error[i];
-    QF_TRY(writer.append(std::as_bytes(std::span(changed))));
+    std::vector<float> values(found->second->weights);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] += found->second->error[i];
+    QF_TRY(writer.append(std::as_bytes(std::span(values))));
   }
   return writer.commit();
 }
@@ -223,7 +230,8 @@ Result<void> run(const Settings& settings) {
   Foresee observer(*math, *rows, settings.window, all);
   NoProgress progress;
   const CancellationToken cancel;
-  const engine::BackwardOptions options{.run = {.threads = settings.threads}, .seed = settings.seed};
+  const engine::BackwardOptions options{
+      .run = {.threads = settings.threads}, .seed = settings.seed, .choice_error = settings.choice_error};
   QF_TRY(engine::BackwardPass(engine).run(windows, options, nullptr, observer, progress, cancel));
 
   std::filesystem::create_directories(settings.folder);
@@ -242,16 +250,26 @@ Result<void> run(const Settings& settings) {
                           {"windows", {}, {}, {}}};
   fmt::print("{:28} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "tensor", "measured", "scalar", "rows", "energy",
              "coherent", "windows");
-  for (auto& [name, one] : all) {
-    QF_TRY(write_with_error(model, one, file));
-    QF_ASSIGN(const std::vector<float> changed, logits_of(file, windows, settings.threads));
+  const auto measure = [&](const std::vector<const Encoded*>& changed) -> Result<double> {
+    QF_TRY(write_with_errors(model, changed, file));
+    QF_ASSIGN(const std::vector<float> logits, logits_of(file, windows, settings.threads));
+    double sum = 0;
     for (std::size_t t = 0; t < windows.tokens.size(); ++t) {
       const float* p = base.data() + t * vocabulary;
-      const float* q = changed.data() + t * vocabulary;
+      const float* q = logits.data() + t * vocabulary;
       kernels::LogSum p_sum, q_sum;
       math->add_to_log_sum(p, vocabulary, p_sum);
       math->add_to_log_sum(q, vocabulary, q_sum);
-      one.measured += math->divergence(p, math->log_sum(p_sum), q, math->log_sum(q_sum), vocabulary) / total;
+      sum += math->divergence(p, math->log_sum(p_sum), q, math->log_sum(q_sum), vocabulary) / total;
+    }
+    return sum;
+  };
+  std::vector<const Encoded*> together;
+  std::vector<double> sums(kinds.size(), 0.0);
+  for (auto& [name, one] : all) {
+    together.push_back(&one);
+    if (!settings.only_together) {
+      QF_ASSIGN(one.measured, measure({&one}));
     }
     const std::size_t columns = one.tensor->ne[0];
     double scalar = 0, of_rows = 0, lost = 0, energy = 0;
@@ -272,6 +290,8 @@ Result<void> run(const Settings& settings) {
     const double share = lost / energy;  // N
     const double predicted[] = {scalar * share, of_rows, 0.5 * one.coherent_energy / total * share,
                                 0.5 * one.coherent / total, 0.5 * one.whole / total};
+    for (std::size_t k = 0; k < kinds.size(); ++k) sums[k] += predicted[k];
+    if (settings.only_together) continue;
     fmt::print("{:28} {:10.3g}", name, one.measured);
     for (std::size_t k = 0; k < kinds.size(); ++k) {
       fmt::print(" {:9.3f}", one.measured / predicted[k]);
@@ -281,6 +301,11 @@ Result<void> run(const Settings& settings) {
     }
     fmt::print("\n");
   }
+  QF_ASSIGN(const double whole, measure(together));
+  fmt::print("{:28} {:10.3g}", "all of them", whole);
+  for (const double sum : sums) fmt::print(" {:9.3f}", whole / sum);
+  fmt::print("\n");
+  if (settings.only_together) return outcome::success();
   for (Kind& kind : kinds) {
     std::vector<double> ratios(kind.log_ratio);
     std::ranges::sort(ratios);
@@ -316,6 +341,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", settings.threads);
   app.add_option("--kappa", settings.kappa);
   app.add_option("--seed", settings.seed);
+  app.add_flag("--together", settings.only_together, "not every matrix alone, only all of them");
+  app.add_option("--choice-error", settings.choice_error, "of routers' scores, share of their spread");
   app.add_option("--folder", settings.folder, "where changed models go, one after the other");
   CLI11_PARSE(app, argc, argv);
   const Result<void> done = run(settings);

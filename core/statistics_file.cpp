@@ -206,6 +206,7 @@ Result<StatisticsWriter> StatisticsWriter::create(const std::filesystem::path& p
   metadata.set(GgufKeyValue::of_string(key("text"), statistics.text_fingerprint));
   metadata.set(GgufKeyValue::of_uint32(key("seed"), statistics.seed));
   metadata.set(GgufKeyValue::of_uint32(key("engine_version"), statistics.engine_version));
+  metadata.set(GgufKeyValue::of_float32(key("choice_error"), statistics.choice_error));
   metadata.set(GgufKeyValue::of_uint32_array(key("window_tokens"), statistics.window_tokens));
   for (const GgufKeyValue& one : keys) metadata.set(one);
   std::vector<Written> parts;
@@ -252,15 +253,18 @@ Result<ModelStatistics> read_statistics(const Model& file) {
   ModelStatistics out;
   const auto model = metadata.string(key("model")), text = metadata.string(key("text"));
   const auto seed = metadata.uint(key("seed")), engine = metadata.uint(key("engine_version"));
+  const auto choice_error = metadata.number(key("choice_error"));
   const GgufKeyValue* windows = metadata.find(key("window_tokens"));
   const auto lengths = windows == nullptr ? std::nullopt : windows->as_int_array();
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint32_t>::max();
-  if (!model || !text || !seed || !engine || !lengths || *seed > kMost || *engine > kMost)
+  if (!model || !text || !seed || !engine || !choice_error || !(*choice_error >= 0 && *choice_error < 1e6) ||
+      !lengths || *seed > kMost || *engine > kMost)
     return fail(ErrorCode::Malformed, "{}: a key of statistics.* is missing or of another kind", path);
   out.model_fingerprint = *model;
   out.text_fingerprint = *text;
   out.seed = static_cast<std::uint32_t>(*seed);
   out.engine_version = static_cast<std::uint32_t>(*engine);
+  out.choice_error = static_cast<float>(*choice_error);
   for (const std::int64_t length : *lengths) {
     if (length < 1 || static_cast<std::uint64_t>(length) > kMost)
       return fail(ErrorCode::Malformed, "{}: statistics.window_tokens: a window of {} tokens", path, length);

@@ -399,6 +399,14 @@ std::uint64_t limit_of_pass(const SensitivityOptions& options, std::uint64_t sum
   return limit == 0 ? 0 : limit - std::min(limit - 1, sums);
 }
 
+// Models without experts have no choices: their figures do not depend on the option.
+float choice_error_of(const engine::Engine& engine, const SensitivityOptions& options) {
+  const bool experts = std::ranges::any_of(engine.graph().layers, [](const engine::LayerGraph& layer) {
+    return static_cast<bool>(layer.experts);
+  });
+  return experts ? options.choice_error : 0.0F;
+}
+
 // A checkpoint of the same work, or nothing.
 struct Checkpoint {
   Model file;
@@ -452,6 +460,7 @@ Result<SensitivityReport> collect_sensitivity(const engine::Engine& engine,
   statistics.model_fingerprint = options.model_fingerprint;
   statistics.text_fingerprint = options.text_fingerprint;
   statistics.seed = options.seed;
+  statistics.choice_error = choice_error_of(engine, options);
   statistics.engine_version = engine::kEngineVersion;
   statistics.window_tokens = windows.lengths;
   std::optional<Checkpoint> checkpoint = open_checkpoint(options.checkpoint, engine, statistics);
@@ -473,8 +482,9 @@ Result<SensitivityReport> collect_sensitivity(const engine::Engine& engine,
   BackwardCollector collector(engine, *kernels, windows, options, forward, statistics);
   engine::RunOptions run = options.run;
   run.memory_limit = limit_of_pass(options, sums_bytes(engine.graph()));
-  QF_TRY(engine::BackwardPass(engine).run(windows, {.run = run, .seed = options.seed}, &forward_collector,
-                                          collector, progress, cancel, checkpoint ? &resume : nullptr));
+  QF_TRY(engine::BackwardPass(engine).run(
+      windows, {.run = run, .seed = options.seed, .choice_error = statistics.choice_error},
+      &forward_collector, collector, progress, cancel, checkpoint ? &resume : nullptr));
   checkpoint.reset();
   std::error_code ignored;
   if (!options.checkpoint.empty()) std::filesystem::remove(options.checkpoint, ignored);

@@ -18,6 +18,9 @@ namespace quantfit::calibration {
 struct SensitivityOptions {
   engine::RunOptions run = {};
   std::uint32_t seed = 1;  // of the labels, one per token, drawn from the model's own distribution
+  // BackwardOptions::choice_error, for models with experts. The default fits what quantization to two to four
+  // bits does (benchmarks/README.md, prediction); 0 leaves choices out.
+  float choice_error = 0.08F;
   std::string model_fingerprint = {}, text_fingerprint = {};
   // Where a pass that was interrupted continues; empty: nowhere. The file holds the figures of finished
   // layers and the gradients between two layers; it is gone after a pass that ends well. One that belongs to

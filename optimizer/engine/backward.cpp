@@ -312,6 +312,7 @@ Result<void> BackwardPass::run(const TokenWindows& windows, const BackwardOption
     const auto work = [&]() -> Result<void> {
       LayerBackward runner(graph, state.weights, *state.math, workers, cancel);
       runner.prepare(longest);
+      runner.expect_choice_errors(options.choice_error, options.seed);
       if (std::ranges::find(kept, true) != kept.end()) runner.keep_keys(&keys);
       const auto input_of = [&](std::uint32_t layer, const Batch& batch) {
         return std::as_const(inputs).read(layer * tokens + batch.first_token, batch.rows(), input_buffer);

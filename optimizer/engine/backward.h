@@ -102,6 +102,13 @@ struct BackwardOptions {
   RunOptions run = {};
   std::uint64_t seed = 1;     // of the labels
   LogitLoss* loss = nullptr;  // null: labels drawn from the model's own distribution
+  // For mean squared gradients of models with experts; 0: none. A change of a router's scores that lets
+  // another expert in costs what no gradient shows. With scores that are off by this share of their spread
+  // over experts, the expected cost is spread over the margin between the last expert chosen and the first
+  // one left out, and its curvature goes into the gradients with a random sign: squared gradients then have
+  // it in them on average, and the gradients are no longer those of the loss (layer_backward.h has the
+  // formula).
+  float choice_error = 0;
 };
 
 // The number in [0, 1) that decides the label of one token of the text: a function of seed and position

@@ -138,6 +138,7 @@ Result<void> LayerBackward::experts_backward(const Batch& batch, MatrixView<cons
                                probabilities.row(t), dweights.row(t), dlogits.row(t));
     }
   });
+  if (choice_error_ > 0 && e.used < e.count) add_choice_errors(batch, shape);
   if (e.router_input_scale != nullptr) {
     // The router read rms(middle) * shrink * scale.
     const MatrixView<float> dnormed = gradients_[Buffer::RouterInput];
@@ -159,6 +160,67 @@ Result<void> LayerBackward::experts_backward(const Batch& batch, MatrixView<cons
     return multiply_backward(e.router, InputGroup::Router, layer_input, dlogits, dlayer_input, true);
   return multiply_backward(e.router, e.pre_norm ? InputGroup::Router : InputGroup::Ffn, ffn_input, dlogits,
                            dffn_input, true);
+}
+
+void LayerBackward::add_choice_errors(const Batch& batch, const kernels::RouterShape& shape) {
+  const MatrixView<float> logits = buffers_[Buffer::RouterLogits];
+  const MatrixView<float> probabilities = buffers_[Buffer::RouterProbabilities];
+  const MatrixView<float> weights = buffers_[Buffer::RouterWeights];
+  const MatrixView<float> dweights = gradients_[Buffer::RouterWeights];
+  const MatrixView<float> dlogits = gradients_[Buffer::RouterLogits];
+  const std::size_t n = shape.experts;
+  // Without a bias the order of scores is that of logits.
+  const bool by_logit = shape.select_by_logit || shape.selection_bias == nullptr;
+  workers_->for_rows(batch.rows(), kRowPiece, [&](std::size_t first, std::size_t count, float*) {
+    for (std::size_t t = first; t < first + count; ++t) {
+      const float* z = logits.row(t);
+      const float* p = probabilities.row(t);
+      const std::uint32_t* chosen = routing_.selected.data() + t * shape.used;
+      const auto score = [&](std::size_t i) {
+        const double own = by_logit ? z[i] : p[i];
+        return shape.selection_bias == nullptr ? own : own + static_cast<double>(shape.selection_bias[i]);
+      };
+      const std::size_t a = chosen[shape.used - 1];
+      std::size_t b = n;
+      double sum = 0, squares = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        sum += score(i);
+        squares += score(i) * score(i);
+        // Experts of closed groups may have better scores: they are no candidates.
+        if (std::find(chosen, chosen + shape.used, i) != chosen + shape.used || score(i) > score(a)) continue;
+        if (b == n || score(i) > score(b)) b = i;
+      }
+      if (b == n) continue;
+      const auto experts = static_cast<double>(n);
+      const double spread = std::sqrt(std::max(0.0, squares / experts - sum * sum / experts / experts));
+      const double sigma = static_cast<double>(choice_error_) * spread;
+      if (!(sigma > 0)) continue;
+      const double u = (score(a) - score(b)) / sigma;
+      const double lost =
+          static_cast<double>(weights.row(t)[shape.used - 1]) * dweights.row(t)[shape.used - 1];
+      // phi(u) u / sigma^2, with phi the normal density.
+      const double curvature = 0.3989422804014327 * std::exp(-0.5 * u * u) * u / (sigma * sigma);
+      const double size = std::abs(lost) * std::sqrt(curvature);
+      const std::uint64_t key = choice_seed_ ^ (0x5851F42D4C957F2DULL * (std::uint64_t{layer_index_} + 1));
+      const double signed_size = label_draw(key, batch.first_token + t) < 0.5 ? -size : size;
+      const auto slope = [&](std::size_t i) -> double {
+        if (by_logit) return 1;
+        const double own = p[i];
+        switch (shape.gating) {
+          case kernels::Gating::Softmax:
+          case kernels::Gating::Sigmoid:
+            return own * (1 - own);
+          case kernels::Gating::SoftmaxOfSelected:
+            return 1;
+          case kernels::Gating::SqrtSoftplus:
+            return own > 0 ? (1 - std::exp(-own * own)) / (2 * own) : 0;
+        }
+        return 1;
+      };
+      dlogits.row(t)[a] += static_cast<float>(signed_size * slope(a));
+      dlogits.row(t)[b] -= static_cast<float>(signed_size * slope(b));
+    }
+  });
 }
 
 }  // namespace quantfit::engine

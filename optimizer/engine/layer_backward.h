@@ -35,6 +35,8 @@ class LayerBackward : public LayerRunner {
   // Afterwards forward() and backward() may be called for this layer; with null output_backward() and
   // output_norm_backward().
   void begin_backward(const LayerGraph* layer, BackwardObserver* observer);
+  // BackwardOptions::choice_error, and what decides signs.
+  void expect_choice_errors(float share, std::uint64_t seed) { choice_error_ = share, choice_seed_ = seed; }
   // After forward(batch, ...) of the same batch. `input`: the layer's input, as forward() got it.
   // `gradient`: at the layer's output on entry, at its input on return.
   [[nodiscard]] Result<void> backward(const Batch& batch, MatrixView<const float> input,
@@ -121,12 +123,20 @@ class LayerBackward : public LayerRunner {
                                               MatrixView<const float> ffn_input, MatrixView<float> dout,
                                               MatrixView<float> dlayer_input, MatrixView<float> dmiddle,
                                               MatrixView<float> dffn_input);
+  // Adds to dlogits, token by token, +- sqrt(h) (ds_a - ds_b): a the chosen expert with the lowest score s, b
+  // the best one left out, m = s_a - s_b their margin, sigma = choice_error times the spread of s over
+  // experts, h = C phi(m / sigma) m / sigma^3. C Phi(-m / sigma) is the expected cost of a change of choice
+  // when m is off by a normal error of deviation sigma, h twice its derivative with respect to sigma^2. C =
+  // (w_a dw_a)^2: the outputs of both experts are taken as unrelated and of equal size.
+  void add_choice_errors(const Batch& batch, const kernels::RouterShape& shape);
   // `before`: the stream as the per-layer embedding met it. gradient: at the stream after it on entry, before
   // it on return.
   [[nodiscard]] Result<void> layer_embedding_backward(const Batch& batch, MatrixView<const float> before,
                                                       MatrixView<float> gradient, CarriedGradients& carried);
 
   BackwardObserver* back_observer_ = nullptr;
+  float choice_error_ = 0;
+  std::uint64_t choice_seed_ = 0;
   bool wants_parameters_ = false;
   std::vector<BufferSpec> gradient_specs_;
   Buffers gradients_;

@@ -20,6 +20,7 @@ ModelStatistics example() {
   out.text_fingerprint = "text";
   out.seed = 3;
   out.engine_version = 2;
+  out.choice_error = 0.125F;
   out.window_tokens = {10, 30};
   MatrixStatistics& matrix = out.matrices["blk.0.ffn_down_exps.weight"];
   matrix.rows = 3;
@@ -166,6 +167,10 @@ TEST(StatisticsFile, BadFilesAreRefusedWithTheirNameAndCause) {
   of_tensors(all,
              [](TensorInfo&, GgufMetadata& m) { m.set(GgufKeyValue::of_uint32("statistics.version", 9)); });
   EXPECT_THAT(refused(ErrorCode::Unsupported), HasSubstr("another version"));
+  of_tensors(all, [](TensorInfo&, GgufMetadata& m) {
+    m.set(GgufKeyValue::of_float32("statistics.choice_error", -1));
+  });
+  EXPECT_THAT(refused(ErrorCode::Malformed), HasSubstr("a key of statistics"));
   of_tensors(all, [](TensorInfo&, GgufMetadata& m) { m.remove("statistics.seed"); });
   EXPECT_THAT(refused(ErrorCode::Malformed), HasSubstr("a key of statistics"));
   of_tensors(all,

@@ -223,19 +223,22 @@ TEST(CollectSensitivity, ATiedEmbeddingIsAMatrixAndATable) {
   EXPECT_NEAR(both.value, 0.01 * (head + lookup), 1e-12);
 }
 
-// The model with every weight of one tensor times 1 + deviation * (a normal number): a relative error of
+// The model with every weight of some tensors times 1 + deviation * (a normal number): a relative error of
 // deviation^2.
-std::filesystem::path with_noise(const Model& model, const std::string& name, double deviation,
+std::filesystem::path with_noise(const Model& model, const std::vector<std::string>& names, double deviation,
                                  const std::filesystem::path& path) {
   const kernels::RowKernels& kernels = *kernels::default_kernels().value();
+  const auto chosen = [&](const TensorInfo& tensor) {
+    return std::ranges::find(names, tensor.name) != names.end();
+  };
   std::vector<TensorInfo> infos(model.tensors().begin(), model.tensors().end());
   for (TensorInfo& info : infos)
-    if (info.name == name) info.format = Format::F32;
+    if (chosen(info)) info.format = Format::F32;
   auto writer = GgufWriter::create(path, model.metadata(), infos).value();
   std::mt19937 random(11);
   std::normal_distribution<double> normal;
   for (const TensorInfo& tensor : model.tensors()) {
-    if (tensor.name != name) {
+    if (!chosen(tensor)) {
       EXPECT_TRUE(writer.append(model.data(tensor)));
       continue;
     }
@@ -304,7 +307,7 @@ TEST(CollectSensitivity, ForeseesTheDivergenceOfSmallErrors) {
     for (const std::string& name : names) {
       const TemporaryFolder folder;
       const double deviation = 0.1;
-      const auto other = Model::open(with_noise(model, name, deviation, folder / "noise.gguf")).value();
+      const auto other = Model::open(with_noise(model, {name}, deviation, folder / "noise.gguf")).value();
       const double measured =
           divergence_of(base, logits_of(other, windows), base.size() / windows.tokens.size());
       const NatsEstimate predicted = predicted_divergence(statistics, {{name, deviation * deviation}});
@@ -315,6 +318,38 @@ TEST(CollectSensitivity, ForeseesTheDivergenceOfSmallErrors) {
       log_sum += std::log(measured / predicted.value);
     }
     EXPECT_NEAR(std::exp(log_sum / static_cast<double>(names.size())), 1, 0.2) << path;
+  }
+}
+
+// All matrices of a mixture together, with errors as large as those of three and of five bits: half of what
+// happens is other choices of experts.
+TEST(CollectSensitivity, ForeseesWhatOtherChoicesOfExpertsCost) {
+  const auto shared = shared_dir();
+  if (!shared) GTEST_SKIP() << "the trained mixture is not here";
+  const auto model = Model::open(*shared / "models" / "tale-moe-F16.gguf").value();
+  const engine::TokenWindows windows = trained_text(16).inputs();
+  const ModelStatistics with = collect(model, windows).statistics;
+  const ModelStatistics without = collect(model, windows, {.choice_error = 0}).statistics;
+  EXPECT_GT(with.choice_error, 0);
+  const std::vector<float> base = logits_of(model, windows);
+  std::vector<std::string> names;
+  for (const auto& [name, one] : with.matrices)
+    if (name.starts_with("blk.") && name.find("gate_inp") == std::string::npos) names.push_back(name);
+  for (const double deviation : {0.1, 0.2}) {
+    std::map<std::string, double, std::less<>> errors;
+    for (const std::string& name : names) errors[name] = deviation * deviation;
+    const TemporaryFolder folder;
+    const auto other = Model::open(with_noise(model, names, deviation, folder / "noise.gguf")).value();
+    const double measured =
+        divergence_of(base, logits_of(other, windows), base.size() / windows.tokens.size());
+    const double foreseen = predicted_divergence(with, errors).value;
+    const double second_order = predicted_divergence(without, errors).value;
+    std::printf("errors of %.2f: measured %.3g, over predicted %.3f, without choices %.3f\n", deviation,
+                measured, measured / foreseen, measured / second_order);
+    EXPECT_GT(measured, 0.7 * foreseen);
+    EXPECT_LT(measured, 1.4 * foreseen);
+    EXPECT_GT(measured, 1.2 * second_order);
+    EXPECT_GT(foreseen, 1.1 * second_order);
   }
 }
 

@@ -304,6 +304,86 @@ TEST_P(BackwardFamilies, SameBitsWhateverTheThreadsMemoryAndInstructionSet) {
   }
 }
 
+// Gradients at the router of one layer, and what the router read.
+class RouterGradients final : public engine::BackwardObserver {
+ public:
+  explicit RouterGradients(std::uint32_t layer) : layer_(layer) {}
+  std::vector<std::vector<float>> gradients, inputs;
+  Result<void> gradient(const MatrixGradient& g) override {
+    if (g.layer != layer_ || g.matrix->tensor->name.find("ffn_gate_inp.weight") == std::string::npos)
+      return outcome::success();
+    for (std::size_t t = 0; t < g.input.rows; ++t) {
+      gradients.emplace_back(g.output_gradient.row(t), g.output_gradient.row(t) + g.output_gradient.columns);
+      inputs.emplace_back(g.input.row(t), g.input.row(t) + g.input.columns);
+    }
+    return outcome::success();
+  }
+
+ private:
+  std::uint32_t layer_;
+};
+
+TEST(Backward, ChoiceErrorsPullTheLastChosenExpertAndTheFirstLeftOutApart) {
+  const TemporaryFolder folder;
+  const GeneratedShape shape{.architecture = "qwen3moe",
+                             .head_dim = 8,
+                             .qk_norm = GeneratedShape::QkNorm::PerHead,
+                             .experts = 6,
+                             .experts_used = 2};
+  write_generated(shape, folder / "model.gguf");
+  const auto model = Model::open(folder / "model.gguf").value();
+  const auto engine = engine::Engine::open(model).value();
+  engine::TokenWindows windows;
+  windows.lengths = {40, 24};
+  std::mt19937 random(8);
+  for (int i = 0; i < 64; ++i)
+    windows.tokens.push_back(static_cast<std::int32_t>(random() % shape.vocabulary));
+  const auto gradients = [&](float choice_error, std::uint32_t batch, unsigned threads) {
+    RouterGradients out(1);
+    const auto done =
+        run_pass(engine, windows,
+                 {.run = {.threads = threads, .batch_tokens = batch}, .choice_error = choice_error}, out);
+    EXPECT_TRUE(done);
+    return out;
+  };
+  const RouterGradients plain = gradients(0, 64, 1), pulled = gradients(0.5F, 64, 1);
+  EXPECT_EQ(pulled.gradients, gradients(0.5F, 1, 2).gradients);
+  const TensorInfo& router = *model.find("blk.1.ffn_gate_inp.weight");
+  std::size_t up = 0, changed = 0;
+  for (std::size_t t = 0; t < 64; ++t) {
+    std::vector<std::pair<double, std::size_t>> logits;
+    for (std::size_t e = 0; e < 6; ++e) {
+      const auto* row = reinterpret_cast<const float*>(model.row(router, e).data());
+      double z = 0;
+      for (std::size_t i = 0; i < 32; ++i) z += static_cast<double>(row[i]) * plain.inputs[t][i];
+      logits.emplace_back(-z, e);
+    }
+    std::ranges::sort(logits);
+    const std::size_t a = logits[1].second, b = logits[2].second;
+    for (std::size_t e = 0; e < 6; ++e) {
+      if (e == a || e == b) continue;
+      EXPECT_EQ(pulled.gradients[t][e], plain.gradients[t][e]) << t;
+    }
+    const double at_a = pulled.gradients[t][a] - plain.gradients[t][a];
+    const double at_b = pulled.gradients[t][b] - plain.gradients[t][b];
+    EXPECT_NEAR(at_a, -at_b, 1e-5 * std::abs(at_a) + 1e-7) << t;
+    // Between margins u_1 and u_2 of the same cost the sizes would go as phi(u) u; here: none far from a
+    // change.
+    double mean = 0, spread = 0;
+    for (const auto& [z, e] : logits) mean -= z / 6;
+    for (const auto& [z, e] : logits) spread += (-z - mean) * (-z - mean) / 6;
+    const double u = (logits[2].first - logits[1].first) / (0.5 * std::sqrt(spread));
+    if (u > 8) {
+      EXPECT_NEAR(at_a, 0, 1e-6);
+    }
+    if (std::abs(at_a) > 1e-6) ++changed, up += at_a > 0 ? 1 : 0;
+  }
+  // Both signs come about equally often.
+  EXPECT_GT(changed, 20U);
+  EXPECT_GT(up, changed / 5);
+  EXPECT_LT(up, changed * 4 / 5);
+}
+
 INSTANTIATE_TEST_SUITE_P(Engine, BackwardFamilies, testing::ValuesIn(families()),
                          [](const auto& each) { return each.param.name; });
 
