@@ -10,6 +10,7 @@ std::vector<Command> all_commands() {
   commands.push_back(make_measure_command());
   commands.push_back(make_calibrate_command());
   commands.push_back(make_evaluate_command());
+  commands.push_back(make_publish_command());
   commands.push_back(make_inspect_command());
   commands.push_back(make_diff_command());
   commands.push_back(make_state_command());

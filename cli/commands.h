@@ -35,6 +35,7 @@ struct Command {
 [[nodiscard]] Command make_inspect_command();
 [[nodiscard]] Command make_diff_command();
 [[nodiscard]] Command make_state_command();
+[[nodiscard]] Command make_publish_command();
 [[nodiscard]] Command make_report_command();
 [[nodiscard]] Command make_completion_command();
 [[nodiscard]] Command make_manual_command();

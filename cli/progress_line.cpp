@@ -19,6 +19,7 @@ constexpr std::pair<std::string_view, std::string_view> kUnits[] = {
     {"writing", "weights"},
     {"comparing static recipes", "recipes"},
     {"comparing predictions", "positions"},
+    {"checksums", "bytes"},
 };
 constexpr std::size_t kWidestBar = 28;
 constexpr std::size_t kNarrowestBar = 8;

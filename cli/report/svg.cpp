@@ -49,12 +49,16 @@ std::string escaped_markup(const std::string& text) {
 }  // namespace
 
 std::string to_svg(const FrontierReport& report) {
+  std::vector<const StaticReport*> statics;
+  // Beyond what anybody compares with the curve would only press the rest together.
+  double widest = report.statics.compared.empty() ? std::numeric_limits<double>::infinity() : 0;
+  for (const StaticReport& recipe : report.statics.compared) {
+    widest = std::max(widest, recipe.bpw + 1);
+    if (recipe.predicted_error > 0) statics.push_back(&recipe);
+  }
   std::vector<const CurvePoint*> curve;
   for (const std::size_t i : thinned(report.curve.size(), kPoints))
-    if (report.curve[i].error > 0) curve.push_back(&report.curve[i]);
-  std::vector<const StaticReport*> statics;
-  for (const StaticReport& recipe : report.statics.compared)
-    if (recipe.predicted_error > 0) statics.push_back(&recipe);
+    if (report.curve[i].error > 0 && report.curve[i].bpw <= widest) curve.push_back(&report.curve[i]);
   Range bpw, error;
   for (const CurvePoint* point : curve) {
     bpw.add(point->bpw);
@@ -112,7 +116,8 @@ std::string to_svg(const FrontierReport& report) {
     std::vector<Box> taken;
     for (const StaticReport* recipe : statics) {
       const double px = x(recipe->bpw), py = y(std::log10(recipe->predicted_error));
-      svg += fmt::format("<path class=\"s\" d=\"M{:.1f} {:.1f}l5 5l-5 5l-5-5z\"/>", px, py - 5);
+      svg += fmt::format("<path class=\"s\" d=\"M{:.1f} {:.1f}l5 5l-5 5l-5-5z\"><title>{}</title></path>", px,
+                         py - 5, escaped_markup(recipe->name));
       // A name where no other stands yet.
       const Box box{px + 8, px + 8 + kLetter * double(recipe->name.size()), py};
       const bool free =

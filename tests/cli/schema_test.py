@@ -91,6 +91,8 @@ with tempfile.TemporaryDirectory() as folder:
     run(["evaluate", model, folder / "out.gguf", model, "--text", text, "--chunks", "2", "--json"], kind="evaluate")
     run(["quantize", model, *measured, "--target-bpw", "4", "--evaluate", text, "--context", "64", "-o",
          folder / "evaluated.gguf"], kind="plan")
+    run(["publish", model, *measured, "--sizes", "Q4_K_M,4bpw", "-o", folder / "hub", "--evaluate", text, "--context",
+         "64", "--progress", "json"], kind="publish")
     run(["state", "ls", folder, "--json"], kind="states")
     run(["state", "show", state, "--json"], kind="states")
     run(["state", "prune", state, "--keep-recipes", "1", "--json"], kind="prune")
