@@ -1,6 +1,8 @@
 #include "optimizer/engine/backward.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <limits>
 #include <new>
 
@@ -103,18 +105,30 @@ class DrawnLabels final : public LogitLoss {
       : kernels_(&kernels), workers_(&workers), seed_(seed) {}
   Result<void> gradient(std::uint64_t first_token, MatrixView<const float> logits,
                         MatrixView<float> gradient) override {
+    std::atomic<std::size_t> bad{logits.rows};
     workers_->for_each(logits.rows, [&](std::size_t t, float*) {
       const float* z = logits.row(t);
       const std::size_t n = logits.columns;
       kernels::LogSum sum;
       kernels_->add_to_log_sum(z, n, sum);
       const double log_sum = kernels_->log_sum(sum);
+      if (!std::isfinite(log_sum)) {
+        std::size_t seen = bad.load();
+        while (t < seen && !bad.compare_exchange_weak(seen, t)) {
+        }
+        return;
+      }
       double cumulative = 0;
       std::size_t label = kernels_->sample(z, n, log_sum, label_draw(seed_, first_token + t), cumulative);
       // Probabilities that add up to less than the draw, by rounding.
       if (label >= n) label = kernels_->argmax(z, n);
       kernels_->softmax_gradient(z, n, log_sum, label, 1.0F, gradient.row(t));
     });
+    if (bad.load() < logits.rows) {
+      return fail(ErrorCode::Malformed,
+                  "the logits of token {} are not finite: a weight of the output is no number",
+                  first_token + bad.load());
+    }
     return outcome::success();
   }
 

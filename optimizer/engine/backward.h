@@ -139,7 +139,8 @@ class BackwardPass {
   [[nodiscard]] Result<BackwardPlan> plan(const TokenWindows& windows, const BackwardOptions& options) const;
 
   // `forward` watches the forward pass at the beginning (its begin_layer and end_layer too) and may be null;
-  // with `resume` that pass ends before layer resume->layer. Errors of Engine::run and of the observers.
+  // with `resume` that pass ends before layer resume->layer. Errors of Engine::run and of the observers;
+  // Malformed when logits are not finite.
   // Progress counts tokens times layers, of the forward pass once, of the way back three times.
   [[nodiscard]] Result<void> run(const TokenWindows& windows, const BackwardOptions& options,
                                  ForwardObserver* forward, BackwardObserver& observer, ProgressSink& progress,

@@ -304,6 +304,56 @@ TEST_P(BackwardFamilies, SameBitsWhateverTheThreadsMemoryAndInstructionSet) {
   }
 }
 
+TEST(Backward, LogitsThatAreNoNumbersAreAnError) {
+  const TemporaryFolder folder;
+  write_generated(GeneratedShape{}, folder / "model.gguf");
+  std::vector<std::byte> bytes = read_file(folder / "model.gguf");
+  {
+    const auto model = Model::open(folder / "model.gguf").value();
+    const float nan = std::nanf("");
+    const std::size_t at =
+        model.shards()[0].data_offset + model.find("output.weight")->offset + 7 * sizeof(float);
+    std::memcpy(bytes.data() + at, &nan, sizeof(nan));
+  }
+  write_file(folder / "nan.gguf", bytes);
+  const auto model = Model::open(folder / "nan.gguf").value();
+  const auto engine = engine::Engine::open(model).value();
+  engine::BackwardObserver observer;
+  const auto done = run_pass(engine, some_windows(40), {.run = {.threads = 2}}, observer);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, ErrorCode::Malformed);
+  EXPECT_THAT(done.error().message, HasSubstr("logits of token 0 are not finite"));
+}
+
+TEST(Backward, RefusesWhatCannotBeRun) {
+  const TemporaryFolder folder;
+  write_generated(GeneratedShape{}, folder / "model.gguf");
+  const auto model = Model::open(folder / "model.gguf").value();
+  const auto engine = engine::Engine::open(model).value();
+  const engine::BackwardPass pass(engine);
+  const auto tiny = pass.plan(some_windows(40), {.run = {.memory_limit = 1000}});
+  ASSERT_FALSE(tiny);
+  EXPECT_EQ(tiny.error().code, ErrorCode::NoSpace);
+  EXPECT_THAT(tiny.error().message, HasSubstr("the limit is"));
+  EXPECT_THAT(pass.plan({{1, 2, 40}, {3}}, {}).error().message, HasSubstr("token 40 at position 2"));
+  engine::BackwardObserver observer;
+  NoProgress progress;
+  CancellationToken cancel;
+  const engine::BackwardResume beyond{7, {}};
+  const auto wrong = pass.run(some_windows(40), {}, nullptr, observer, progress, cancel, &beyond);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().code, ErrorCode::InvalidArgument);
+  cancel.cancel();
+  const auto stopped = pass.run(some_windows(40), {}, nullptr, observer, progress, cancel);
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, ErrorCode::Interrupted);
+  // An observer's error is the pass's.
+  class Refuses final : public engine::BackwardObserver {
+    Result<void> end_layer(std::uint32_t) override { return fail(ErrorCode::NoSpace, "full"); }
+  } refuses;
+  EXPECT_EQ(run_pass(engine, some_windows(40), {}, refuses).error().message, "full");
+}
+
 // Gradients at the router of one layer, and what the router read.
 class RouterGradients final : public engine::BackwardObserver {
  public:
