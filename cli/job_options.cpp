@@ -12,6 +12,7 @@
 #include "core/file_util.h"
 #include "core/text.h"
 #include "optimizer/job/preset.h"
+#include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/recipe_io.h"
 
 namespace quantfit::cli {
@@ -72,12 +73,28 @@ Result<void> look_for_decimal_commas(std::string_view option, std::string_view t
   }
 }
 
+Error no_format(std::string_view option, const std::string& text) {
+  const std::vector<std::string_view> names = format_names();
+  const std::string meant = suggestion(text, names);
+  return fail(ErrorCode::InvalidArgument, "{}: there is no format {}{}", option, printable(text),
+              meant.empty() ? fmt::format("; there are {}", fmt::join(names, ", ")) : meant);
+}
+
 Result<Format> format_option(std::string_view option, const std::string& text) {
   const std::optional<Format> format = parse_format(text);
-  if (!format)
-    return fail(ErrorCode::InvalidArgument, "{}: there is no format {}{}", option, printable(text),
-                suggestion(text, format_names()));
+  if (!format) return no_format(option, text);
   return *format;
+}
+
+// Formats separated by commas.
+Result<std::vector<Format>> format_list(std::string_view option, const std::string& text) {
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t comma = std::min(rest.find(','), rest.size());
+    const std::string one(rest.substr(0, comma));
+    if (!one.empty() && !parse_format(one)) return no_format(option, one);
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+  }
+  return named(option, optimizer::parse_format_list(text));
 }
 
 Result<std::vector<optimizer::FormatPin>> pins(std::string_view option,
@@ -98,16 +115,17 @@ Result<std::vector<optimizer::FormatPin>> pins(std::string_view option,
 Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   optimizer::ConstraintRules rules;
   if (!o.formats.empty()) {
-    QF_ASSIGN(rules.pool, named("--formats", optimizer::parse_format_list(o.formats)));
+    QF_ASSIGN(rules.pool, format_list("--formats", o.formats));
   }
   if (!o.exclude_formats.empty()) {
-    QF_ASSIGN(rules.excluded, named("--exclude-formats", optimizer::parse_format_list(o.exclude_formats)));
+    QF_ASSIGN(rules.excluded, format_list("--exclude-formats", o.exclude_formats));
   }
   if (!o.runtime.empty()) {
     rules.runtime = optimizer::parse_runtime(o.runtime);
     if (!rules.runtime)
-      return fail(ErrorCode::InvalidArgument, "--runtime: '{}' is none of cpu, cuda, metal, vulkan",
-                  o.runtime);
+      return fail(ErrorCode::InvalidArgument, "--runtime: '{}' is none of cpu, cuda, metal, vulkan{}",
+                  o.runtime,
+                  suggestion(o.runtime, std::vector<std::string_view>{"cpu", "cuda", "metal", "vulkan"}));
   }
   QF_ASSIGN(rules.pins, pins("--tensor-type", o.tensor_type));
   if (!o.tensor_type_file.empty()) {
@@ -436,8 +454,17 @@ Result<void> check_patterns(const JobOptions& options, const optimizer::JobReque
                             std::span<const TensorInfo> tensors) {
   if (options.allow_unmatched) return outcome::success();
   const auto check = [&](std::string_view option, const optimizer::Pattern& pattern) -> Result<void> {
-    for (const TensorInfo& tensor : tensors)
+    std::vector<std::string_view> roles;
+    for (const TensorInfo& tensor : tensors) {
       if (pattern.found_in(tensor.name)) return outcome::success();
+      const std::string_view role = optimizer::tensor_role(tensor.name);
+      if (std::ranges::find(roles, role) == roles.end()) roles.push_back(role);
+    }
+    const std::string meant = suggestion(pattern.text(), roles);
+    if (!meant.empty())
+      return fail(ErrorCode::InvalidArgument,
+                  "{}: '{}' is found in no tensor's name{} (--allow-unmatched accepts that)", option,
+                  pattern.text(), meant);
     return fail(ErrorCode::InvalidArgument,
                 "{}: '{}' is found in no tensor's name (such as '{}'); --allow-unmatched accepts that",
                 option, pattern.text(), tensors.empty() ? "" : tensors[tensors.size() / 2].name);

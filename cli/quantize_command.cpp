@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/exit_code.h"
@@ -194,7 +195,8 @@ Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::
 
 // One page about all answers, with the whole curve where formats were searched for.
 Result<void> write_report(const QuantizeOptions& options, const Session& session,
-                          const std::vector<PlanReport>& answers, const std::string& command) {
+                          const std::vector<PlanReport>& answers, const std::string& command,
+                          const std::optional<optimizer::EvaluatedFiles>& evaluated) {
   FrontierReport curve;
   const bool searched = std::ranges::any_of(session.targets, [](const optimizer::Target& target) {
     return !std::holds_alternative<optimizer::RecipeTarget>(target);
@@ -204,8 +206,9 @@ Result<void> write_report(const QuantizeOptions& options, const Session& session
               optimizer::model_frontier(*session.job, session.request));
     curve = make_frontier_report(session.inputs->model, frontier, session.statics, session.job->error_unit);
   }
-  return write_file_atomically(options.report,
-                               to_html(make_summary(*session.inputs, std::move(curve), answers, command)),
+  SummaryReport report = make_summary(*session.inputs, std::move(curve), answers, command);
+  if (evaluated && !session.inputs->store) add_evaluation(*evaluated, report);  // the state file has them
+  return write_file_atomically(options.report, to_html(report),
                                options.force ? Existing::Replace : Existing::Keep);
 }
 
@@ -292,13 +295,15 @@ int run_job(QuantizeOptions& options, Console& console) {
     reports.push_back(std::move(report));
   }
   std::vector<nlohmann::ordered_json> figures(reports.size());  // of evaluations, per answer
+  std::optional<optimizer::EvaluatedFiles> measured;
   if (!evaluation.text.texts.empty() && !written.empty()) {
     auto evaluated = evaluate_written(session, written, evaluation, context, figures);
     if (!evaluated) return console.fail(evaluated.error());  // what was written stays
     if (!options.job.json) console.print("\n" + to_text(evaluated.value(), written.size() == 1));
+    measured = std::move(evaluated).value();
   }
   if (!options.report.empty() && status == kDone) {
-    if (auto drawn = write_report(options, session, reports, console.command()); !drawn)
+    if (auto drawn = write_report(options, session, reports, console.command(), measured); !drawn)
       return console.fail(drawn.error());
     console.logger().log(LogLevel::Info, fmt::format("the report is in {}", options.report));
   }

@@ -14,6 +14,9 @@ foreach(library libcli11-dev nlohmann-json3-dev libboost1.74-dev libfmt-dev libh
   endif()
 endforeach()
 
+# The program is all that a package needs: neither tests nor benchmarks are built for one.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
+
 set(CPACK_PACKAGE_NAME quantfit)
 set(CPACK_PACKAGE_VENDOR "the quantfit authors")
 set(CPACK_PACKAGE_CONTACT "the quantfit authors <quantfit@localhost>")
@@ -34,9 +37,9 @@ endif()
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
-set(CPACK_DEBIAN_PACKAGE_DESCRIPTION "Quantizes GGUF models to an exact size, with the lowest error that fits
- It measures what every GGUF format costs every tensor, chooses the best mix for a size or a memory, proves how
- near to optimal that is, and writes a file that llama.cpp loads.")
+set(CPACK_DEBIAN_PACKAGE_DESCRIPTION "Quantizes GGUF models to an exact size, with the lowest error that fits.
+It measures what every GGUF format costs every tensor, chooses the best mix for a size or a memory, proves how
+near to optimal that is, and writes a file that llama.cpp loads.")
 set(CPACK_INSTALL_PREFIX /usr)
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 include(CPack)

@@ -157,6 +157,18 @@ SummaryReport make_summary(const optimizer::JobInputs& inputs, FrontierReport fr
   return report;
 }
 
+void add_evaluation(const optimizer::EvaluatedFiles& evaluated, SummaryReport& report) {
+  for (const optimizer::EvaluatedFile& file : evaluated.files) {
+    const auto add = [&](std::string quantity, double value, double error) {
+      report.evaluations.push_back({file.path.filename().string(), evaluated.text, evaluated.chunks,
+                                    std::move(quantity), value, error});
+    };
+    add("mean kl divergence", file.figures.divergence.value, file.figures.divergence_chunk_error);
+    add("same top token", file.figures.same_top.value, file.figures.same_top.error);
+    add("perplexity", file.figures.perplexity.value, file.figures.perplexity.error);
+  }
+}
+
 SummaryReport make_summary(const state::Contents& contents, const std::string& path) {
   SummaryReport report;
   report.model_name = contents.model.name;

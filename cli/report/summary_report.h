@@ -11,6 +11,7 @@
 
 #include "cli/report/frontier_report.h"
 #include "cli/report/plan_report.h"
+#include "optimizer/job/evaluation.h"
 #include "optimizer/job/inputs.h"
 #include "state/contents.h"
 
@@ -40,6 +41,9 @@ struct SummaryReport {
 // Of a job; `command` as it was given. The state file, when there is one, adds what evaluations measured.
 [[nodiscard]] SummaryReport make_summary(const optimizer::JobInputs& inputs, FrontierReport frontier,
                                          std::vector<PlanReport> answers, const std::string& command);
+
+// Adds what was measured just now and is in no state file.
+void add_evaluation(const optimizer::EvaluatedFiles& evaluated, SummaryReport& report);
 
 // Of a state file alone: the recipes that were saved in it. Sensitivities are known only where a set that was
 // measured is in the file.

@@ -59,6 +59,13 @@ TEST(Words, NearMissesGetTheRightOne) {
               HasSubstr("did you mean 'Q6_K'?"));
   EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--tensor-type", "attn_v=Q6K"}),
               HasSubstr("did you mean 'Q6_K'?"));
+  EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--formats", "Q4_K,Q5K"}),
+              HasSubstr("did you mean 'Q5_K'?"));
+  EXPECT_THAT(refusal({"plan", model(), "--target-vram", "8GiB", "--cache-type-k", "q8"}), HasSubstr("Q8_0"));
+  EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--runtime", "cudaa"}),
+              HasSubstr("did you mean 'cuda'?"));
+  EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--max-type", "ffn_dwn=Q4_K"}),
+              HasSubstr("did you mean 'ffn_down'?"));
   EXPECT_THAT(refusal({"quantize", "--pure", model(), "Q4_K"}), HasSubstr("--formats"));
   EXPECT_THAT(refusal({"quantize", model(), "out.gguf"}), HasSubstr("-o"));
 }
@@ -116,7 +123,8 @@ TEST(Words, DecimalCommasAndForgottenUnitsAreAskedAbout) {
 
 TEST(Words, PatternsThatMatchNothingAreRefused) {
   for (const char* option : {"--tensor-type", "--min-type", "--max-type"})
-    EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", option, "atn_v=Q6_K"}), HasSubstr("'atn_v'"));
+    EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", option, "atn_v=Q6_K"}),
+                HasSubstr("did you mean 'attn_v'?"));
   EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--tie", "nowhere"}),
               HasSubstr("--allow-unmatched"));
   EXPECT_THAT(refusal({"plan", model(), "--target-bpw", "4", "--role-weight", "nowhere=2"}),
