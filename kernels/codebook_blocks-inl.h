@@ -75,7 +75,8 @@ struct SpecIQ2_XXS : Iq2Common {
   static constexpr Format kFormat = Format::IQ2_XXS;
   static constexpr bool kParity = true;
   static constexpr bool kWide = true;
-  static constexpr float kShrinkage = 0.10F;  // typical relative error
+  static constexpr float kShrinkage = 0.10F;    // typical relative error
+  static constexpr float kEnlargement = 1.06F;  // with error feedback: codebook_feedback-inl.h
   static const SplitCodebook& book() { return iq2xxs_split(); }
   static const FlatCodebook& flat() { return iq2xxs_flat(); }
 };
@@ -84,6 +85,7 @@ struct SpecIQ2_XS : Iq2Common {
   static constexpr Format kFormat = Format::IQ2_XS;
   static constexpr bool kParity = true;
   static constexpr float kShrinkage = 0.075F;
+  static constexpr float kEnlargement = 1.045F;
   static const SplitCodebook& book() { return iq2xs_split(); }
   static const FlatCodebook& flat() { return iq2xs_flat(); }
 };
@@ -92,6 +94,7 @@ struct SpecIQ2_S : Iq2Common {
   static constexpr Format kFormat = Format::IQ2_S;
   static constexpr bool kParity = false;
   static constexpr float kShrinkage = 0.06F;
+  static constexpr float kEnlargement = 1.028F;
   static const SplitCodebook& book() { return iq2s_split(); }
   static const FlatCodebook& flat() { return iq2s_flat(); }
 };
@@ -109,6 +112,7 @@ struct SpecIQ3_XXS {
   static constexpr float kLowest = 1.0F / 50;
   static constexpr float kHighest = 1.0F / 6;
   static constexpr float kShrinkage = 0.035F;
+  static constexpr float kEnlargement = 1.015F;
   static const SplitCodebook& book() { return iq3xxs_split(); }
   static const FlatCodebook& flat() { return iq3xxs_flat(); }
 };
@@ -126,6 +130,7 @@ struct SpecIQ3_S {
   static constexpr float kLowest = 1.0F / 13;
   static constexpr float kHighest = 1.0F / 1.5F;
   static constexpr float kShrinkage = 0.02F;
+  static constexpr float kEnlargement = 1.008F;
   static const SplitCodebook& book() { return iq3s_split(); }
   static const FlatCodebook& flat() { return iq3s_flat(); }
 };
@@ -148,11 +153,13 @@ struct SpecIQ1_S : Iq1Common {
   static constexpr Format kFormat = Format::IQ1_S;
   static constexpr bool kWide = true;
   static constexpr float kShrinkage = 0.20F;
+  static constexpr float kEnlargement = 1.16F;
 };
 struct SpecIQ1_M : Iq1Common {
   using Block = BlockIQ1_M;
   static constexpr Format kFormat = Format::IQ1_M;
   static constexpr float kShrinkage = 0.18F;
+  static constexpr float kEnlargement = 1.11F;
 };
 
 // ---- One super-block in lanes

@@ -198,7 +198,7 @@ HWY_NOINLINE void encode_row(const PreparedRow& row, Effort effort, std::byte* o
 
 template <class Spec>
 void encode_row_or_feedback(const PreparedRow& row, Effort effort, std::byte* out) {
-  if (row.metric->covariance() != nullptr) {
+  if (row.covariance != nullptr) {
     encode_row_with_feedback<Spec>(row, effort, out);
   } else {
     encode_row<Spec>(row, effort, out);

@@ -228,7 +228,7 @@ struct TileMatrices {
   const CovarianceFactor* factor;
   std::size_t first;
   [[nodiscard]] const float* feedback(int column) const {
-    return factor->feedback(first + static_cast<std::size_t>(column)) + first;
+    return factor->feedback(first + static_cast<std::size_t>(column), first);
   }
   [[nodiscard]] const float* cost(int column) const {
     return factor->tile_cost(first + static_cast<std::size_t>(column));
@@ -336,11 +336,11 @@ HWY_INLINE void move_values(const TileMatrices& tile, int column, int count, con
   }
 }
 
-// Other vectors among the candidates, with the present signs.
+// Other vectors among the candidates, with the present signs. Returns the change of the cost, as those below.
 template <class Spec>
-HWY_NOINLINE bool change_vectors(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
+HWY_NOINLINE float change_vectors(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
   constexpr int kGroup = Spec::kGroup;
-  bool changed = false;
+  float gained = 0;
   for (int group = 0; group < FeedbackBlock<Spec>::kGroups; ++group) {
     const int column = kGroup * group;
     const int run = column / 8;
@@ -375,15 +375,15 @@ HWY_NOINLINE bool change_vectors(const TileMatrices& tile, FeedbackBlock<Spec>& 
     }
     block.entry[group] = block.candidates[16 * static_cast<std::size_t>(group) + lane];
     move_values(tile, column, kGroup, change, block.error, block.gradient);
-    changed = true;
+    gained += best;
   }
-  return changed;
+  return gained;
 }
 
 // Other signs: one, or two of a run where their number must stay even.
 template <class Spec>
-HWY_NOINLINE bool change_signs(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
-  bool changed = false;
+HWY_NOINLINE float change_signs(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
+  float gained = 0;
   for (int run = 0; run < 32; ++run) {
     const int column = 8 * run;
     const float s = block.scale(run);
@@ -426,10 +426,10 @@ HWY_NOINLINE bool change_signs(const TileMatrices& tile, FeedbackBlock<Spec>& bl
         block.negative[run] ^= 1U << k;
       }
       move_values(tile, column, 8, change, block.error, block.gradient);
-      changed = true;
+      gained += best;
     }
   }
-  return changed;
+  return gained;
 }
 
 // g^T S g and g^T (S z) of `count` columns from `column` on.
@@ -459,9 +459,9 @@ HWY_INLINE Quadratic quadratic(const TileMatrices& tile, int column, int count, 
 
 // Other codes of the sub-blocks' scales for the present vectors.
 template <class Spec>
-HWY_NOINLINE bool change_codes(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
+HWY_NOINLINE float change_codes(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
   constexpr int kColumns = FeedbackBlock<Spec>::kUnitColumns;
-  bool changed = false;
+  float gained = 0;
   for (int b = 0; b < FeedbackBlock<Spec>::kUnits; ++b) {
     const int column = kColumns * b;
     const Quadratic form = quadratic(tile, column, kColumns, block.grid + column, block.gradient);
@@ -470,33 +470,35 @@ HWY_NOINLINE bool change_codes(const TileMatrices& tile, FeedbackBlock<Spec>& bl
     const float wanted = std::nearbyint(
         std::fmin(std::fmax(block.code[b] - form.slope / (form.square * step), 0.0F), Spec::kCodes - 1.0F));
     const float change = (wanted - block.code[b]) * step;
-    if (change == 0.0F || !(std::fma(change, form.square, 2.0F * form.slope) * change < 0.0F)) continue;
+    const float gain = std::fma(change, form.square, 2.0F * form.slope) * change;
+    if (!(gain < 0.0F)) continue;
     block.code[b] = wanted;
     float moves[32];
     for (int k = 0; k < kColumns; ++k) moves[k] = change * block.grid[column + k];
     move_values(tile, column, kColumns, moves, block.error, block.gradient);
-    changed = true;
+    gained += gain;
   }
-  return changed;
+  return gained;
 }
 
 // Signed grids: the other shift.
 template <class Spec>
-HWY_NOINLINE bool change_shifts(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
+HWY_NOINLINE float change_shifts(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
   constexpr int kColumns = Spec::kWide ? 32 : 8;
-  bool changed = false;
+  float gained = 0;
   for (int column = 0; column < 256; column += kColumns) {
     const float shift = block.shift[column / 8];
     float moves[32];
     for (int k = 0; k < kColumns; ++k) moves[k] = -2.0F * shift * block.scale(column / 8);
     const Quadratic form = quadratic(tile, column, kColumns, moves, block.gradient);
-    if (!(form.square + 2.0F * form.slope < 0.0F)) continue;
+    const float gain = form.square + 2.0F * form.slope;
+    if (!(gain < 0.0F)) continue;
     for (int k = 0; k < kColumns; ++k) block.grid[column + k] -= 2.0F * shift;
     for (int run = column / 8; run < (column + kColumns) / 8; ++run) block.shift[run] = -shift;
     move_values(tile, column, kColumns, moves, block.error, block.gradient);
-    changed = true;
+    gained += gain;
   }
-  return changed;
+  return gained;
 }
 
 // The unit of the scales that is best for the vectors and codes, rounded as the block's half will be.
@@ -535,11 +537,33 @@ HWY_NOINLINE void change_unit(const TileMatrices& tile, const BlockState<Spec>& 
   }
 }
 
-template <class Spec>
-HWY_INLINE void measure_block(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
+// S z and z^T S z; with kPull also S x', in the same pass over S.
+template <class Spec, bool kPull>
+HWY_NOINLINE void measure_block(const TileMatrices& tile, FeedbackBlock<Spec>& block) {
   for (int j = 0; j < 256; ++j)
     block.error[j] = std::fma(block.grid[j], block.scale(j / 8), -block.target[j]);
-  block.cost = cost_gradient(*tile.factor, tile.first, 256, block.error, block.gradient);
+  F cost = zero();
+  for (int half = 0; half < 256; half += 128) {
+    F gradient[8];
+    F pull[8];
+    for (int k = 0; k < 8; ++k) gradient[k] = pull[k] = zero();
+    for (int j = 0; j < 256; ++j) {
+      const float* line = tile.cost(j) + half;
+      const F z = set(block.error[j]);
+      const F x = set(block.target[j]);
+      for (int k = 0; k < 8; ++k) {
+        const F s = load(line + 16 * k);
+        gradient[k] = fma(z, s, gradient[k]);
+        if constexpr (kPull) pull[k] = fma(x, s, pull[k]);
+      }
+    }
+    for (int k = 0; k < 8; ++k) {
+      store(gradient[k], block.gradient + half + 16 * k);
+      if constexpr (kPull) store(pull[k], block.pull + half + 16 * k);
+      cost = fma(gradient[k], load(block.error + half + 16 * k), cost);
+    }
+  }
+  block.cost = sum(cost);
 }
 
 // The lane of run `run`'s chunk (load_chunks).
@@ -574,10 +598,13 @@ HWY_NOINLINE void choose_block_scales(BlockState<Spec>& state, const Plan& plan,
   std::copy_n(lanes, FeedbackBlock<Spec>::kUnits, block.code);
 }
 
+// Another sweep is worth its time when the last one lowered the cost by this share.
+inline constexpr float kWorthwhile = 0.01F;
+
 template <class Spec>
 HWY_NOINLINE void encode_row_with_feedback(const PreparedRow& row, Effort effort, std::byte* out) {
   const Plan plan = plan_for<Spec>(effort);
-  const CovarianceFactor& factor = *row.metric->covariance();
+  const CovarianceFactor& factor = *row.covariance;
   auto* blocks = reinterpret_cast<typename Spec::Block*>(out);
   BlockState<Spec> state;
   state.coupled = false;
@@ -586,17 +613,17 @@ HWY_NOINLINE void encode_row_with_feedback(const PreparedRow& row, Effort effort
   HWY_ALIGN float target[256];
   std::fill_n(row.feedback, row.columns, 0.0F);
   const int rounds = effort == Effort::Fast ? 1 : effort == Effort::Default ? 2 : 4;
-  const int sweeps = effort == Effort::Fast ? 1 : effort == Effort::Default ? 3 : 8;
+  const int sweeps = effort == Effort::Fast ? 2 : effort == Effort::Default ? 4 : 8;
   for (std::size_t first = 0; first < row.columns; first += 256, ++blocks) {
     const TileMatrices tile{&factor, first};
-    shifted_tile_targets(row, first, 256, target);
+    shifted_tile_targets(row, first, 256, Spec::kEnlargement, target);
     float maximum = 0;
     for (const float x : target) maximum = std::fmax(maximum, std::fabs(x));
     Fields fields;
     if (!(maximum > 1e-12F)) {  // as encode_row
       pack(fields, *blocks);
       for (int j = 0; j < 256; ++j) kept.error[j] = -target[j];
-      feed_back(row, first, 256, target, kept.error);
+      feed_back(row, first, 256, Spec::kEnlargement, target, kept.error);
       continue;
     }
     const int exponent = static_cast<int>((std::bit_cast<std::uint32_t>(maximum) >> 23) & 255) - 127;
@@ -604,20 +631,22 @@ HWY_NOINLINE void encode_row_with_feedback(const PreparedRow& row, Effort effort
     state.down = 1 / state.up;
     for (int j = 0; j < 256; ++j) block.target[j] = target[j] * state.down;
     load_chunks<Spec>(factor.innovations() + first, state.targets.w);
-    cost_gradient(factor, first, 256, block.target, block.pull);
 
     for (int round = 0; round < rounds; ++round) {
       choose_block_scales<Spec>(state, plan, round == 0 ? block.target : block.wanted, block);
       code_in_order<Spec>(tile, block);
-      measure_block<Spec>(tile, block);
-      for (int sweep = 0; sweep < sweeps; ++sweep) {
-        bool changed = change_vectors<Spec>(tile, block);
-        if constexpr (!Spec::kSigned) changed |= change_signs<Spec>(tile, block);
-        if constexpr (Spec::kSigned) changed |= change_shifts<Spec>(tile, block);
-        changed |= change_codes<Spec>(tile, block);
-        if (!changed) break;
+      if (round == 0) {
+        measure_block<Spec, true>(tile, block);
+      } else {
+        measure_block<Spec, false>(tile, block);
       }
-      measure_block<Spec>(tile, block);
+      for (int sweep = 0; sweep < sweeps; ++sweep) {
+        float gained = change_vectors<Spec>(tile, block);
+        gained += Spec::kSigned ? change_shifts<Spec>(tile, block) : change_signs<Spec>(tile, block);
+        gained += change_codes<Spec>(tile, block);
+        block.cost += gained;
+        if (!(gained < -kWorthwhile * block.cost)) break;
+      }
       change_unit<Spec>(tile, state, block);
       if (round == 0 || block.cost < kept.cost) kept.keep(block);
     }
@@ -632,7 +661,7 @@ HWY_NOINLINE void encode_row_with_feedback(const PreparedRow& row, Effort effort
     }
     pack(fields, *blocks);
     for (float& e : kept.error) e *= state.up;
-    feed_back(row, first, 256, target, kept.error);
+    feed_back(row, first, 256, Spec::kEnlargement, target, kept.error);
   }
 }
 

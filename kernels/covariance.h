@@ -7,6 +7,7 @@
 // (x_j - sum_{i < j} U_ij e_i), minimizes one term after another (the order of GPTQ and LDLQ).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -20,7 +21,9 @@ namespace quantfit::kernels {
 // per weight (uniform levels, or a table of them). All others leave it unread.
 [[nodiscard]] bool has_error_feedback(Format format);
 
-// Immutable once made; threads may share it. Holds about columns^2 + 256 * columns floats.
+// Full, or block-diagonal: correlations inside blocks of a multiple of 256 columns only, for inputs so wide
+// that columns^2 floats do not fit. Immutable once made; threads may share it. Holds about (block + 270) *
+// columns floats, `block` = columns where it is full.
 class CovarianceFactor {
  public:
   // Measured with 1e5 tokens of calibration, dense example model: the output error under held-out moments is
@@ -34,12 +37,34 @@ class CovarianceFactor {
   [[nodiscard]] static Result<CovarianceFactor> make(std::size_t columns, std::span<const float> moments,
                                                      float damping = kDamping);
 
+  // The same from diagonal blocks alone: `moments` holds a full symmetric matrix for each run of `block`
+  // columns, a multiple of 256 (the last run may be shorter), one after another. ShapeMismatch, Malformed as
+  // above.
+  [[nodiscard]] static Result<CovarianceFactor> make_blocks(std::size_t columns, std::size_t block,
+                                                            std::span<const float> moments,
+                                                            float damping = kDamping);
+
+  // For an input with the same correlations and other second moments (an expert's, beside those of its
+  // layer): C' = S C S with the diagonal S that gives C' the diagonal `second_moments` (>= 0, one per
+  // column), both damped. Costs about a copy of the factor. ShapeMismatch for another number of columns,
+  // Malformed when the moments are not finite, negative or all zero.
+  [[nodiscard]] Result<CovarianceFactor> with_diagonal(std::span<const float> second_moments) const;
+
   [[nodiscard]] std::size_t columns() const { return columns_; }
-  // Row i of U: element j > i; zeros before, one at i. Padded to whole tiles of 256 columns.
-  [[nodiscard]] const float* feedback(std::size_t i) const { return feedback_.data() + i * stride_; }
-  // D as transposed tiles (see ColumnMetric), 0 in the padding. Scaled like everything here: mean diagonal of
-  // C = 1.
+  // One past the last column that the errors of column i reach.
+  [[nodiscard]] std::size_t reach(std::size_t i) const {
+    return std::min(i / block_ * block_ + block_, columns_);
+  }
+  // Row i of U from `column` on, which lies in the same block: zeros before i, one at i. Padded to whole
+  // tiles of 256 columns.
+  [[nodiscard]] const float* feedback(std::size_t i, std::size_t column) const {
+    return feedback_.data() + i * block_ + column % block_;
+  }
+  // D as transposed tiles (see ColumnMetric), 0 in the padding. Scaled like everything here: C / scale(),
+  // whose diagonal averages 1 (damping comes on top).
   [[nodiscard]] const float* innovation_tiles() const { return innovation_tiles_.data(); }
+  // What C was divided by: the mean of its diagonal.
+  [[nodiscard]] double scale() const { return scale_; }
   // D in the order of the columns, padded to tiles with zeros.
   [[nodiscard]] const float* innovations() const { return innovations_.data(); }
   // The cost of a tile's errors when all later columns are free to make up for them: U_t D_t U_t^T with the
@@ -55,12 +80,19 @@ class CovarianceFactor {
 
  private:
   CovarianceFactor() = default;
+  // Fills what follows from feedback_ and innovations_.
+  void derive();
   [[nodiscard]] std::vector<float> group_costs(std::size_t size) const;
+
   std::size_t columns_ = 0;
-  std::size_t stride_ = 0;
-  std::vector<float> feedback_;
-  std::vector<float> innovation_tiles_;
+  std::size_t stride_ = 0;  // columns padded to tiles
+  std::size_t block_ = 0;   // a multiple of 256; stride_ where the matrix is full
+  float damping_ = 0;
+  double scale_ = 1;
+  std::vector<float> diagonal_;  // of C / scale(), undamped
+  std::vector<float> feedback_;  // columns x block
   std::vector<float> innovations_;
+  std::vector<float> innovation_tiles_;
   std::vector<float> tile_cost_;
   std::vector<float> group_cost_4_;
   std::vector<float> group_cost_8_;

@@ -114,7 +114,7 @@ HWY_NOINLINE void round_in_order(const CovarianceFactor& factor, std::size_t fir
     tile.wanted[j] = wanted;
     tile.code[j] = code;
     tile.error[j] = z;
-    const float* line = factor.feedback(first + j) + first;
+    const float* line = factor.feedback(first + j, first);
     const F zs = set(z);
     for (std::size_t k = j / 16 * 16; k < columns; k += 16)
       store(fma(zs, load(line + k), load(fed + k)), fed + k);
@@ -193,18 +193,24 @@ HWY_INLINE float bounded(float x) {
   return std::fmin(std::fmax(x, -0x1p30F), 0x1p30F);
 }
 
+// The weight that is coded: no format reaches further than `bounded`. `enlargement`: see
+// codebook_feedback-inl.h.
+HWY_INLINE float enlarged(const PreparedRow& row, std::size_t column, float enlargement) {
+  return bounded(row.x[column] * enlargement);
+}
+
 // The targets of the tile from column `first` on: what the errors of the earlier tiles ask of its columns.
 // U^T z = fed, solved from the first column on, is the shift that makes the tile's problem one of its own.
 inline HWY_NOINLINE void shifted_tile_targets(const PreparedRow& row, std::size_t first, std::size_t columns,
-                                              float* target) {
-  const CovarianceFactor& factor = *row.metric->covariance();
+                                              float enlargement, float* target) {
+  const CovarianceFactor& factor = *row.covariance;
   HWY_ALIGN float fed[256];
   for (std::size_t j = 0; j < 256; ++j) fed[j] = first + j < row.columns ? row.feedback[first + j] : 0.0F;
   for (std::size_t j = columns; j < 256; ++j) target[j] = 0.0F;
   for (std::size_t j = 0; j < columns; ++j) {
     const float shift = fed[j];
-    target[j] = bounded(bounded(row.x[first + j]) - shift);
-    const float* line = factor.feedback(first + j) + first;
+    target[j] = bounded(enlarged(row, first + j, enlargement) - shift);
+    const float* line = factor.feedback(first + j, first);
     for (std::size_t k = j / 16 * 16; k < columns; k += 16)
       store(fma(set(-shift), load(line + k), load(fed + k)), fed + k);
   }
@@ -212,20 +218,23 @@ inline HWY_NOINLINE void shifted_tile_targets(const PreparedRow& row, std::size_
 
 // Feedback of a tile's final errors z (against the targets above) to the columns after it.
 inline HWY_NOINLINE void feed_back(const PreparedRow& row, std::size_t first, std::size_t columns,
-                                   const float* target, const float* error) {
-  if (first + columns >= row.columns) return;
-  const CovarianceFactor& factor = *row.metric->covariance();
+                                   float enlargement, const float* target, const float* error) {
+  const CovarianceFactor& factor = *row.covariance;
+  const std::size_t next = first + kTileColumns;
+  const std::size_t end = factor.reach(first);
+  if (next >= end) return;
   for (std::size_t j = 0; j < columns; ++j) {
-    const F e = set(error[j] + target[j] - bounded(row.x[first + j]));  // against the unshifted weight
-    const float* line = factor.feedback(first + j);
-    for (std::size_t k = first + kTileColumns; k < row.columns; k += 16)
-      store(fma(e, load(line + k), load(row.feedback + k)), row.feedback + k);
+    const F e =
+        set(error[j] + target[j] - enlarged(row, first + j, enlargement));  // against the unshifted weight
+    const float* line = factor.feedback(first + j, next);
+    for (std::size_t k = next; k < end; k += 16)
+      store(fma(e, load(line + (k - next)), load(row.feedback + k)), row.feedback + k);
   }
 }
 
 template <class Codec>
 void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out) {
-  const CovarianceFactor& factor = *row.metric->covariance();
+  const CovarianceFactor& factor = *row.covariance;
   Codec codec;
   Tile tile;
   FeedbackTile work;
@@ -235,7 +244,7 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
   std::fill_n(row.feedback, row.columns, 0.0F);
   for (std::size_t first = 0; first < row.columns; first += kTileColumns) {
     const std::size_t columns = std::min(row.columns - first, kTileColumns);
-    shifted_tile_targets(row, first, columns, work.target);
+    shifted_tile_targets(row, first, columns, 1.0F, work.target);
     tile.v = factor.innovation_tiles() + first;
     tile.p = tile.q = tile.shift = zeros;
     to_tile(work.target, tile.shifted);
@@ -268,14 +277,14 @@ void encode_with_feedback(const PreparedRow& row, Effort effort, std::byte* out)
     to_tile(best_code, tile.code);
     codec.store_blocks(tile, out, columns);
     out += Codec::bytes(columns);
-    feed_back(row, first, columns, work.target, best_error);
+    feed_back(row, first, columns, 1.0F, work.target, best_error);
   }
 }
 
 // With error feedback when the metric has a covariance.
 template <class Codec>
 void encode_tiles_or_feedback(const PreparedRow& row, Effort effort, std::byte* out) {
-  if (row.metric->covariance() != nullptr) {
+  if (row.covariance != nullptr) {
     encode_with_feedback<Codec>(row, effort, out);
   } else {
     encode_tiles<Codec>(row, effort, out);

@@ -95,15 +95,19 @@ struct PreparedRow {
   const float* p_tiles = nullptr;
   const float* q_tiles = nullptr;
   const float* shift_tiles = nullptr;  // 1 / (v + p^2 / 4)
+  // For rounding with error feedback and for e^T C e as the error; null: the diagonal metric is the
+  // objective.
+  const CovarianceFactor* covariance = nullptr;
   float* feedback = nullptr;  // room for `columns` floats, padded to tiles: error feedback in progress
   const ColumnMetric* metric = nullptr;
 };
 
-// The parts of D for one encoded row, in the units of the activations (scale applied).
+// The parts of D for one encoded row, in the units of the activations (scale applied). With a covariance the
+// total is e^T C e, damping included.
 struct RowError {
-  double variance = 0;  // sum v e^2
-  double bias = 0;      // (sum m e)^2
-  double gain = 0;      // (kappa - 1) (sum a x e)^2 / energy
+  double variance = 0;  // sum v e^2; with a covariance: what is left of e^T C e
+  double bias = 0;      // (sum m e)^2; with a covariance: at most e^T C e
+  double gain = 0;      // (kappa - 1) (sum a x e)^2 / energy; with a covariance: 0
   double energy = 0;    // sum a x^2
   [[nodiscard]] double total() const { return variance + bias + gain; }
 };

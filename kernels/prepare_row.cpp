@@ -6,6 +6,7 @@
 // foreach_target first: it decides which targets the following headers are compiled for.
 #include <algorithm>
 
+#include "kernels/covariance.h"
 #include "kernels/lanes-inl.h"
 #include "kernels/targets.h"
 
@@ -24,6 +25,7 @@ PreparedRow prepare(const ColumnMetric& metric, RowWorkspace& workspace) {
   row.has_p = metric.has_mean();
   row.suffix = workspace.suffix();
   row.metric = &metric;
+  row.covariance = metric.covariance();
 
   const std::size_t groups = (row.columns + 15) / 16;
   F even = zero();
@@ -96,6 +98,29 @@ PreparedRow prepare(const ColumnMetric& metric, RowWorkspace& workspace) {
   return row;
 }
 
+// e^T C e / scale = sum_j D_j (sum_{i <= j} U_ij e_i)^2; the inner sums grow in row.feedback.
+double covariance_error(const PreparedRow& row, const float* decoded) {
+  const CovarianceFactor& factor = *row.covariance;
+  std::fill_n(row.feedback, (row.columns + 255) / 256 * 256, 0.0F);
+  for (std::size_t i = 0; i < row.columns; ++i) {
+    const F e = set(decoded[i] - row.x[i]);
+    const std::size_t begin = i / 16 * 16;
+    const float* line = factor.feedback(i, begin);
+    for (std::size_t j = begin; j < factor.reach(i); j += 16)
+      store(fma(e, load(line + (j - begin)), load(row.feedback + j)), row.feedback + j);
+  }
+  double total = 0;
+  for (std::size_t first = 0; first < row.columns; first += 256) {
+    F square = zero();
+    for (std::size_t j = first; j < std::min(first + 256, row.columns); j += 16) {
+      const F sum = load(row.feedback + j);
+      square = fma(sum * load(factor.innovations() + j), sum, square);
+    }
+    total += double{sum(square)};
+  }
+  return total;
+}
+
 RowError measure(const PreparedRow& row, const float* decoded) {
   F variance = zero();
   F bias = zero();
@@ -122,6 +147,12 @@ RowError measure(const PreparedRow& row, const float* decoded) {
   error.bias = bias_sum * bias_sum * scale;
   error.gain = gain_sum * gain_sum * scale;
   error.energy = double{row.energy} * scale;
+  if (row.covariance != nullptr) {
+    const double total = covariance_error(row, decoded) * row.covariance->scale();
+    error.bias = std::min(error.bias, total);
+    error.variance = total - error.bias;
+    error.gain = 0;
+  }
   return error;
 }
 

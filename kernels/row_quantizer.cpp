@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <utility>
+
+#include "kernels/covariance.h"
 
 namespace quantfit::kernels {
 namespace {
@@ -20,7 +23,8 @@ bool all_finite(const float* x, std::size_t columns) {
 RowQuantizer::RowQuantizer(const RowKernels& kernels, std::size_t max_columns)
     : kernels_(&kernels), workspace_(max_columns) {}
 
-Result<void> RowQuantizer::load(Format source, std::span<const std::byte> bytes, const ColumnMetric& metric) {
+Result<void> RowQuantizer::load(Format source, std::span<const std::byte> bytes, const ColumnMetric& metric,
+                                std::shared_ptr<const CovarianceFactor> covariance) {
   const DecodeRow decode = kernels_->decode[static_cast<std::size_t>(source)];
   if (decode == nullptr) return fail(ErrorCode::Unsupported, "{} cannot be quantized", name_of(source));
   const std::size_t columns = metric.columns();
@@ -39,7 +43,12 @@ Result<void> RowQuantizer::load(Format source, std::span<const std::byte> bytes,
     });
     return fail(ErrorCode::Malformed, "column {} is not a finite number", bad - workspace_.x());
   }
+  if (covariance && covariance->columns() != columns)
+    return fail(ErrorCode::ShapeMismatch, "a covariance of {} columns for a row of {} weights",
+                covariance->columns(), columns);
   row_ = kernels_->prepare(metric, workspace_);
+  covariance_ = std::move(covariance);
+  if (covariance_) row_.covariance = covariance_.get();
   return outcome::success();
 }
 

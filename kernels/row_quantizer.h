@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <span>
 
 #include "core/error.h"
@@ -18,10 +19,11 @@ class RowQuantizer {
   RowQuantizer(const RowKernels& kernels, std::size_t max_columns);
 
   // Decodes one row of the source (any format with a decoder) and prepares it under `metric`,
-  // which must outlive the row's use. Malformed when a weight is NaN or infinite, Unsupported when
-  // the format has no decoder.
-  [[nodiscard]] Result<void> load(Format source, std::span<const std::byte> bytes,
-                                  const ColumnMetric& metric);
+  // which must outlive the row's use. `covariance`, kept as long as the row, takes the place of the metric's.
+  // Malformed when a weight is NaN or infinite, Unsupported when the format has no decoder, ShapeMismatch
+  // when the bytes or the covariance are of another number of columns.
+  [[nodiscard]] Result<void> load(Format source, std::span<const std::byte> bytes, const ColumnMetric& metric,
+                                  std::shared_ptr<const CovarianceFactor> covariance = {});
 
   // The row loaded last.
   [[nodiscard]] const PreparedRow& row() const { return row_; }
@@ -41,6 +43,7 @@ class RowQuantizer {
   const RowKernels* kernels_;
   RowWorkspace workspace_;
   PreparedRow row_;
+  std::shared_ptr<const CovarianceFactor> covariance_;  // of the row
 };
 
 }  // namespace quantfit::kernels

@@ -77,7 +77,7 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
     ChosenSensitivities sensitivities = choose_sensitivities(
         default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights),
         !request.role_weights.empty(), measured_sets, job.candidates, inputs.importance_fingerprint,
-        request.sampler.error_model.to_text());
+        metric_identity(request.sampler.error_model.to_text(), request.sampler.covariances));
     job.error_unit = sensitivities.unit;
     for (TensorSensitivity& sensitivity : sensitivities.values) {
       job.sensitivity.push_back(sensitivity.value);

@@ -46,7 +46,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
     parameters.effort = kernels::to_string(options.effort);
     parameters.encoder_version = kernels::kEncoderVersion;
     parameters.sampling = options.sampling.to_text();
-    parameters.metric = options.error_model.to_text();
+    parameters.metric = metric_identity(options.error_model.to_text(), options.covariances);
     QF_ASSIGN(report.run, store->begin_run(parameters, program_version));
     QF_ASSIGN(report.measurements, store->load_run(report.run));
   }

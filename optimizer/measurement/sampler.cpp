@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <mutex>
 #include <numeric>
 
@@ -309,7 +310,7 @@ class TensorSampler {
       ask_for(sums.rows, count);
       auxiliaries_.resize(count);
       QF_TRY(for_rows(sums.rows, count, 8, [&](std::uint64_t index, std::uint64_t slot) -> Result<void> {
-        QF_ASSIGN(const RowSample::Row at, load(index));
+        QF_ASSIGN(const RowSample::Row at, load(index, false));
         auxiliaries_[slot] = auxiliaries_of(quantizers_.local().row(), metric_.weight(at.matrix));
         return outcome::success();
       }));
@@ -356,12 +357,16 @@ class TensorSampler {
     return at.matrix * task_.tensor->ne[1] + at.row;
   }
 
-  // Puts a row of the sample into this thread's quantizer.
-  Result<RowSample::Row> load(std::uint64_t index) {
+  // Puts a row of the sample into this thread's quantizer; to be encoded or only to be looked at.
+  Result<RowSample::Row> load(std::uint64_t index, bool to_encode) {
     const RowSample::Row at = sample_.at(index);
     const std::uint64_t row = row_of(at);
+    std::shared_ptr<const kernels::CovarianceFactor> covariance;
+    if (to_encode && options_.covariances != nullptr) {
+      QF_ASSIGN(covariance, options_.covariances->covariance(*task_.tensor, at.matrix));
+    }
     if (auto loaded = quantizers_.local().load(task_.tensor->format, model_.row(*task_.tensor, row),
-                                               metric_.of(at.matrix));
+                                               metric_.of(at.matrix), std::move(covariance));
         !loaded)
       return fail(loaded.error().code, "tensor {}, row {}: {}", printable(task_.tensor->name), row,
                   loaded.error().message);
@@ -369,7 +374,7 @@ class TensorSampler {
   }
 
   Result<void> encode_row(std::uint64_t index, std::uint64_t slot) {
-    QF_ASSIGN(const RowSample::Row at, load(index));
+    QF_ASSIGN(const RowSample::Row at, load(index, true));
     kernels::RowQuantizer& quantizer = quantizers_.local();
     const double weight = metric_.weight(at.matrix);
     auxiliaries_[slot] = auxiliaries_of(quantizer.row(), weight);

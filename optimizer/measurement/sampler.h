@@ -13,6 +13,7 @@
 #include "core/model.h"
 #include "core/progress.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/measurement/covariance_provider.h"
 #include "optimizer/measurement/error_model.h"
 
 namespace quantfit::optimizer {
@@ -66,6 +67,8 @@ struct SamplerOptions {
   ErrorModel error_model;
   kernels::Effort effort = kernels::Effort::Default;
   unsigned threads = 0;  // 0: all cores
+  // Where given, rows are encoded with error feedback and their errors are e^T C e; must outlive the call.
+  const CovarianceProvider* covariances = nullptr;
 };
 
 // Weights that measuring `task` will touch at least: the unit of progress.

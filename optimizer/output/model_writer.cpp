@@ -104,18 +104,23 @@ Result<void> check_copied(const Chunk& chunk) {
 }
 
 Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantizer& quantizer,
-                          kernels::Effort effort) {
+                          const WriterOptions& options) {
   if (!chunk.metric) return check_copied(chunk);
   const TensorInfo& source = *chunk.source;
   QF_ASSIGN(const std::uint64_t bytes, row_bytes(chunk.format, source.row_length()));
   chunk.encoded.resize(chunk.rows * bytes);
+  std::shared_ptr<const kernels::CovarianceFactor> covariance;
   for (std::uint64_t i = 0; i < chunk.rows; ++i) {
     const std::uint64_t row = chunk.first_row + i;
+    const std::uint64_t matrix = row / source.ne[1];
+    if (options.covariances != nullptr && (i == 0 || row % source.ne[1] == 0)) {
+      QF_ASSIGN(covariance, options.covariances->covariance(source, matrix));
+    }
     if (auto loaded =
-            quantizer.load(source.format, model.row(source, row), chunk.metric->of(row / source.ne[1]));
+            quantizer.load(source.format, model.row(source, row), chunk.metric->of(matrix), covariance);
         !loaded)
       return fail(loaded.error().code, "tensor '{}', row {}: {}", source.name, row, loaded.error().message);
-    quantizer.encode(chunk.format, effort, chunk.encoded.data() + i * bytes);
+    quantizer.encode(chunk.format, options.effort, chunk.encoded.data() + i * bytes);
   }
   return outcome::success();
 }
@@ -231,7 +236,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       };
       const auto encode = [&](std::shared_ptr<Chunk> chunk) {
         if (!stopped())
-          if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options.effort); !encoded)
+          if (auto encoded = encode_chunk(model, *chunk, quantizers.local(), options); !encoded)
             failure.report(std::move(encoded).error());
         return chunk;
       };

@@ -17,6 +17,7 @@
 #include "core/progress.h"
 #include "core/recipe.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/measurement/covariance_provider.h"
 #include "optimizer/measurement/error_model.h"
 
 namespace quantfit::optimizer {
@@ -29,6 +30,8 @@ struct WriterOptions {
   std::string source_fingerprint;
   Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
   std::vector<GgufKeyValue> keys;      // further metadata: provenance
+  // Where given, rows are encoded with error feedback, as SamplerOptions; must outlive the call.
+  const CovarianceProvider* covariances = nullptr;
 };
 
 // What the output file looks like: known before any weight is encoded.

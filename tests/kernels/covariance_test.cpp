@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <random>
 #include <span>
 #include <string>
@@ -101,13 +103,121 @@ TEST(CovarianceTest, TheFactorsMultiplyToTheMoments) {
         double product = 0;
         for (std::size_t k = 0; k < n; ++k) {
           const float d = factor.value().innovation_tiles()[k / 256 * 256 + 16 * (k % 16) + k % 256 / 16];
-          product += double{factor.value().feedback(i)[k]} * d * factor.value().feedback(j)[k];
+          product += double{*factor.value().feedback(i, k)} * d * *factor.value().feedback(j, k);
         }
         EXPECT_NEAR(product, moments[i * n + j] / mean + (i == j ? 0.01 : 0.0), 2e-5) << i << ", " << j;
       }
     // Within the last tile nothing comes after: its cost is the block of the matrix itself.
     const std::size_t first = (n - 1) / 256 * 256;
     EXPECT_NEAR(factor.value().tile_cost(first)[3], moments[first * n + first + 3] / mean, 2e-5);
+  }
+}
+
+// Blocks of the matrix, one after another, as make_blocks takes them.
+std::vector<float> blocks_of(const std::vector<float>& moments, std::size_t columns, std::size_t block) {
+  std::vector<float> blocks;
+  for (std::size_t first = 0; first < columns; first += block)
+    for (std::size_t i = first; i < std::min(first + block, columns); ++i)
+      for (std::size_t j = first; j < std::min(first + block, columns); ++j)
+        blocks.push_back(moments[i * columns + j]);
+  return blocks;
+}
+
+// Block-diagonal: the factor of the matrix whose other elements are zero.
+TEST(CovarianceTest, BlocksAreAMatrixWithoutTheRest) {
+  constexpr std::size_t kColumns = 800;
+  std::vector<float> moments = correlated_moments(kColumns, 3);
+  const auto blocks = CovarianceFactor::make_blocks(kColumns, 512, blocks_of(moments, kColumns, 512));
+  ASSERT_TRUE(blocks) << blocks.error().message;
+  for (std::size_t i = 0; i < kColumns; ++i)
+    for (std::size_t j = 0; j < kColumns; ++j)
+      if (i / 512 != j / 512) moments[i * kColumns + j] = 0.0F;
+  const auto full = CovarianceFactor::make(kColumns, moments);
+  ASSERT_TRUE(full);
+  EXPECT_EQ(blocks.value().reach(511), 512U);
+  EXPECT_EQ(blocks.value().reach(512), kColumns);
+  const std::vector<float> diagonal = diagonal_of(moments, kColumns);
+  const ColumnMetric with_blocks(kColumns, diagonal, {}, 1, &blocks.value());
+  const ColumnMetric with_full(kColumns, diagonal, {}, 1, &full.value());
+  const std::vector<float> x = random_row(kColumns, 8);
+  const RowKernels& kernels = runnable_kernels().front();
+  for (const Format format : {Format::Q4_0, Format::IQ4_NL})
+    EXPECT_EQ(encode(kernels, format, Effort::Fast, x, with_blocks).bytes,
+              encode(kernels, format, Effort::Fast, x, with_full).bytes);
+  EXPECT_EQ(CovarianceFactor::make_blocks(kColumns, 300, moments).error().code, ErrorCode::ShapeMismatch);
+  EXPECT_EQ(CovarianceFactor::make_blocks(kColumns, 512, moments).error().code, ErrorCode::ShapeMismatch);
+}
+
+// With another diagonal: the factor of S C S.
+TEST(CovarianceTest, ADiagonalOfItsOwnScalesTheMatrix) {
+  constexpr std::size_t n = 320;
+  const std::vector<float> moments = correlated_moments(n, 4);
+  const auto layer = CovarianceFactor::make(n, moments);
+  ASSERT_TRUE(layer);
+  std::mt19937 generator(5);
+  std::normal_distribution<float> normal;
+  std::vector<float> wanted = diagonal_of(moments, n);
+  for (float& a : wanted) a *= std::exp(normal(generator));
+  wanted[7] = 0.0F;  // an input that this expert never sees
+  const auto own = layer.value().with_diagonal(wanted);
+  ASSERT_TRUE(own) << own.error().message;
+  double mean = 0;
+  double layer_mean = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    mean += wanted[i] / static_cast<double>(n);
+    layer_mean += moments[i * n + i] / static_cast<double>(n);
+  }
+  EXPECT_NEAR(own.value().scale(), mean, 1e-5 * mean);
+  const auto stretch = [&](std::size_t i) {
+    return std::sqrt((wanted[i] / mean + 0.03) / (moments[i * n + i] / layer_mean + 0.03));
+  };
+  for (std::size_t i = 0; i < n; i += 7)
+    for (std::size_t j = 0; j < n; j += 5) {
+      double product = 0;
+      for (std::size_t k = std::max(i, j); k < n; ++k)
+        product +=
+            double{*own.value().feedback(i, k)} * own.value().innovations()[k] * *own.value().feedback(j, k);
+      const double expected =
+          (moments[i * n + j] / layer_mean + (i == j ? 0.03 : 0.0)) * stretch(i) * stretch(j);
+      EXPECT_NEAR(product, expected, 1e-4 * (1 + std::abs(expected))) << i << ", " << j;
+    }
+  EXPECT_EQ(layer.value().with_diagonal(std::vector<float>(n - 1, 1.0F)).error().code,
+            ErrorCode::ShapeMismatch);
+  EXPECT_EQ(layer.value().with_diagonal(std::vector<float>(n, 0.0F)).error().code, ErrorCode::Malformed);
+  wanted[3] = -1.0F;
+  EXPECT_EQ(layer.value().with_diagonal(wanted).error().code, ErrorCode::Malformed);
+}
+
+// The error of a row under a covariance is e^T C e, damping included, on every instruction set.
+TEST(CovarianceTest, TheMeasuredErrorIsTheQuadraticForm) {
+  constexpr std::size_t n = 320;
+  std::vector<float> moments = correlated_moments(n, 6);
+  const auto factor = std::make_shared<const CovarianceFactor>(CovarianceFactor::make(n, moments).value());
+  const ColumnMetric metric(n, diagonal_of(moments, n), {}, 5);
+  const std::vector<float> x = random_row(n, 1);
+  for (std::size_t i = 0; i < n; ++i) moments[i * n + i] += static_cast<float>(0.03 * factor->scale());
+  double first = 0;
+  for (const RowKernels& kernels : runnable_kernels()) {
+    RowQuantizer quantizer(kernels, n);
+    ASSERT_TRUE(quantizer.load(Format::F32, std::as_bytes(std::span(x)), metric, factor));
+    std::vector<std::byte> bytes(row_bytes(Format::Q4_0, n).value());
+    quantizer.encode(Format::Q4_0, Effort::Fast, bytes.data());
+    std::vector<float> y(n);
+    kernels.decode[static_cast<std::size_t>(Format::Q4_0)](bytes.data(), n, y.data());
+    const RowError error = quantizer.measure(Format::Q4_0, bytes.data());
+    const double expected = output_error(moments, x, y);
+    EXPECT_NEAR(error.total(), expected, 1e-4 * expected);
+    EXPECT_EQ(error.gain, 0.0);
+    if (&kernels == &runnable_kernels().front()) first = error.total();
+    EXPECT_EQ(error.total(), first) << kernels.isa;
+    // Without one again: the row loaded next does not keep it.
+    ASSERT_TRUE(quantizer.load(Format::F32, std::as_bytes(std::span(x)), metric));
+    EXPECT_NE(quantizer.measure(Format::Q4_0, bytes.data()).total(), error.total());
+    const ColumnMetric shorter(n - 32, {}, {}, 1);
+    EXPECT_EQ(quantizer.load(Format::F32, std::as_bytes(std::span(x)).first(4 * (n - 32)), shorter, factor)
+                  .error()
+                  .code,
+              ErrorCode::ShapeMismatch);
   }
 }
 
@@ -178,7 +288,11 @@ TEST(CovarianceTest, ADiagonalCovarianceIsNoWorseThanNone) {
       feedback += output_error(moments, x, encode(kernels, format, Effort::Default, x, with).values);
       plain += output_error(moments, x, encode(kernels, format, Effort::Default, x, without).values);
     }
-    EXPECT_LT(feedback, 1.01 * plain) << name_of(format);
+    // Where weights are enlarged to keep the row's gain, that costs up to its square.
+    const double bound = format == Format::IQ1_S || format == Format::IQ1_M ? 1.15
+                         : bits_per_weight(format) < 2.6                    ? 1.05
+                                                                            : 1.01;
+    EXPECT_LT(feedback, bound * plain) << name_of(format);
     EXPECT_GT(feedback, 0.8 * plain) << name_of(format);
   }
 }

@@ -1,0 +1,189 @@
+#include "optimizer/calibration/moments.h"
+
+#include <tbb/enumerable_thread_specific.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace quantfit::calibration {
+namespace {
+
+// Rows and columns of a piece that one task sums.
+constexpr std::size_t kPiece = 256;
+constexpr std::size_t kRows = kernels::kProductBlock;  // that are summed at a time
+
+}  // namespace
+
+// Sums of x x^T over rows, the lower triangle of every block in pieces, and of x^2.
+class MomentsCollector::Sums {
+ public:
+  Sums(std::size_t columns, std::size_t block)
+      : columns_(columns), block_(std::min(block, columns)), waiting_(kRows * columns) {
+    std::size_t size = 0;
+    for (std::size_t first = 0; first < columns_; first += block_) {
+      const std::size_t n = std::min(block_, columns_ - first);
+      for (std::size_t i = 0; i < n; i += kPiece)
+        for (std::size_t j = 0; j <= i; j += kPiece) pieces_.push_back({first + i, first + j, size, n, i, j});
+      size += n * n;
+    }
+    moments_.assign(size, 0.0F);
+  }
+
+  void add(const kernels::MathKernels& kernels, kernels::MatrixView<const float> x) {
+    for (std::size_t t = 0; t < x.rows; ++t) {
+      std::copy_n(x.row(t), columns_, waiting_.begin() + static_cast<std::ptrdiff_t>(filled_ * columns_));
+      ++rows_;
+      if (++filled_ == kRows) flush(kernels);
+    }
+  }
+
+  // The means, packed (SecondMomentsInput), appended to `out`; zeros where nothing was added.
+  void take(const kernels::MathKernels& kernels, std::vector<float>& out) {
+    if (filled_ > 0) flush(kernels);
+    const double scale = rows_ > 0 ? 1.0 / static_cast<double>(rows_) : 0.0;
+    std::size_t base = 0;
+    for (std::size_t first = 0; first < columns_; first += block_) {
+      const std::size_t n = std::min(block_, columns_ - first);
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j <= i; ++j)
+          out.push_back(static_cast<float>(double{moments_[base + i * n + j]} * scale));
+      base += n * n;
+    }
+  }
+  [[nodiscard]] std::uint64_t rows() const { return rows_; }
+
+ private:
+  struct Piece {
+    std::size_t row, column;  // of the input
+    std::size_t base, n;      // of its block: place in moments_, columns
+    std::size_t i, j;         // inside the block
+  };
+
+  void flush(const kernels::MathKernels& kernels) {
+    const auto view = [&](std::size_t first, std::size_t count) {
+      return kernels::MatrixView<const float>{waiting_.data() + first, filled_, count, columns_};
+    };
+    tbb::parallel_for(std::size_t{0}, pieces_.size(), [&](std::size_t p) {
+      const Piece& piece = pieces_[p];
+      const std::size_t rows = std::min(kPiece, piece.n - piece.i);
+      const std::size_t columns = std::min(kPiece, piece.n - piece.j);
+      std::vector<float>& scratch = scratch_.local();
+      scratch.resize(kernels::product_scratch(0, kernels::kProductColumns));
+      kernels.add_outer_products(
+          view(piece.row, rows), view(piece.column, columns),
+          {moments_.data() + piece.base + piece.i * piece.n + piece.j, rows, columns, piece.n},
+          scratch.data());
+    });
+    filled_ = 0;
+  }
+
+  std::size_t columns_;
+  std::size_t block_;
+  std::vector<float> waiting_;  // rows that do not fill a block yet
+  std::size_t filled_ = 0;
+  std::uint64_t rows_ = 0;
+  std::vector<Piece> pieces_;
+  std::vector<float> moments_;
+  tbb::enumerable_thread_specific<std::vector<float>> scratch_;
+};
+
+struct MomentsCollector::Group {
+  SecondMomentsInput input;
+  std::uint32_t count = 1;  // matrices of its tensors
+  const engine::Matrix* summed_for = nullptr;
+  std::vector<std::unique_ptr<Sums>> sums;   // one, or one per matrix
+  std::vector<std::vector<double>> squares;  // per expert that shares a matrix
+  std::vector<double> rows;                  // likewise
+};
+
+MomentsCollector::MomentsCollector(const kernels::MathKernels& kernels, const MomentsForm& form, Sink sink)
+    : kernels_(&kernels), form_(form), sink_(std::move(sink)) {}
+
+MomentsCollector::~MomentsCollector() = default;
+
+Result<void> MomentsCollector::begin_layer(std::uint32_t) {
+  groups_.clear();
+  return outcome::success();
+}
+
+Result<void> MomentsCollector::product(const engine::MatrixProduct& product) {
+  const std::string& name = product.matrix->tensor->name;
+  std::unique_ptr<Group>& group = groups_[product.input_group];
+  if (!group) {
+    group = std::make_unique<Group>();
+    group->summed_for = product.matrix;
+    group->count = product.matrix->count;
+    SecondMomentsInput& input = group->input;
+    input.name = name;
+    input.columns = static_cast<std::uint32_t>(product.input.columns);
+    input.block = input.columns <= form_.full_columns ? input.columns : form_.block;
+    const std::uint64_t bytes = input.packed() * 2 * sizeof(float) * group->count;
+    if (group->count > 1 && bytes > form_.expert_bytes) {
+      input.experts = group->count;
+      group->squares.assign(group->count, std::vector<double>(input.columns, 0.0));
+    } else {
+      input.matrices = group->count;
+    }
+    group->rows.assign(group->count, 0.0);
+    group->sums.resize(input.matrices);
+  }
+  // A matrix beside experts may read the same rows under the same number; it then takes what all of them
+  // share only if it is of the same kind.
+  if (product.matrix->count != group->count) return outcome::success();
+  std::vector<std::string>& tensors = group->input.tensors;
+  if (std::ranges::find(tensors, name) == tensors.end()) tensors.push_back(name);
+  if (group->summed_for != product.matrix) return outcome::success();
+  const bool shared = group->input.experts > 0;
+  std::unique_ptr<Sums>& sums = group->sums[shared ? 0 : product.index];
+  if (!sums) sums = std::make_unique<Sums>(group->input.columns, group->input.block);
+  sums->add(*kernels_, product.input);
+  group->rows[product.index] += static_cast<double>(product.input.rows);
+  if (shared) {
+    std::vector<double>& squares = group->squares[product.index];
+    for (std::size_t t = 0; t < product.input.rows; ++t) {
+      const float* row = product.input.row(t);
+      for (std::size_t j = 0; j < squares.size(); ++j) squares[j] += double{row[j]} * double{row[j]};
+    }
+  }
+  return outcome::success();
+}
+
+Result<void> MomentsCollector::end_layer(std::uint32_t) {
+  for (const auto& [number, group] : groups_) {
+    std::vector<float> moments;
+    moments.reserve(group->input.packed() * group->input.matrices);
+    for (std::unique_ptr<Sums>& sums : group->sums) {
+      if (sums) {
+        sums->take(*kernels_, moments);
+        sums.reset();
+      } else {
+        moments.resize(moments.size() + group->input.packed(), 0.0F);
+      }
+    }
+    std::vector<float> diagonals;
+    for (std::size_t e = 0; e < group->squares.size(); ++e)
+      for (const double square : group->squares[e])
+        diagonals.push_back(group->rows[e] > 0 ? static_cast<float>(square / group->rows[e]) : 0.0F);
+    QF_TRY(sink_(group->input, moments, diagonals, group->rows));
+  }
+  groups_.clear();
+  return outcome::success();
+}
+
+Result<void> collect_moments(const engine::Engine& engine, const Text& text,
+                             const std::filesystem::path& path, const MomentsOptions& options,
+                             ProgressSink& progress, const CancellationToken& cancel) {
+  QF_ASSIGN(const kernels::MathKernels* kernels, kernels::default_math_kernels());
+  QF_ASSIGN(SecondMomentsWriter writer,
+            SecondMomentsWriter::create(
+                path, {options.model_fingerprint, text.fingerprint, engine::kEngineVersion}));
+  MomentsCollector collector(
+      *kernels, options.form,
+      [&](const SecondMomentsInput& input, std::span<const float> moments, std::span<const float> diagonals,
+          std::span<const double> rows) { return writer.append(input, moments, diagonals, rows); });
+  QF_TRY(engine.run(text.inputs(), options.run, &collector, progress, cancel, nullptr));
+  return writer.commit();
+}
+
+}  // namespace quantfit::calibration
