@@ -136,7 +136,8 @@ void Display::begin(std::string_view phase, std::uint64_t total) {
   const std::string first =
       fmt::format("{}: {} {}", escaped(phase), format_count(double(total)), unit_of(phase));
   write_log("phase", first);
-  if (style_.progress == ProgressMode::Plain) say(first + '\n');
+  worth_telling_ = unit_of(phase) == "weights";
+  if (style_.progress == ProgressMode::Plain && worth_telling_) say(first + '\n');
   if (style_.progress == ProgressMode::Json)
     write_event({{"event", "phase"}, {"phase", phase}, {"unit", unit_of(phase)}, {"total", total}});
 }
@@ -147,6 +148,7 @@ void Display::advance(std::uint64_t done, std::string_view what) {
   const auto now = std::chrono::steady_clock::now();
   if (now - shown_ < interval_of(style_.progress)) return;
   shown_ = now;
+  worth_telling_ = true;
   state_.what = what;
   measure_time();
   draw();
@@ -169,7 +171,7 @@ void Display::end() {
   measure_time();
   state_.finished = true;
   state_.what.clear();
-  draw();
+  if (worth_telling_ || style_.progress == ProgressMode::Json) draw();
   if (drawn_) say("\n");
   drawn_ = false;
   write_log("phase", plain_line(state_));

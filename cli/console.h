@@ -84,7 +84,8 @@ class Display final : public ProgressSink, public Logger {
   ConsoleStyle style_;
   std::mutex lock_;
   ProgressState state_;
-  bool drawn_ = false;  // the cursor stands on a line of progress
+  bool worth_telling_ = false;  // the phase is one that takes long, or took long: short ones pass in silence
+  bool drawn_ = false;          // the cursor stands on a line of progress
   int log_ = -1;
   std::chrono::steady_clock::time_point started_, shown_;
 };
