@@ -23,13 +23,15 @@ SLOW = ("quantize", "plan", "frontier", "measure", "publish")
 
 def blocks_of(path):
     text = path.read_text()
-    blocks = [block for block in re.findall(r"```sh\n(.*?)```", text, re.S) if "scripts/" not in block]
+    # What follows a block as `text` is its output: every line of it must be printed.
+    blocks = [(block, shown) for block, shown in re.findall(r"```sh\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.S)
+              if "scripts/" not in block]
     if path.name == "README.md" and path.parent == root:
         for row in re.findall(r"^\|.*\|$", text, re.M):
             for command in re.findall(r"`(quantfit [^`]+)`", row):
                 # Every row stands alone: what another one made is in nobody's way.
                 made = re.search(r" -o (\S+)", command)
-                blocks.append((f"rm -rf {made[1]}\n" if made else "") + command)
+                blocks.append(((f"rm -rf {made[1]}\n" if made else "") + command, ""))
     return blocks
 
 
@@ -40,7 +42,7 @@ def main():
         blocks = blocks_of(document)
         if not blocks or document.name == "reference.md":
             continue
-        needs_moe = any("moe-F16" in block for block in blocks)
+        needs_moe = any("moe-F16" in block for block, _ in blocks)
         if needs_moe and not MOE["moe-F16.gguf"].exists():
             print(f"{document.relative_to(root)}: skipped, {MOE['moe-F16.gguf']} is not here")
             continue
@@ -57,17 +59,24 @@ def main():
             tools = folder / "bin"
             tools.mkdir()
             wrapper = tools / "quantfit"
+            # Outputs are shown as people get them.
+            effort = "" if any(shown for _, shown in blocks) else "--effort fast "
             wrapper.write_text("#!/bin/sh\ncommand=$1; shift\ncase $command in\n"
-                               f"{'|'.join(SLOW)}) set -- --effort fast -q \"$@\";;\nesac\n"
+                               f"{'|'.join(SLOW)}) set -- {effort}-q \"$@\";;\nesac\n"
                                f"exec {binary} \"$command\" \"$@\"\n")
             wrapper.chmod(0o755)
             environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-            for block in blocks:
+            for block, shown in blocks:
                 ran += 1
                 result = subprocess.run(["bash", "-e", "-o", "pipefail", "-c", block], cwd=folder, env=environment,
                                         capture_output=True, text=True, check=False)
                 if result.returncode != 0:
                     failures.append(f"{document.relative_to(root)}: status {result.returncode}\n{block}\n{result.stderr[-600:]}")
+                printed = set(result.stdout.splitlines())
+                # Times differ from run to run.
+                missing = [line for line in shown.splitlines() if line != "..." and " ms" not in line and line not in printed]
+                if missing:
+                    failures.append(f"{document.relative_to(root)}: not printed any more:\n" + "\n".join(missing))
     print(f"{ran} blocks of {len(documents)} documents")
     if ran < 15:
         failures.append("hardly any command was found: does this test read the documents?")
