@@ -38,6 +38,7 @@ namespace fs = std::filesystem;
 
 // The largest file that hubs take.
 constexpr std::uint64_t kMostBytesOfAFile = 50'000'000'000;
+constexpr std::uint64_t kMostBytesOfACard = std::uint64_t{1} << 24;
 constexpr std::uint64_t kMostBytesOfACopy = std::uint64_t{1} << 36;
 
 struct PublishOptions {
@@ -166,9 +167,7 @@ class Publisher {
           return fail(ErrorCode::InvalidArgument, "--sizes: {} is given twice", wanted.label);
       wanted_.push_back(std::move(wanted));
     }
-    std::error_code trouble;
-    fs::create_directories(folder_ / "recipes", trouble);
-    if (trouble) return fail(ErrorCode::Io, "{}: {}", (folder_ / "recipes").string(), trouble.message());
+    QF_TRY(check_folder());
     // Beside the folder, not in it: it is of no use to others.
     state_ = options_.job.state;
     if (state_.empty()) state_ = fs::path(folder_ / "").parent_path().string() + ".qfstate";
@@ -176,6 +175,33 @@ class Publisher {
     card_.model = base;
     card_.command = console_.command();
     return outcome::success();
+  }
+
+  // A folder with somebody else's README or checksums is not ours to fill.
+  Result<void> check_folder() const {
+    std::error_code trouble;
+    if (options_.force) return outcome::success();
+    const fs::path card = folder_ / "README.md";
+    if (fs::exists(card, trouble)) {
+      const auto text = read_text_file(card, kMostBytesOfACard);
+      if (text && text.value().find(kCardTag) != std::string::npos) return outcome::success();
+      return fail(ErrorCode::InvalidArgument, "{} is not one of ours; --force replaces it", card.string());
+    }
+    for (const char* name : {"SHA256SUMS", "curve.svg"})
+      if (fs::exists(folder_ / name, trouble))
+        return fail(ErrorCode::InvalidArgument, "{} exists already; --force replaces it",
+                    (folder_ / name).string());
+    return outcome::success();
+  }
+
+  // From here on the folder is known as ours, even when this run is cut short.
+  Result<void> claim_folder() const {
+    std::error_code trouble;
+    fs::create_directories(folder_ / "recipes", trouble);
+    if (trouble) return fail(ErrorCode::Io, "{}: {}", (folder_ / "recipes").string(), trouble.message());
+    if (fs::exists(folder_ / "README.md", trouble) && !options_.force) return outcome::success();
+    return put_text(folder_ / "README.md",
+                    fmt::format("---\ntags:\n{}---\n\nThese files are being made.\n", kCardTag));
   }
 
   // Everything that can be refused is refused before the first file is made.
@@ -194,6 +220,7 @@ class Publisher {
 
   // The one measurement, the curve, and llama.cpp's mixtures beside it.
   Result<void> survey() {
+    QF_TRY(claim_folder());
     JobOptions all = options_.job;
     all.state = state_;
     QF_ASSIGN(Session session, Session::open(all, false, context_));

@@ -64,12 +64,12 @@ std::string use_of(const PublishedFile& file) {
 
 std::string to_markdown(const ModelCard& card) {
   std::string text = fmt::format(
-      "---\nlibrary_name: gguf\ntags:\n- gguf\n- quantized\n- quantfit\n---\n\n# {}, quantized\n\nMade from "
+      "---\nlibrary_name: gguf\ntags:\n- gguf\n- quantized\n{}---\n\n# {}, quantized\n\nMade from "
       "{} ({}{} "
       "weights) by quantfit. Files named after a mixture of llama.cpp have its formats; in those named after "
       "a size "
       "every tensor has the format that costs least at that size.\n",
-      prose(card.model), code(card.original),
+      kCardTag, prose(card.model), code(card.original),
       card.architecture.empty() ? "" : prose(card.architecture) + ", ", format_count(double(card.elements)));
   const bool measured = !card.evaluated_on.empty();
   text += fmt::format("\n| file | quant | bits per weight | size | {} | use |\n|---|---|---|---|---|---|\n",

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/report/plan_report.h"
@@ -34,6 +35,9 @@ struct ModelCard {
   std::string command;
   std::vector<PublishedFile> files;  // largest first
 };
+
+// A line of every card's head, by which its folder is known as one of this program's.
+inline constexpr std::string_view kCardTag = "- quantfit\n";
 
 // Names of files stand as code, with what Markdown obeys taken out.
 [[nodiscard]] std::string to_markdown(const ModelCard& card);

@@ -125,7 +125,21 @@ TEST(Publish, RefusesBeforeAnythingIsMeasured) {
     EXPECT_NE(refused.exit_code, 0) << sizes;
     EXPECT_THAT(refused.err, HasSubstr(words)) << sizes;
     EXPECT_THAT(refused.err, Not(HasSubstr("sampling"))) << sizes;
+    EXPECT_FALSE(std::filesystem::exists(folder / "out")) << sizes;
   }
+}
+
+TEST(Publish, ForeignFoldersStayAsTheyAre) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "out");
+  std::ofstream(folder / "out" / "README.md") << "mine";
+  const ProcessResult refused = publish(folder, {"--sizes", "Q4_K_M"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("not one of ours"));
+  EXPECT_EQ(text_of(folder / "out" / "README.md"), "mine");
+  EXPECT_FALSE(std::filesystem::exists(folder / "out" / "recipes"));
+  EXPECT_EQ(publish(folder, {"--sizes", "Q4_K_M", "--force"}).exit_code, 0);
+  EXPECT_THAT(text_of(folder / "out" / "README.md"), HasSubstr("Q4"));
 }
 
 TEST(ModelCard, ForeignTextIsNoMarkdown) {
