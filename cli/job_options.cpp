@@ -431,6 +431,12 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
     weight.given_as = "--role-weight";
     request.role_weights.push_back(std::move(weight));
   }
+  if (!o.split_max_size.empty()) {
+    QF_ASSIGN(request.split.max_bytes, size_option("--split-max-size", o.split_max_size));
+    if (request.split.max_bytes == 0)
+      return fail(ErrorCode::InvalidArgument, "--split-max-size: a file of 0 bytes holds nothing");
+  }
+  request.split.max_tensors = o.split_max_tensors;
   request.max_nmse = o.max_error;
   request.speed_weight = o.speed_weight;
   if (o.min_fill) {

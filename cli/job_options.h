@@ -70,6 +70,8 @@ struct JobOptions {
   std::uint64_t seed = optimizer::SamplingParameters{}.seed;
   unsigned threads = 0;
   // output
+  std::string split_max_size;
+  std::uint64_t split_max_tensors = 0;
   bool json = false;
   bool all_tensors = false;
 };

@@ -23,7 +23,7 @@ constexpr std::size_t kSentenceColumn = 26;
 // Options of llama-quantize that have no counterpart here, and what to do instead.
 constexpr std::pair<std::string_view, std::string_view> kForeignOptions[] = {
     {"--pure", "give one format: --formats Q4_K, or --tensor-type '.=Q4_K'"},
-    {"--keep-split", "the output is one file; llama-gguf-split splits it"},
+    {"--keep-split", "--split-max-size and --split-max-tensors say how the output is cut"},
     {"--override-kv", "metadata stay as they are in the source"},
     {"--prune-layers", "layers stay as they are in the source"},
     {"--include-weights", "the whole importance matrix is used; --role-weight changes what tensors count"},

@@ -280,16 +280,19 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.threads = session.request.sampler.threads;
       writer.source_fingerprint = session.inputs->model_fingerprint;
       writer.keys = solution.keys;
+      writer.split = session.request.split;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
-      report.output = path.string();
+      report.output = done.value().files.front().string();
       report.write_seconds = done.value().seconds;
+      report.source_digest = done.value().source_digest;
+      report.more_files = done.value().files.size() - 1;
       report.run_command =
           llama_server_command(target, report.ctx_size, options.job.override_tensor, report.output);
       if (!options.job.json) console.print(written_text(report));
-      written.push_back({path, reports.size()});
+      written.push_back({done.value().files.front(), reports.size()});
     }
     if (!options.job.json && several) console.print("\n");
     reports.push_back(std::move(report));
@@ -349,6 +352,12 @@ Command make_command(bool write) {
         .add("--evaluate", options->evaluate, "TEXT",
              "at the end measure the KL divergence of what was written on this text, in chunks of --context")
         .file();
+  table.add(
+      "--split-max-size", options->job.split_max_size, "SIZE",
+      "cut the output into files of at most this size, OUT-00001-of-0000N.gguf; a larger tensor has a file "
+      "of its own");
+  table.add("--split-max-tensors", options->job.split_max_tensors, "N",
+            "cut the output into files of at most so many tensors; 0: no limit");
   table.add("--export-recipe", options->export_recipe, "FILE", "write the recipe, readable by --recipe")
       .file();
   table

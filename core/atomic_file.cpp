@@ -183,6 +183,7 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       existing_(other.existing_),
       file_(std::exchange(other.file_, -1)),
       failed_(other.failed_),
+      sealed_(other.sealed_),
       written_(other.written_),
       flushed_(other.flushed_) {}
 
@@ -194,6 +195,7 @@ AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
     existing_ = other.existing_;
     file_ = std::exchange(other.file_, -1);
     failed_ = other.failed_;
+    sealed_ = other.sealed_;
     written_ = other.written_;
     flushed_ = other.flushed_;
   }
@@ -216,7 +218,8 @@ Error AtomicFile::failure(std::string_view what, int reason) {
 }
 
 Result<void> AtomicFile::write(std::span<const std::byte> bytes) {
-  if (file_ < 0 || failed_) return fail(ErrorCode::Internal, "{}: written after its end", path_.string());
+  if (file_ < 0 || failed_ || sealed_)
+    return fail(ErrorCode::Internal, "{}: written after its end", path_.string());
   while (!bytes.empty()) {
     const ssize_t count = ::write(file_, bytes.data(), bytes.size());
     if (count < 0) {
@@ -277,23 +280,60 @@ Error AtomicFile::put_beside() {
   return fail(ErrorCode::Io, "{}: appeared while it was being written and was not replaced", path_.string());
 }
 
-Result<void> AtomicFile::commit() {
+Result<void> AtomicFile::seal() {
   if (file_ < 0 || failed_) return fail(ErrorCode::Internal, "{}: committed after its end", path_.string());
-  if (fsync(file_) != 0) return failure("cannot flush to the disk", errno);
+  if (!sealed_ && fsync(file_) != 0) return failure("cannot flush to the disk", errno);
+  sealed_ = true;
+  return outcome::success();
+}
+
+Result<void> AtomicFile::commit() {
+  QF_TRY(seal());
   int reason = give_free_name(path_);
   if (reason == EEXIST && existing_ == Existing::Keep) return put_beside();
   if (reason == EEXIST) reason = replace();
   if (reason != 0) return failure("cannot give the finished file its name", reason);
   close(std::exchange(file_, -1));  // its data are on the disk: nothing can be lost here
+  return flush_folder();
+}
+
+Result<void> AtomicFile::flush_folder() {
   const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return outcome::success();  // a folder that cannot be read cannot be flushed
-  reason = fsync(folder) != 0 ? errno : 0;
+  const int reason = fsync(folder) != 0 ? errno : 0;
   close(folder);
   if (reason != 0 && reason != EINVAL)
     return failure(
         "complete and in its place, but its folder could not be flushed to the disk, so that a "
         "power failure now may still undo that",
         reason);
+  return outcome::success();
+}
+
+Result<void> AtomicFile::commit_together(std::span<AtomicFile* const> files) {
+  for (AtomicFile* file : files) QF_TRY(file->seal());
+  if (!files.empty() && files[0]->existing_ == Existing::Replace) unlink(files[0]->path_.c_str());
+  std::size_t named = files.size();  // those from here on have their names
+  const auto take_back = [&] {
+    for (std::size_t i = named; i < files.size(); ++i) unlink(files[i]->path_.c_str());
+  };
+  while (named > 0) {
+    AtomicFile& file = *files[named - 1];
+    int reason = file.give_free_name(file.path_);
+    if (reason == EEXIST && file.existing_ == Existing::Replace) reason = file.replace();
+    if (reason != 0) {
+      take_back();
+      if (reason == EEXIST)
+        return fail(ErrorCode::Io,
+                    "{}: appeared while it was being written and was not replaced; no file was left",
+                    file.path_.string());
+      return file.failure("cannot give the finished file its name", reason);
+    }
+    close(std::exchange(file.file_, -1));
+    --named;
+    // The others are on the disk before the one through which they are found.
+    if (named <= 1) QF_TRY(file.flush_folder());
+  }
   return outcome::success();
 }
 

@@ -40,11 +40,18 @@ class AtomicFile {
 
   // Io or NoSpace. After a failure nothing can be written or committed any more.
   [[nodiscard]] Result<void> write(std::span<const std::byte> bytes);
-  // Flushes to the disk, gives the file its name, and flushes the folder. When another file took the name
+  // Flushes to the disk; nothing can be written afterwards.
+  [[nodiscard]] Result<void> seal();
+  // Seals, gives the file its name, and flushes the folder. When another file took the name
   // meanwhile and is to be kept, ours is put beside it as NAME.1, or the next free number, and the error
   // says so. An error of the last flush says that the file is in place.
   [[nodiscard]] Result<void> commit();
   [[nodiscard]] std::uint64_t written() const { return written_; }
+
+  // Commits files of one folder that only make sense together and are found through the first of them: it
+  // gets its name last, and one that is to be replaced goes before any other changes, so that nobody finds a
+  // set that is not whole. When one fails, those that have their names are removed again.
+  [[nodiscard]] static Result<void> commit_together(std::span<AtomicFile* const> files);
 
  private:
   AtomicFile() = default;
@@ -53,6 +60,7 @@ class AtomicFile {
   [[nodiscard]] int give_free_name(const std::filesystem::path& name);
   [[nodiscard]] int replace();
   [[nodiscard]] Error put_beside();
+  [[nodiscard]] Result<void> flush_folder();
   [[nodiscard]] Error failure(std::string_view what, int reason);
 
   std::filesystem::path path_;
@@ -60,6 +68,7 @@ class AtomicFile {
   Existing existing_ = Existing::Replace;
   int file_ = -1;
   bool failed_ = false;
+  bool sealed_ = false;
   std::uint64_t written_ = 0;
   std::uint64_t flushed_ = 0;  // handed to the disk already; the page cache may forget it
 };

@@ -100,17 +100,8 @@ std::uint32_t written_dims(const TensorInfo& tensor) {
 
 std::uint64_t header_size(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
                           std::uint32_t alignment) {
-  Size size;
-  size += kGgufHeaderBytes;
-  for (const GgufKeyValue& pair : metadata.all()) {
-    size += 8 + pair.key.size() + 4 + pair.bytes.size();
-    if (pair.type == GgufType::String) size += 8;
-    if (pair.type == GgufType::Array) size += 4 + 8;
-  }
-  for (const TensorInfo& tensor : tensors)
-    size += 8 + tensor.name.size() + 4 + 8 * written_dims(tensor) + 4 + 8;
-  size.round_up_to(alignment);
-  return size.value();  // all of it is in memory: no overflow
+  // All of it is in memory: no overflow.
+  return saturating_round_up(gguf_unpadded_header_bytes(metadata, tensors), alignment);
 }
 
 // The bytes before the data section.
@@ -176,6 +167,18 @@ Result<Layout> make_layout(const GgufMetadata& metadata, std::span<const TensorI
 
 }  // namespace
 
+std::uint64_t gguf_unpadded_header_bytes(const GgufMetadata& metadata, std::span<const TensorInfo> tensors) {
+  std::uint64_t size = kGgufHeaderBytes;
+  for (const GgufKeyValue& pair : metadata.all()) {
+    size += 8 + pair.key.size() + 4 + pair.bytes.size();
+    if (pair.type == GgufType::String) size += 8;
+    if (pair.type == GgufType::Array) size += 4 + 8;
+  }
+  for (const TensorInfo& tensor : tensors)
+    size += 8 + tensor.name.size() + 4 + std::uint64_t{8} * written_dims(tensor) + 4 + 8;
+  return size;
+}
+
 Result<std::uint64_t> gguf_header_bytes(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
                                         std::uint32_t alignment) {
   QF_ASSIGN(const Layout layout, make_layout(metadata, tensors, alignment));
@@ -204,6 +207,7 @@ struct GgufWriter::Impl {
   }
 
   Result<void> flush() {
+    if (buffer.empty()) return outcome::success();
     QF_TRY(file.write(buffer));
     buffer.clear();
     return outcome::success();
@@ -229,10 +233,10 @@ GgufWriter::~GgufWriter() = default;
 
 Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const GgufMetadata& metadata,
                                       std::span<const TensorInfo> tensors, std::uint32_t alignment,
-                                      Existing existing) {
+                                      Existing existing, std::uint64_t space_bytes) {
   QF_ASSIGN(Layout layout, make_layout(metadata, tensors, alignment));
   const std::string header = make_header(metadata, layout.tensors, alignment);
-  QF_ASSIGN(AtomicFile file, AtomicFile::create(path, layout.file_bytes, existing));
+  QF_ASSIGN(AtomicFile file, AtomicFile::create(path, std::max(layout.file_bytes, space_bytes), existing));
   auto impl = std::make_unique<Impl>(Impl{std::move(file), std::move(layout.tensors), alignment});
   impl->buffer.reserve(kBufferBytes);
   QF_TRY(impl->put(std::as_bytes(std::span(header))));
@@ -258,12 +262,26 @@ Result<void> GgufWriter::append(std::span<const std::byte> bytes) {
   return outcome::success();
 }
 
-Result<void> GgufWriter::commit() {
+Result<void> GgufWriter::seal() {
   if (impl_->tensor != impl_->tensors.size())
     return fail(ErrorCode::Internal, "tensor '{}' lacks {} bytes", impl_->tensors[impl_->tensor].name,
                 impl_->tensors[impl_->tensor].bytes - impl_->in_tensor);
   QF_TRY(impl_->flush());
+  return impl_->file.seal();
+}
+
+Result<void> GgufWriter::commit() {
+  QF_TRY(seal());
   return impl_->file.commit();
+}
+
+Result<void> GgufWriter::commit_together(std::span<GgufWriter> writers) {
+  std::vector<AtomicFile*> files;
+  for (GgufWriter& writer : writers) {
+    QF_TRY(writer.seal());
+    files.push_back(&writer.impl_->file);
+  }
+  return AtomicFile::commit_together(files);
 }
 
 }  // namespace quantfit

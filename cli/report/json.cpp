@@ -215,7 +215,9 @@ Json to_json(const PlanReport& report) {
   for (const TensorReport& tensor : report.tensors) json["tensors"].push_back(tensor_json(tensor));
   if (!report.output.empty()) {
     json["output"] = report.output;
+    json["output_files"] = report.more_files + 1;
     json["write_seconds"] = report.write_seconds;
+    json["source_digest"] = report.source_digest;
     json["run_command"] = report.run_command;
   }
   return json;

@@ -157,8 +157,10 @@ struct PlanReport {
   std::vector<TensorReport> tensors;  // in file order
   std::vector<GainReport> gains;      // at most one per tensor, the most error saved per byte first
   // What `quantize` added.
-  std::string output;  // empty: nothing was written
+  std::string output;          // empty: nothing was written. Of several files the first
+  std::size_t more_files = 0;  // beside `output`
   double write_seconds = 0;
+  std::string source_digest;             // of every weight that was read for it
   std::vector<std::string> run_command;  // the words that start llama.cpp's server with it
 };
 

@@ -244,7 +244,8 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
 }
 
 std::string written_text(const PlanReport& report) {
-  return fmt::format("\nwrote {} ({}) in {}\nrun it with: {}\n", escaped(report.output),
+  const std::string more = report.more_files == 0 ? "" : fmt::format(" and {} more", report.more_files);
+  return fmt::format("\nwrote {}{} ({}) in {}\nrun it with: {}\n", escaped(report.output), more,
                      format_bytes(report.file_bytes), format_duration(report.write_seconds),
                      escaped(shell_text(report.run_command)));
 }

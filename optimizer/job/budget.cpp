@@ -89,7 +89,8 @@ const MemoryBudget* Budget::find(BudgetKind kind) const {
 }
 
 Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandidates> tensors,
-                           const Target& target, std::span<const GgufKeyValue> keys) {
+                           const Target& target, std::span<const GgufKeyValue> keys,
+                           const ShardLimits& split) {
   const auto infos = inputs.model.tensors();
   Budget budget;
   budget.target = target;
@@ -101,10 +102,12 @@ Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandid
     if (const auto* bpw = std::get_if<BpwTarget>(&target)) {
       QF_ASSIGN(one.bytes, budget_for_bpw(inputs.model.total_elements(), bpw->text));
     } else if (const auto* file = std::get_if<FileSizeTarget>(&target)) {
-      // A file counts padding and metadata; both are known whatever the recipe.
+      // A file counts padding and metadata; both are known whatever the recipe. How it is cut is not.
       QF_ASSIGN(const OutputLayout layout,
                 output_layout(inputs.model, recipe_of(infos), inputs.importance_or_null(), keys));
       QF_ASSIGN(one.overhead_bytes, gguf_header_bytes(layout.metadata, layout.tensors));
+      one.overhead_bytes =
+          saturating_sum(one.overhead_bytes, most_shard_overhead(split, infos.size(), file->bytes));
       one.kind = BudgetKind::File;
       one.alignment = kFileAlignment;
       one.bytes = file->bytes;

@@ -52,10 +52,11 @@ struct Budget {
   [[nodiscard]] const MemoryBudget* find(BudgetKind kind) const;
 };
 
-// `tensors` are the model's candidates, `keys` the metadata that the file will have beside the source's.
-// Errors of budget_for_bpw, estimate_memory and output_layout.
+// `tensors` are the model's candidates, `keys` the metadata that the file will have beside the source's. What
+// cutting the file adds is taken at its most. Errors of budget_for_bpw, estimate_memory and output_layout.
 [[nodiscard]] Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandidates> tensors,
-                                         const Target& target, std::span<const GgufKeyValue> keys = {});
+                                         const Target& target, std::span<const GgufKeyValue> keys = {},
+                                         const ShardLimits& split = {});
 
 // What a recipe takes of a budget, overhead included. ShapeMismatch when a format does not fit a row.
 [[nodiscard]] Result<std::uint64_t> bytes_used(const MemoryBudget& memory,

@@ -90,7 +90,7 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
     job.read_share = read_shares(inputs.traits, inputs.model.tensors());
     for (const Target& target : targets) {
       const auto keys = provenance_keys(inputs, request, target, job.error_unit, nullptr);
-      QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target, keys));
+      QF_ASSIGN(Budget budget, find_budget(inputs, job.candidates, target, keys, request.split));
       job.budgets.push_back(std::move(budget));
     }
     return job;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/progress.h"
+#include "core/shard_plan.h"
 #include "optimizer/allocation/allocator.h"
 #include "optimizer/job/target.h"
 #include "optimizer/measurement/sampler.h"
@@ -32,6 +33,7 @@ struct JobRequest {
   double speed_weight = 0;
   std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
   AllocatorLimits allocator;
+  ShardLimits split;  // of what is written: what cutting costs counts in file sizes
   std::string program_version;
   bool keep_provenance = true;  // written files say how they were made
 };

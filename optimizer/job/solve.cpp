@@ -101,7 +101,8 @@ Result<Solution> choose(JobInputs& inputs, const PreparedJob& job, const JobRequ
     solution.predicted_error = cost ? cost->error : 0;
     solution.keys = provenance_keys(inputs, request, budget.target, solution.error_unit, &solution);
     QF_ASSIGN(const OutputLayout layout,
-              output_layout(inputs.model, solution.recipe, inputs.importance_or_null(), solution.keys));
+              output_layout(inputs.model, solution.recipe, inputs.importance_or_null(), solution.keys,
+                            request.split));
     solution.tensor_bytes = layout.tensor_bytes;
     solution.file_bytes = layout.file_bytes;
     for (std::size_t m = 0; m < budget.memories.size(); ++m) {

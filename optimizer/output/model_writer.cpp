@@ -9,6 +9,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "core/digest.h"
 #include "core/file_util.h"
 #include "core/fingerprint.h"
 #include "core/gguf_layout.h"
@@ -34,6 +35,7 @@ constexpr std::size_t kMaxNameBytes = 127;
 // A run of rows of one tensor on its way through the pipeline.
 struct Chunk {
   const TensorInfo* source = nullptr;
+  std::size_t tensor = 0;  // its place in the model
   Format format = Format::F32;
   std::uint64_t first_row = 0;
   std::uint64_t rows = 0;
@@ -62,6 +64,7 @@ class ChunkSource {
     const TensorInfo& source = model_.tensors()[tensor_];
     auto chunk = std::make_unique<Chunk>();
     chunk->source = &source;
+    chunk->tensor = tensor_;
     chunk->format = outputs_[tensor_].format;
     chunk->first_row = row_;
     const std::uint64_t row_size = source.bytes / source.rows();
@@ -125,6 +128,71 @@ Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantize
   return outcome::success();
 }
 
+// The files of an output, filled one after the other.
+class OutputFiles {
+ public:
+  OutputFiles(const OutputLayout& layout, const std::filesystem::path& path, Existing existing)
+      : layout_(layout), existing_(existing) {
+    for (std::size_t i = 0; i < layout.files.size(); ++i)
+      paths_.push_back(shard_path(path, i, layout.files.size()));
+  }
+
+  [[nodiscard]] const std::vector<std::filesystem::path>& paths() const { return paths_; }
+
+  // Before any work: the names are free, or may be, and none is a file of the source.
+  [[nodiscard]] Result<void> check_targets(const Model& model) const {
+    for (const std::filesystem::path& path : paths_) {
+      for (const GgufShard& shard : model.shards())
+        if (same_file(shard.path, path))
+          return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
+                      path.string());
+      QF_TRY(check_target(path, existing_));
+    }
+    return outcome::success();
+  }
+
+  [[nodiscard]] Result<void> begin() {
+    const std::size_t index = writers_.size();
+    const PlannedShard& file = layout_.files[index];
+    // The first is created when nothing is written yet: the space for all of them is asked for there.
+    QF_ASSIGN(GgufWriter writer,
+              GgufWriter::create(
+                  paths_[index],
+                  shard_metadata(layout_.metadata, index, layout_.files.size(), layout_.tensors.size()),
+                  std::span(layout_.tensors).subspan(file.first_tensor, file.tensors), kGgufDefaultAlignment,
+                  existing_, index == 0 ? layout_.file_bytes : 0));
+    writers_.push_back(std::move(writer));
+    return outcome::success();
+  }
+
+  // Bytes of the model's tensor `tensor`; tensors come in order, those without bytes not at all.
+  [[nodiscard]] Result<void> append(std::size_t tensor, std::span<const std::byte> bytes) {
+    while (tensor >= end_of_current()) QF_TRY(next());
+    return writers_.back().append(bytes);
+  }
+
+  [[nodiscard]] Result<void> commit() {
+    while (writers_.size() < layout_.files.size()) QF_TRY(next());
+    if (writers_.size() == 1) return writers_.front().commit();
+    return GgufWriter::commit_together(writers_);
+  }
+
+ private:
+  [[nodiscard]] std::size_t end_of_current() const {
+    const PlannedShard& file = layout_.files[writers_.size() - 1];
+    return file.first_tensor + file.tensors;
+  }
+  [[nodiscard]] Result<void> next() {
+    QF_TRY(writers_.back().seal());
+    return begin();
+  }
+
+  const OutputLayout& layout_;
+  Existing existing_;
+  std::vector<std::filesystem::path> paths_;
+  std::vector<GgufWriter> writers_;  // all but the last are sealed
+};
+
 std::string shortened(const std::string& text) {
   return std::string(cut_utf8(text, kMaxNameBytes));
 }
@@ -132,7 +200,8 @@ std::string shortened(const std::string& text) {
 }  // namespace
 
 Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
-                                   const ImportanceMatrix* importance, std::span<const GgufKeyValue> keys) {
+                                   const ImportanceMatrix* importance, std::span<const GgufKeyValue> keys,
+                                   const ShardLimits& split) {
   OutputLayout layout;
   std::unordered_map<std::string_view, Format> chosen;
   for (const RecipeEntry& entry : recipe.entries)
@@ -184,7 +253,8 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
       layout.metadata.set(GgufKeyValue::of_uint32("quantize.imatrix.chunks_count",
                                                   static_cast<std::uint32_t>(*importance->chunk_count())));
   }
-  QF_ASSIGN(layout.file_bytes, gguf_file_bytes(layout.metadata, layout.tensors));
+  QF_ASSIGN(layout.files, plan_shards(layout.metadata, layout.tensors, split));
+  for (const PlannedShard& file : layout.files) layout.file_bytes += file.file_bytes;
   return layout;
 }
 
@@ -194,11 +264,10 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
                                  const CancellationToken& cancel) {
   return or_out_of_memory(path.string(), [&]() -> Result<WriteSummary> {
     const auto started = std::chrono::steady_clock::now();
-    for (const GgufShard& shard : model.shards())
-      if (same_file(shard.path, path))
-        return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
-                    path.string());
-    QF_ASSIGN(const OutputLayout layout, output_layout(model, recipe, importance, options.keys));
+    QF_ASSIGN(const OutputLayout layout,
+              output_layout(model, recipe, importance, options.keys, options.split));
+    OutputFiles files(layout, path, options.existing);
+    QF_TRY(files.check_targets(model));
     std::size_t longest_row = 0;
     for (std::size_t i = 0; i < layout.tensors.size(); ++i) {
       const TensorInfo& output = layout.tensors[i];
@@ -208,8 +277,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
         return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
                     name_of(output.format));
     }
-    QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, layout.metadata, layout.tensors,
-                                                    kGgufDefaultAlignment, options.existing));
+    QF_TRY(files.begin());
 
     const ModelWatch watch(model);
     progress.begin("writing", model.total_elements());
@@ -217,6 +285,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
     tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
         [&] { return kernels::RowQuantizer(kernels, longest_row); });
     FirstFailure failure;
+    Digest digest;
     const auto stopped = [&] { return failure.reported() || cancel.cancelled(); };
 
     ChunkSource chunks(model, importance, layout.tensors, options.error_model);
@@ -242,9 +311,15 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       };
       const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
         if (stopped()) return;
+        if (chunk->first_row == 0) {
+          digest.text(chunk->source->name);
+          for (const std::uint64_t extent : chunk->source->ne) digest.number(extent);
+          digest.number(static_cast<std::uint64_t>(chunk->source->format));
+        }
+        digest.bytes(chunk->bytes);
         const std::span<const std::byte> bytes =
             chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
-        if (auto appended = writer.append(bytes); !appended)
+        if (auto appended = files.append(chunk->tensor, bytes); !appended)
           return failure.report(std::move(appended).error());
         // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
         const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
@@ -270,8 +345,10 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
           "to it",
           model.shards().front().path.string());
     QF_TRY(watch.check());
-    QF_TRY(writer.commit());
+    QF_TRY(files.commit());
     WriteSummary summary;
+    summary.files = files.paths();
+    summary.source_digest = digest.hex();
     summary.file_bytes = layout.file_bytes;
     summary.tensor_bytes = layout.tensor_bytes;
     summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

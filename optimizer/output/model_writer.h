@@ -16,6 +16,7 @@
 #include "core/model.h"
 #include "core/progress.h"
 #include "core/recipe.h"
+#include "core/shard_plan.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/measurement/covariance_provider.h"
 #include "optimizer/measurement/error_model.h"
@@ -28,6 +29,7 @@ struct WriterOptions {
   unsigned threads = 0;  // 0: all cores
   // What fingerprint() gave when the job began: compared before the file appears. Empty: not compared.
   std::string source_fingerprint;
+  ShardLimits split;                   // nothing: one file
   Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
   std::vector<GgufKeyValue> keys;      // further metadata: provenance
   // Where given, rows are encoded with error feedback, as SamplerOptions; must outlive the call.
@@ -38,7 +40,8 @@ struct WriterOptions {
 struct OutputLayout {
   GgufMetadata metadata;            // the source's, with the keys that quantization owns set
   std::vector<TensorInfo> tensors;  // in file order, with the recipe's formats; offsets not yet set
-  std::uint64_t file_bytes = 0;     // exact
+  std::vector<PlannedShard> files;  // in which the tensors are; one without limits
+  std::uint64_t file_bytes = 0;     // exact, of all files together
   std::uint64_t tensor_bytes = 0;   // data without padding: what bits per weight count
 };
 
@@ -50,15 +53,22 @@ inline constexpr std::string_view kOwnKeys = "quantfit.";
 // not fit a row length.
 [[nodiscard]] Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
                                                  const ImportanceMatrix* importance,
-                                                 std::span<const GgufKeyValue> keys = {});
+                                                 std::span<const GgufKeyValue> keys = {},
+                                                 const ShardLimits& split = {});
 
 struct WriteSummary {
+  std::vector<std::filesystem::path> files;  // in order; a model of several is opened through the first
   std::uint64_t file_bytes = 0;
   std::uint64_t tensor_bytes = 0;
+  // Of every weight that was read: 32 hexadecimal digits (XXH3, 128 bits) over name, dimensions, format and
+  // all bytes of every tensor that has any, in the model's order. Equal digests mean equal sources, to the
+  // last bit, where fingerprint() looks at a sample.
+  std::string source_digest;
   double seconds = 0;
 };
 
-// Writes `path` whole or not at all: to a temporary file beside it, then fsync and rename. Refuses to replace
+// Writes `path`, or the files of shard_path(path, ...), whole or not at all: each to a temporary file beside
+// it that is flushed to the disk when it is full, all named at the end, the first last. Refuses to replace
 // one of the model's own files. Tensors whose format stays as it is are copied; Malformed, naming tensor and
 // row, for a weight of any tensor that is not a finite number. Memory is bounded by the
 // chunks in flight, whatever the size of the model. Io, and no file, when the model's files change meanwhile

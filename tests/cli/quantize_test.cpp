@@ -68,6 +68,36 @@ TEST(Quantize, MeetsTheBudgetFromBelowAndWritesWhatItPlanned) {
   EXPECT_TRUE(model.value().metadata().string("quantize.imatrix.file"));
 }
 
+TEST(Quantize, CutsTheOutputIntoFilesThatAreOneModel) {
+  const TemporaryFolder folder;
+  const std::uint64_t budget = 4'000'000;
+  const std::uint64_t most = 1'000'000;
+  const auto answer =
+      json_of(test::run({kBinary, "quantize", example_model(), "--imatrix", example_imatrix(), "--effort",
+                         "fast", "--target-size", "4MB", "--split-max-size", "1MB", "--split-max-tensors",
+                         "30", "-o", folder / "out.gguf", "--json"}));
+  const std::filesystem::path first = answer["output"].get<std::string>();
+  EXPECT_EQ(first.filename().string().rfind("out-00001-of-", 0), 0U);
+  const auto model = Model::open(first);
+  ASSERT_TRUE(model) << model.error().message;
+  EXPECT_EQ(model.value().tensors().size(), answer["tensors"].size());
+  EXPECT_EQ(model.value().total_tensor_bytes(), answer["tensor_bytes"].get<std::uint64_t>());
+  const auto shards = model.value().shards();
+  EXPECT_GE(shards.size(), 4U);
+  EXPECT_EQ(files_in(folder.path()), shards.size());
+  std::uint64_t sum = 0;
+  for (std::uint32_t i = 0; i < shards.size(); ++i) {
+    sum += shards[i].file_bytes;
+    const auto tensors =
+        std::ranges::count(model.value().tensors(), i, [](const TensorInfo& tensor) { return tensor.shard; });
+    EXPECT_TRUE(shards[i].file_bytes <= most || tensors == 1) << i;
+    EXPECT_LE(tensors, 30);
+  }
+  EXPECT_EQ(sum, answer["file_bytes"].get<std::uint64_t>());
+  EXPECT_LE(sum, budget);
+  EXPECT_GE(static_cast<double>(sum), 0.995 * static_cast<double>(budget));
+}
+
 TEST(Quantize, SecondRunWithStateSamplesNothingAndGivesTheSameBytes) {
   const TemporaryFolder folder;
   const auto first = test::run(quantize_command("3.5", folder / "a.gguf", folder / "s.qfstate"));

@@ -61,6 +61,38 @@ TEST(ProducedFiles, DenseModelAtEveryTarget) {
                     text_of(data_dir() / "eval-books.txt"));
 }
 
+TEST(ProducedFiles, OneModelInSeveralFilesScoresAsInOne) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  const TemporaryFolder folder;
+  const std::vector<std::string> command = {QUANTFIT_BINARY,
+                                            "quantize",
+                                            data_dir() / "tale-dense-F16.gguf",
+                                            "--imatrix",
+                                            data_dir() / "tale-dense.imatrix.gguf",
+                                            "--target-bpw",
+                                            "4",
+                                            "--state",
+                                            folder / "s.qfstate",
+                                            "-o"};
+  auto whole = command;
+  whole.push_back(folder / "whole.gguf");
+  auto cut = command;
+  cut.insert(cut.end(), {folder / "cut.gguf", "--split-max-tensors", "15"});
+  for (const auto& one : {whole, cut}) {
+    const ProcessResult made = run(one);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  EvaluationOptions options;
+  options.chunks = 4;
+  const std::vector<std::filesystem::path> files = {folder / "whole.gguf",
+                                                    folder / "cut-00001-of-00005.gguf"};
+  const auto scored =
+      evaluate(data_dir() / "tale-dense-F16.gguf", files, text_of(data_dir() / "eval-books.txt"), options);
+  ASSERT_TRUE(scored) << scored.error().message;
+  EXPECT_GT(scored.value().candidates[0].kld, 0);
+  EXPECT_EQ(scored.value().candidates[0].kld, scored.value().candidates[1].kld);
+}
+
 TEST(ProducedFiles, MixtureOfExpertsAtEveryTarget) {
   if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
   const auto shared = shared_dir();

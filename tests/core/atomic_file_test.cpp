@@ -24,9 +24,9 @@ namespace {
 
 // What the system calls below answer instead of doing anything; 0: they do what they should.
 struct Faults {
-  int linkat = 0;     // of files without a name: the file system knows none
-  int renameat2 = 0;  // RENAME_NOREPLACE is not known
-  int folder_fsync = 0;
+  int linkat = 0;        // of files without a name: the file system knows none
+  int renameat2 = 0;     // RENAME_NOREPLACE is not known
+  int folder_fsync = 0;  // below 0: the process is killed there
 };
 Faults faults;
 
@@ -51,6 +51,7 @@ extern "C" int renameat2(int from, const char* old_name, int to, const char* new
 extern "C" int fsync(int file) {
   struct stat info {};
   if (faults.folder_fsync != 0 && fstat(file, &info) == 0 && S_ISDIR(info.st_mode)) {
+    if (faults.folder_fsync < 0) kill(getpid(), SIGKILL);
     errno = faults.folder_fsync;
     return -1;
   }
@@ -359,6 +360,69 @@ TEST(AtomicFile, ChecksTheNameBeforehand) {
   EXPECT_THAT(code(folder / "old", Existing::Keep), HasSubstr("exists already"));
   EXPECT_EQ(code(folder / "old", Existing::Replace), "");
   EXPECT_EQ(names_in(folder.path()), std::set<std::string>{"old"});
+}
+
+// Files of one set, each with its number as content.
+std::vector<AtomicFile> begin_set(const test::TemporaryFolder& folder, std::size_t count, Existing existing) {
+  std::vector<AtomicFile> files;
+  for (std::size_t i = 0; i < count; ++i) {
+    auto file = AtomicFile::create(folder / fmt::format("s{}", i), 0, existing);
+    EXPECT_TRUE(file) << file.error().message;
+    EXPECT_TRUE(file.value().write(bytes_of(std::to_string(i))));
+    EXPECT_TRUE(file.value().seal());
+    EXPECT_FALSE(file.value().write(bytes_of("more")));
+    files.push_back(std::move(file).value());
+  }
+  return files;
+}
+
+Result<void> commit_set(std::vector<AtomicFile>& files) {
+  std::vector<AtomicFile*> pointers;
+  for (AtomicFile& file : files) pointers.push_back(&file);
+  return AtomicFile::commit_together(pointers);
+}
+
+TEST(AtomicFile, ASetAppearsWholeOrNotAtAll) {
+  for (const auto& [name, wanted] : kFileSystems) {
+    const WithFaults broken(wanted);
+    const test::TemporaryFolder folder;
+    {
+      auto files = begin_set(folder, 3, Existing::Keep);
+      test::write_file(folder / "s1", bytes_of("theirs"));
+      const auto done = commit_set(files);
+      ASSERT_FALSE(done) << name;
+      EXPECT_THAT(done.error().message, HasSubstr("s1: appeared while it was being written"));
+    }
+    EXPECT_EQ(names_in(folder.path()), std::set<std::string>{"s1"}) << name;
+    EXPECT_EQ(test::read_file(folder / "s1"), bytes_of("theirs"));
+    {
+      auto files = begin_set(folder, 3, Existing::Replace);
+      ASSERT_VALUE(commit_set(files));
+    }
+    EXPECT_EQ(names_in(folder.path()), (std::set<std::string>{"s0", "s1", "s2"})) << name;
+    for (const int i : {0, 1, 2})
+      EXPECT_EQ(test::read_file(folder / fmt::format("s{}", i)), bytes_of(std::to_string(i)));
+  }
+}
+
+TEST(AtomicFile, TheFirstOfASetComesLastAndGoesFirst) {
+  const test::TemporaryFolder folder;
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    // Killed when the first is all that lacks, and an earlier set was there.
+    for (const int i : {0, 1, 2}) test::write_file(folder / fmt::format("s{}", i), bytes_of("old"));
+    auto files = begin_set(folder, 3, Existing::Replace);
+    faults.folder_fsync = -1;
+    (void)commit_set(files);
+    _exit(1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_FALSE(std::filesystem::exists(folder / "s0"));
+  EXPECT_EQ(test::read_file(folder / "s1"), bytes_of("1"));
+  EXPECT_EQ(test::read_file(folder / "s2"), bytes_of("2"));
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "core/fingerprint.h"
 #include "kernels/row_quantizer.h"
+#include "optimizer/output/recipe_io.h"
 #include "tests/core/gguf_bytes.h"
 #include "tests/optimizer/small_model.h"
 
@@ -175,6 +176,65 @@ TEST(ModelWriter, JoinsShardsAndDropsTheirKeys) {
   }
 }
 
+TEST(ModelWriter, SeveralFilesHoldTheSameTensors) {
+  const test::SmallModel small(tensors());
+  const Recipe recipe = recipe_for(small.model());
+  ASSERT_TRUE(write(small, recipe, small.folder() / "whole.gguf"));
+  const auto whole = Model::open(small.folder() / "whole.gguf");
+  ASSERT_TRUE(whole);
+  for (const ShardLimits split : {ShardLimits{0, 1}, ShardLimits{0, 2}, ShardLimits{100000, 0}}) {
+    const test::TemporaryFolder folder;
+    WriterOptions options;
+    options.split = split;
+    const auto summary = write(small, recipe, folder / "out.gguf", options);
+    ASSERT_TRUE(summary) << summary.error().message;
+    const auto& files = summary.value().files;
+    ASSERT_GE(files.size(), 3U);
+    EXPECT_EQ(files[0], folder / fmt::format("out-00001-of-{:05}.gguf", files.size()));
+    EXPECT_EQ(files_in(folder.path()).size(), files.size());
+    std::uint64_t bytes = 0;
+    for (const fs::path& file : files) bytes += fs::file_size(file);
+    EXPECT_EQ(summary.value().file_bytes, bytes);
+    const auto model = Model::open(files[0]);
+    ASSERT_TRUE(model) << model.error().message;
+    ASSERT_EQ(model.value().tensors().size(), whole.value().tensors().size());
+    for (std::size_t t = 0; t < recipe.entries.size(); ++t) {
+      EXPECT_EQ(model.value().tensors()[t].name, whole.value().tensors()[t].name);
+      EXPECT_TRUE(std::ranges::equal(model.value().data(model.value().tensors()[t]),
+                                     whole.value().data(whole.value().tensors()[t])));
+    }
+    // One that is there is not replaced, and named before any work.
+    fs::remove(files[0]);
+    const auto refused = write(small, recipe, folder / "out.gguf", options);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::InvalidArgument);
+    EXPECT_THAT(refused.error().message, HasSubstr(files[1].string() + ": exists already"));
+    EXPECT_FALSE(fs::exists(files[0]));
+    options.existing = Existing::Replace;
+    EXPECT_TRUE(write(small, recipe, folder / "out.gguf", options));
+  }
+}
+
+TEST(ModelWriter, SeveralFilesNeverReplaceTheirSource) {
+  const test::SmallModel small(tensors());
+  Recipe recipe = recipe_for(small.model());
+  WriterOptions options;
+  options.split = {0, 1};
+  options.existing = Existing::Replace;
+  const auto shards = write(small, recipe, small.folder() / "m.gguf", options);
+  ASSERT_TRUE(shards);
+  const auto before = test::read_file(shards.value().files[3]);
+  const auto source = Model::open(shards.value().files[0]);
+  ASSERT_TRUE(source);
+  NoProgress progress;
+  const CancellationToken cancel;
+  const auto summary = write_model(source.value(), nullptr, recipe_of(source.value().tensors()),
+                                   small.folder() / "m.gguf", options, best_kernels(), progress, cancel);
+  ASSERT_FALSE(summary);
+  EXPECT_THAT(summary.error().message, HasSubstr("would replace the model"));
+  EXPECT_TRUE(test::read_file(shards.value().files[3]) == before);
+}
+
 TEST(ModelWriter, RefusesToReplaceItsSource) {
   const test::SmallModel small(tensors());
   const auto before = test::read_file(small.path());
@@ -316,6 +376,37 @@ TEST(ModelWriter, SourceThatWasCutShortBeforeIsNoBusError) {
   EXPECT_EQ(summary.error().code, ErrorCode::Io);
   EXPECT_THAT(summary.error().message, HasSubstr("changed its size"));
   EXPECT_FALSE(fs::exists(small.folder() / "out.gguf"));
+}
+
+TEST(ModelWriter, DigestSeesTheWeightThatTheFingerprintMisses) {
+  const test::SmallModel small(tensors());
+  const fs::path other = small.folder() / "other.gguf";
+  auto bytes = test::read_file(small.path());
+  const TensorInfo& large = small.model().tensors()[0];  // 3 MB: pieces of 4 KiB are taken 130 KB apart
+  const std::uint64_t at = small.model().shards()[0].data_offset + large.offset + 64000;
+  bytes[at] ^= std::byte{1};
+  test::write_file(other, bytes);
+  const auto changed = Model::open(other);
+  ASSERT_TRUE(changed);
+  EXPECT_EQ(fingerprint(changed.value()), fingerprint(small.model()));
+  std::vector<std::string> digests;
+  NoProgress progress;
+  const CancellationToken cancel;
+  for (const Model* model : {&small.model(), &small.model(), &changed.value()})
+    for (const unsigned threads : {1U, 4U}) {
+      WriterOptions options;
+      options.threads = threads;
+      options.existing = Existing::Replace;
+      const Recipe recipe = digests.size() < 2 ? recipe_of(model->tensors()) : recipe_for(*model);
+      const auto summary = write_model(*model, nullptr, recipe, small.folder() / "out.gguf", options,
+                                       best_kernels(), progress, cancel);
+      ASSERT_TRUE(summary) << summary.error().message;
+      digests.push_back(summary.value().source_digest);
+    }
+  EXPECT_EQ(digests[0].size(), 32U);
+  for (const std::size_t i : {1U, 2U, 3U}) EXPECT_EQ(digests[i], digests[0]);  // any recipe, any threads
+  EXPECT_NE(digests[4], digests[0]);
+  EXPECT_EQ(digests[5], digests[4]);
 }
 
 TEST(ModelWriter, BrokenWeightLeavesNoFile) {
