@@ -70,6 +70,7 @@ Command make_frontier_command() {
   OptionTable& table = command.table;
   add_input_options(table, options->job);
   add_calibration_options(table, options->job);
+  add_objective_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
   table.add("--points", options->points, "N", "print at most about this many points; 0: all")

@@ -12,6 +12,7 @@
 #include "core/file_util.h"
 #include "core/text.h"
 #include "optimizer/job/preset.h"
+#include "optimizer/job/sensitized.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/recipe_io.h"
 
@@ -274,16 +275,34 @@ void add_input_options(OptionTable& table, JobOptions& o) {
 }
 
 void add_calibration_options(OptionTable& table, JobOptions& o) {
-  table.group("Calibration", "for an importance matrix where none is given; kept beside the state file");
-  add_text_options(
-      table, o.text,
-      "text to run through the model; may be given several times. Without one: a text that ships "
-      "with quantfit");
+  table.group("Calibration", "the model runs on a text; what comes of it is kept beside the state file");
+  add_text_options(table, o.text,
+                   "text to run through the model, for an importance matrix where none is given and for "
+                   "gradients; may be given several times. Without one: a text that ships with quantfit");
+  table
+      .add("--error-feedback", o.error_feedback, "HOW",
+           "encoders make up for the error of a weight in the weights behind it, by how inputs vary "
+           "together: on, "
+           "off; auto, where the text is long enough to tell")
+      .one_of({"auto", "on", "off"});
   table
       .add("--save-imatrix", o.save_imatrix, "FILE",
            "write the importance matrix here too, for other programs; .dat: in the legacy format")
       .not_with("--imatrix")
       .file();
+}
+
+void add_objective_options(OptionTable& table, JobOptions& o) {
+  table
+      .add("--objective", o.objective, "NAME",
+           "what an error in each tensor costs: measured, by gradients of the model, in nats of KL "
+           "divergence; "
+           "prior, by what other models taught; auto, measured where the model can be run")
+      .one_of({"auto", "measured", "prior"});
+  table.add("--gradient-tokens", o.gradient_tokens, "N", "tokens of the text that gradients are taken from")
+      .in("tokens")
+      .range(2, 1 << 30)
+      .default_is(fmt::format("{}, more for many experts", optimizer::SensitivityRequest::kTokens));
 }
 
 void add_target_options(OptionTable& table, JobOptions& o) {
@@ -419,10 +438,12 @@ void add_search_options(OptionTable& table, JobOptions& o) {
 
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   optimizer::JobRequest request;
-  if (!o.importance.empty() && o.text.given())
+  if (o.objective == "prior") request.objective = optimizer::Objective::Prior;
+  if (o.objective == "measured" && !o.role_weight.empty())
     return fail(ErrorCode::InvalidArgument,
-                "--imatrix and {} exclude one another: a text is what an importance matrix is made from",
-                o.text.texts.empty() ? "--token-ids" : "--text");
+                "--role-weight speaks the prior's language: it cannot go with --objective measured");
+  if (o.importance == kNoImportance && !o.save_imatrix.empty())
+    return fail(ErrorCode::InvalidArgument, "--imatrix none and --save-imatrix exclude one another");
   request.paths = {o.model, o.importance == kNoImportance ? "" : o.importance, o.state};
   QF_ASSIGN(request.policy.rules, constraint_rules(o));
   request.policy.allow_requantize = o.allow_requantize;

@@ -23,6 +23,9 @@ struct JobOptions {
   std::string state;
   TextOptions text;          // what an importance matrix is made from, when none is given
   std::string save_imatrix;  // where it is written, too
+  std::string objective = "auto";
+  std::uint64_t gradient_tokens = 0;  // 0: as the model needs
+  std::string error_feedback = "auto";
   // target
   std::vector<std::string> target_bpw;
   std::vector<std::string> target_size;
@@ -90,6 +93,8 @@ void add_input_options(OptionTable& table, JobOptions& options);
 void add_target_options(OptionTable& table, JobOptions& options);
 // The text of an importance matrix that is made on the way.
 void add_calibration_options(OptionTable& table, JobOptions& options);
+// What an error in each tensor costs; stands behind the options above.
+void add_objective_options(OptionTable& table, JobOptions& options);
 // Formats and constraints, work.
 void add_search_options(OptionTable& table, JobOptions& options);
 

@@ -33,6 +33,7 @@ int measure(const MeasureOptions& options, Console& console) {
   Session& session = opened.value();
   console.display().reads(session.source_bytes_per_weight());
   session.request.shard = shard.value();
+  session.needs_sensitivities = false;  // errors alone are measured here
   if (auto checked = session.check(context); !checked) return console.fail(checked.error());
   auto done = optimizer::measure_job(*session.inputs, session.request, *session.kernels,
                                      {context.progress, context.cancel}, *session.job);

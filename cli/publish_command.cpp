@@ -283,6 +283,7 @@ class Publisher {
       writer.error_model = session.request.sampler.error_model;
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
+      writer.covariances = session.request.sampler.covariances;
       writer.source_fingerprint = session.inputs->model_fingerprint;
       writer.keys = solution.keys;
       writer.existing = options_.force ? Existing::Replace : Existing::Keep;
@@ -435,6 +436,7 @@ Command make_publish_command() {
   table.flag("--force", options->force,
              "replace files of these names that are others; never what is being read");
   add_calibration_options(table, options->job);
+  add_objective_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
   table.flag("--json", options->job.json, "print one JSON document instead of text");

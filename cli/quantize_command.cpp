@@ -278,6 +278,7 @@ int run_job(QuantizeOptions& options, Console& console) {
       writer.error_model = session.request.sampler.error_model;
       writer.effort = session.request.sampler.effort;
       writer.threads = session.request.sampler.threads;
+      writer.covariances = session.request.sampler.covariances;
       writer.source_fingerprint = session.inputs->model_fingerprint;
       writer.keys = solution.keys;
       writer.split = session.request.split;
@@ -339,6 +340,7 @@ Command make_command(bool write) {
   add_input_options(table, options->job);
   table.add("rest", options->rest, "...", "llama-quantize's form: [out.gguf] TYPE [threads]").hide();
   add_calibration_options(table, options->job);
+  add_objective_options(table, options->job);
   add_target_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");

@@ -5,7 +5,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/byte_size.h"
 #include "optimizer/job/calibrated.h"
+#include "optimizer/job/feedback.h"
+#include "optimizer/job/sensitized.h"
 
 namespace quantfit::cli {
 
@@ -36,16 +39,64 @@ Result<void> Session::open_files(const JobContext& context) {
   return outcome::success();
 }
 
-Result<void> Session::calibrate(const JobContext& context) {
-  // What the whole job would refuse is refused before the model is run.
-  optimizer::JobRequest trial = request;
-  trial.policy.rules.low_bits_without_importance = true;
-  QF_ASSIGN(const optimizer::PreparedJob tried, optimizer::check_job(*inputs, trial, targets, *kernels));
-  if (!std::ranges::all_of(tried.budgets, &optimizer::Budget::feasible)) {
-    request = std::move(trial);  // check() says so, with the range that any importance matrix would allow
+void Session::remove_at_the_end(const std::filesystem::path& path) {
+  temporary.emplace_back(new std::filesystem::path(path), [](const std::filesystem::path* one) {
+    std::error_code ignored;
+    std::filesystem::remove(*one, ignored);
+    delete one;
+  });
+}
+
+bool Session::wants_feedback() const {
+  if (options->error_feedback == "auto") return options->importance != kNoImportance;
+  return options->error_feedback == "on";
+}
+
+Result<void> Session::measure_moments(const JobContext& context) {
+  optimizer::MomentsRequest moments;
+  QF_ASSIGN(moments.text, make_text_request(options->text));
+  QF_ASSIGN(moments.run, make_run_options(options->text, options->threads));
+  const bool asked = options->error_feedback == "on";
+  auto enough = optimizer::enough_for_moments(inputs->model, moments);
+  if (asked && !enough) return enough.error();
+  if (!asked && (!enough || !enough.value())) {
+    context.logger.log(LogLevel::Info,
+                       fmt::format("note: no error feedback: {}",
+                                   enough ? "the text is too short to tell how inputs vary together"
+                                          : enough.error().message));
     return outcome::success();
   }
+  QF_ASSIGN(optimizer::MeasuredMoments done,
+            optimizer::measure_moments(*inputs, request.paths, moments, {context.progress, context.cancel}));
+  if (done.temporary) remove_at_the_end(done.path);
+  covariances = std::move(done.covariances);
+  request.sampler.covariances = covariances.get();
+  context.logger.log(
+      LogLevel::Info,
+      done.known ? std::string("how inputs vary together was measured before")
+                 : fmt::format("measured how inputs vary together over {} tokens in {} ({})", done.tokens,
+                               format_duration(done.seconds), format_bytes(done.file_bytes)));
+  return outcome::success();
+}
 
+bool Session::wants_sensitivities() const {
+  const auto is_recipe = [](const optimizer::Target& target) {
+    return std::holds_alternative<optimizer::RecipeTarget>(target);
+  };
+  return needs_sensitivities && request.objective == optimizer::Objective::Measured &&
+         request.role_weights.empty() && (targets.empty() || !std::ranges::all_of(targets, is_recipe));
+}
+
+Result<bool> Session::try_out() {
+  optimizer::JobRequest trial = request;
+  if (wants_calibration()) trial.policy.rules.low_bits_without_importance = true;
+  QF_ASSIGN(const optimizer::PreparedJob tried, optimizer::check_job(*inputs, trial, targets, *kernels));
+  if (std::ranges::all_of(tried.budgets, &optimizer::Budget::feasible)) return true;
+  request = std::move(trial);  // check() says so, with the range that any importance matrix would allow
+  return false;
+}
+
+Result<void> Session::calibrate(const JobContext& context) {
   optimizer::CalibrationRequest calibration;
   QF_ASSIGN(calibration.text, make_text_request(options->text));
   QF_ASSIGN(calibration.run, make_run_options(options->text, options->threads));
@@ -71,12 +122,7 @@ Result<void> Session::calibrate(const JobContext& context) {
   QF_ASSIGN(const optimizer::CalibratedImportance made,
             optimizer::calibrate(*inputs, request.paths, calibration, request.program_version,
                                  {context.progress, context.cancel}));
-  if (made.temporary)
-    temporary.reset(new std::filesystem::path(made.path), [](const std::filesystem::path* path) {
-      std::error_code ignored;
-      std::filesystem::remove(*path, ignored);
-      delete path;
-    });
+  if (made.temporary) remove_at_the_end(made.path);
   context.logger.log(
       LogLevel::Info,
       made.known
@@ -99,8 +145,38 @@ void Session::tell_origin(const JobContext& context) const {
   tell(fmt::format("kernels for {}, encoder version {}", kernels->isa, kernels::kEncoderVersion));
 }
 
+Result<void> Session::measure_sensitivities(const JobContext& context) {
+  optimizer::SensitivityRequest sensitivities;
+  QF_ASSIGN(sensitivities.text, make_text_request(options->text));
+  QF_ASSIGN(sensitivities.run, make_run_options(options->text, options->threads));
+  sensitivities.tokens = options->gradient_tokens;
+  const auto plan = optimizer::plan_sensitivities(inputs->model, sensitivities);
+  if (!plan) {
+    if (options->objective == "measured") return plan.error();
+    context.logger.log(LogLevel::Info,
+                       fmt::format("note: what errors cost is the prior of the tensors' roles; it cannot be "
+                                   "measured on this model: {}",
+                                   plan.error().message));
+    return outcome::success();
+  }
+  QF_ASSIGN(
+      const optimizer::MeasuredSensitivities done,
+      optimizer::measure_sensitivities(*inputs, request, sensitivities, {context.progress, context.cancel}));
+  context.logger.log(LogLevel::Info,
+                     done.known ? fmt::format("what errors cost was measured before ({} tokens)", done.tokens)
+                                : fmt::format("measured what errors cost by gradients of {} tokens in {}",
+                                              done.tokens, format_duration(done.seconds)));
+  return outcome::success();
+}
+
 Result<void> Session::check(const JobContext& context) {
-  if (wants_calibration()) QF_TRY(calibrate(context));
+  if (wants_calibration() || wants_sensitivities() || wants_feedback()) {
+    // What the whole job would refuse is refused before the model is run.
+    QF_ASSIGN(const bool possible, try_out());
+    if (possible && wants_calibration()) QF_TRY(calibrate(context));
+    if (possible && wants_feedback()) QF_TRY(measure_moments(context));
+    if (possible && wants_sensitivities()) QF_TRY(measure_sensitivities(context));
+  }
   tell_origin(context);
   for (const std::string& warning : inputs->warnings) context.logger.log(LogLevel::Warning, warning);
   if (options->importance == kNoImportance)

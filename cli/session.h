@@ -26,9 +26,11 @@ struct Session {
   std::vector<optimizer::Target> targets;      // of the options; none for the whole curve
   std::optional<optimizer::PreparedJob> job;   // after check()
   optimizer::StaticComparisons statics;        // after measure()
-  Existing existing = Existing::Keep;          // what becomes of a file at --save-imatrix
+  std::shared_ptr<const optimizer::CovarianceProvider> covariances;  // request.sampler points to it
+  bool needs_sensitivities = true;     // what will be asked depends on what errors cost
+  Existing existing = Existing::Keep;  // what becomes of a file at --save-imatrix
   // An importance matrix without a state file to keep it beside: removed with the session.
-  std::shared_ptr<const std::filesystem::path> temporary;
+  std::vector<std::shared_ptr<const std::filesystem::path>> temporary;
 
   // Reads options and opens the files. `with_targets`: options name targets.
   [[nodiscard]] static Result<Session> open(const JobOptions& options, bool with_targets,
@@ -49,7 +51,14 @@ struct Session {
   [[nodiscard]] bool wants_calibration() const;
   void tell_origin(const JobContext& context) const;
   bool can_calibrate = true;  // until the model or the text shows that it cannot be run
+  [[nodiscard]] bool wants_sensitivities() const;
+  [[nodiscard]] bool wants_feedback() const;
+  void remove_at_the_end(const std::filesystem::path& path);
+  // False where the job will be refused or cannot reach a target: nothing is run then.
+  [[nodiscard]] Result<bool> try_out();
   [[nodiscard]] Result<void> calibrate(const JobContext& context);
+  [[nodiscard]] Result<void> measure_moments(const JobContext& context);
+  [[nodiscard]] Result<void> measure_sensitivities(const JobContext& context);
 };
 
 }  // namespace quantfit::cli

@@ -78,17 +78,33 @@ Result<Tokens> tokens_of_texts(const Model& model, const std::vector<std::filesy
 
 }  // namespace
 
-engine::TokenWindows Text::inputs(std::size_t first, std::size_t count) const {
+namespace {
+
+// Windows index(0), index(1), ... as the model reads them.
+template <class Index>
+engine::TokenWindows picked(const TokenWindows& windows, std::size_t count, const Index& index) {
   engine::TokenWindows out;
   const std::size_t length = windows.window_tokens();
   out.tokens.resize(count * length);
   out.lengths.assign(count, static_cast<std::uint32_t>(length));
   std::vector<TokenId> window(length);
   for (std::size_t i = 0; i < count; ++i) {
-    windows.inputs(first + i, window);
+    windows.inputs(index(i), window);
     std::ranges::copy(window, out.tokens.begin() + static_cast<std::ptrdiff_t>(i * length));
   }
   return out;
+}
+
+}  // namespace
+
+engine::TokenWindows Text::inputs(std::size_t first, std::size_t count) const {
+  return picked(windows, count, [&](std::size_t i) { return first + i; });
+}
+
+engine::TokenWindows Text::spread(std::size_t count) const {
+  const std::size_t all = windows.count();
+  count = std::min(count, all);
+  return picked(windows, count, [&](std::size_t i) { return i * all / count; });
 }
 
 Result<Text> read_text(const Model& model, const TextRequest& request) {

@@ -36,6 +36,8 @@ struct Text {
   // Windows first .. first + count - 1 as the engine takes them.
   [[nodiscard]] engine::TokenWindows inputs(std::size_t first, std::size_t count) const;
   [[nodiscard]] engine::TokenWindows inputs() const { return inputs(0, windows.count()); }
+  // `count` windows, at most all, spread evenly.
+  [[nodiscard]] engine::TokenWindows spread(std::size_t count) const;
   [[nodiscard]] std::uint64_t tokens() const { return windows.count() * windows.window_tokens(); }
 };
 

@@ -11,7 +11,7 @@
 
 #include "core/mapped_file.h"
 #include "optimizer/calibration/importance.h"
-#include "state/statistics_files.h"
+#include "optimizer/job/statistics_beside.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -24,26 +24,6 @@ std::string joined(const std::vector<std::string>& names) {
   std::string out;
   for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
   return out;
-}
-
-// The file of this text that the state file names, when it is there and whole.
-Result<std::optional<fs::path>> known_file(const JobInputs& inputs, const fs::path& state,
-                                           const state::CalibrationParameters& wanted,
-                                           const CancellationToken& cancel) {
-  QF_ASSIGN(const std::vector<state::Calibration> passes, inputs.store->calibrations());
-  const bool finished = std::ranges::any_of(passes, [&](const state::Calibration& pass) {
-    return pass.parameters == wanted && !pass.finished.empty();
-  });
-  if (!finished) return std::optional<fs::path>{};
-  QF_ASSIGN(const std::vector<state::StatisticsFile> files, inputs.store->statistics_files());
-  for (const state::StatisticsFile& file : files) {
-    if (file.kind != kKind || file.text_fingerprint != wanted.text_fingerprint) continue;
-    const fs::path path = state::path_beside(state, file.name);
-    const auto digest = state::file_digest(path, &cancel);
-    if (!digest && digest.error().code == ErrorCode::Interrupted) return digest.error();
-    if (digest && digest.value() == file.fingerprint) return std::optional(path);
-  }
-  return std::optional<fs::path>{};
 }
 
 std::string now() {
@@ -72,25 +52,24 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
                      static_cast<std::uint32_t>(text.windows.window_tokens()), engine::kEngineVersion};
   pass.text_name = joined(text.names);
   pass.program_version = program_version;
-  const std::string short_name = fmt::format("{}.imatrix.gguf", text.fingerprint.substr(0, 16));
+  const std::string identity = fmt::format("{}-{}", text.fingerprint, engine::kEngineVersion);
   if (inputs.store) {
-    QF_ASSIGN(const auto known, known_file(inputs, paths.state, pass.parameters, control.cancel));
+    out.path = statistics_path(paths.state, text.fingerprint, "imatrix.gguf");
+    QF_ASSIGN(const bool known, is_known(*inputs.store, out.path, kKind, identity, control.cancel));
     // A copy in the other format needs the sums, which are there only after a pass.
     if (known && (request.save.empty() || importance_format(request.save) == ImportanceFormat::Gguf)) {
-      out.path = *known;
       out.known = true;
       if (!request.save.empty()) {
-        QF_ASSIGN(const std::unique_ptr<MappedFile> file, MappedFile::open(*known));
+        QF_ASSIGN(const std::unique_ptr<MappedFile> file, MappedFile::open(out.path));
         QF_TRY(write_file_atomically(request.save, file->bytes(), request.existing));
       }
       return out;
     }
-    out.path = state::path_beside(paths.state, fmt::format("{}-{}", paths.state.stem().string(), short_name));
     QF_TRY(inputs.store->save_calibration(pass));
   } else {
     const fs::path folder =
         request.run.scratch_folder.empty() ? fs::temp_directory_path() : request.run.scratch_folder;
-    out.path = folder / fmt::format("quantfit-{}-{}", ::getpid(), short_name);
+    out.path = folder / fmt::format("quantfit-{}.imatrix.gguf", ::getpid());
     out.temporary = true;
   }
 
@@ -106,13 +85,7 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
   if (!request.save.empty())
     QF_TRY(write_importance(request.save, report.data, importance_format(request.save), request.existing));
   if (inputs.store) {
-    state::StatisticsFile file;
-    QF_ASSIGN(file.fingerprint, state::file_digest(out.path, &control.cancel));
-    file.name = out.path.filename().string();
-    file.kind = kKind;
-    file.bytes = fs::file_size(out.path);
-    file.text_fingerprint = text.fingerprint;
-    QF_TRY(inputs.store->save_statistics_file(file));
+    QF_TRY(remember(*inputs.store, out.path, kKind, identity, control.cancel));
     pass.layers_finished = static_cast<std::uint32_t>(engine.graph().layers.size());
     pass.finished = now();
     QF_TRY(inputs.store->save_calibration(pass));

@@ -72,7 +72,7 @@ Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* ca
   return or_out_of_memory(paths.model.string(), [&]() -> Result<JobInputs> {
     QF_ASSIGN(Model model, Model::open(paths.model));
     QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
-    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}};
+    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}, {}};
     if (!paths.importance.empty()) {
       QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
       std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));

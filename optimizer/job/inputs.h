@@ -23,6 +23,8 @@ struct JobInputs {
   std::string model_fingerprint;
   std::string importance_fingerprint;  // empty without importance matrix
   std::optional<state::StateStore> store;
+  // Sensitivities that were measured for this job; more may be in the state file.
+  std::vector<state::SensitivitySet> measured_sets;
   std::vector<std::string> warnings;  // for people: what was noticed and not refused
 
   [[nodiscard]] const ImportanceMatrix* importance_or_null() const {

@@ -71,8 +71,11 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
     }
     QF_TRY(check_encoders(job.candidates, kernels));
     std::vector<state::SensitivitySet> measured_sets;
-    if (inputs.store) {
-      QF_ASSIGN(measured_sets, inputs.store->load_sensitivity_sets());
+    if (request.objective == Objective::Measured) {
+      if (inputs.store) {
+        QF_ASSIGN(measured_sets, inputs.store->load_sensitivity_sets());
+      }
+      std::ranges::copy(inputs.measured_sets, std::back_inserter(measured_sets));
     }
     ChosenSensitivities sensitivities = choose_sensitivities(
         default_sensitivities(inputs.traits, inputs.model.tensors(), request.role_weights),

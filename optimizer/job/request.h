@@ -23,8 +23,15 @@ struct JobPaths {
   std::filesystem::path state;       // empty: nothing is remembered
 };
 
+// Where the weights between tensors come from.
+enum class Objective {
+  Measured,  // sensitivities measured on the model, where there are some; the prior otherwise
+  Prior,     // what other models taught, by the tensors' roles
+};
+
 struct JobRequest {
   JobPaths paths;
+  Objective objective = Objective::Measured;
   CandidatePolicy policy;
   SamplerOptions sampler;
   Shard shard;  // the part of the measuring to do; nothing can be chosen for less than everything

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "core/atomic_file.h"
@@ -83,9 +84,12 @@ TEST(Calibrate, QuantizeMakesTheMatrixOnceAndKeepsItBesideTheState) {
   ASSERT_EQ(first.exit_code, 0) << first.err;
   EXPECT_THAT(first.err, HasSubstr("512 tokens"));
   EXPECT_THAT(first.err, HasSubstr("made the importance matrix"));
+  EXPECT_THAT(first.err, HasSubstr("measured what errors cost by gradients of 512 tokens"));
+  EXPECT_THAT(first.out, HasSubstr(" nats"));
   const ProcessResult second = program(quantizing({"--state", state, "-o", folder / "b.gguf"}));
   ASSERT_EQ(second.exit_code, 0) << second.err;
   EXPECT_THAT(second.err, HasSubstr("was made before"));
+  EXPECT_THAT(second.err, HasSubstr("what errors cost was measured before"));
   EXPECT_THAT(second.err, HasSubstr("were measured before"));
   EXPECT_EQ(test::read_file(folder / "a.gguf"), test::read_file(folder / "b.gguf"));
 
@@ -120,10 +124,10 @@ TEST(Calibrate, WithoutAStateFileNothingIsLeft) {
 
 TEST(Calibrate, WhatContradictsItIsRefused) {
   const TemporaryFolder folder;
-  const std::string imatrix = test::data_dir() / "tale-dense.imatrix.gguf";
-  const ProcessResult both = program(quantizing({"--imatrix", imatrix, "-o", folder / "a.gguf"}));
+  const ProcessResult both =
+      program(quantizing({"--role-weight", "attn_v=2", "--objective", "measured", "-o", folder / "a.gguf"}));
   EXPECT_EQ(both.exit_code, 2);
-  EXPECT_THAT(both.err, HasSubstr("--imatrix and --text exclude one another"));
+  EXPECT_THAT(both.err, HasSubstr("--role-weight"));
   // A target out of reach is told before the model is run.
   const ProcessResult unreachable = program(with_text({"quantize", kModel, "--target-bpw", "0.5"}));
   EXPECT_EQ(unreachable.exit_code, 3) << unreachable.err;
@@ -136,10 +140,31 @@ TEST(Calibrate, WhatContradictsItIsRefused) {
   EXPECT_THAT(missing.err, Not(HasSubstr("made the importance matrix")));
 }
 
+TEST(Calibrate, AGivenMatrixGoesWithATextForGradients) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> given = {"--imatrix", test::data_dir() / "tale-dense.imatrix.gguf",
+                                          "--state", folder / "m.qfstate", "--json"};
+  std::map<std::string, nlohmann::json> answers;
+  for (const std::string objective : {"measured", "prior", "auto"}) {
+    std::vector<std::string> words = given;
+    words.insert(words.end(), {"--objective", objective, "-o", folder / (objective + ".gguf")});
+    const ProcessResult done = program(quantizing(words));
+    ASSERT_EQ(done.exit_code, 0) << done.err;
+    EXPECT_THAT(done.err, Not(HasSubstr("importance matrix of this text")));
+    answers[objective] = nlohmann::json::parse(done.out)["answers"][0];
+  }
+  EXPECT_EQ(answers["measured"]["error_unit"], "nats");
+  EXPECT_EQ(answers["prior"]["error_unit"], "relative");  // though the state file has a set in nats
+  EXPECT_EQ(answers["auto"]["predicted_error"], answers["measured"]["predicted_error"]);
+  EXPECT_EQ(test::read_file(folder / "auto.gguf"), test::read_file(folder / "measured.gguf"));
+  EXPECT_NE(test::read_file(folder / "prior.gguf"), test::read_file(folder / "measured.gguf"));
+}
+
 TEST(Calibrate, ATextIsNotReadWhenNoMatrixIsWanted) {
   const TemporaryFolder folder;
   const ProcessResult done = program({"quantize", kModel, "--imatrix", "none", "--formats", "Q4_K,Q6_K",
-                                      "--effort", "fast", "--target-bpw", "5", "-o", folder / "a.gguf"});
+                                      "--effort", "fast", "--objective", "prior", "--error-feedback", "off",
+                                      "--target-bpw", "5", "-o", folder / "a.gguf"});
   EXPECT_EQ(done.exit_code, 0) << done.err;
   EXPECT_THAT(done.err, HasSubstr("no importance matrix"));
   EXPECT_THAT(done.err, Not(HasSubstr("tokens through")));

@@ -48,6 +48,10 @@ TEST(Sha256, KnownSums) {
 ProcessResult publish(const TemporaryFolder& folder, std::vector<std::string> options) {
   std::vector<std::string> all = {QUANTFIT_BINARY,
                                   "publish",
+                                  "--objective",
+                                  "prior",
+                                  "--error-feedback",
+                                  "off",
                                   test::data_dir() / "tale-dense-F16.gguf",
                                   "--imatrix",
                                   test::data_dir() / "tale-dense.imatrix.gguf",

@@ -32,9 +32,12 @@ std::string example_imatrix() {
 // `quantfit quantize` of the example model at fast effort, which is all that these tests need.
 std::vector<std::string> quantize_command(const std::string& bpw, const std::string& output,
                                           const std::string& state = "") {
-  std::vector<std::string> command = {kBinary,    "quantize", example_model(), "--imatrix", example_imatrix(),
-                                      "--effort", "fast",     "--target-bpw",  bpw,         "-o",
-                                      output,     "--json"};
+  std::vector<std::string> command = {kBinary,       "quantize",  example_model(),
+                                      "--objective", "prior",     "--error-feedback",
+                                      "off",         "--imatrix", example_imatrix(),
+                                      "--effort",    "fast",      "--target-bpw",
+                                      bpw,           "-o",        output,
+                                      "--json"};
   if (!state.empty()) command.insert(command.end(), {"--state", state});
   return command;
 }
@@ -202,7 +205,7 @@ TEST(Quantize, RefusesBadInputsWithAReason) {
 TEST(Quantize, RefusesAnotherModelsImportanceMatrix) {
   const TemporaryFolder folder;
   auto command = quantize_command("4.5", folder / "out.gguf");
-  command[4] = test::data_dir() / "gguf" / "imatrix.gguf";
+  command[8] = test::data_dir() / "gguf" / "imatrix.gguf";
   const auto result = test::run(command);
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_NE(result.err.find("imatrix.gguf"), std::string::npos) << result.err;
@@ -322,8 +325,9 @@ TEST(Quantize, TargetsForFilesCountProvenance) {
 TEST(Plan, WritesNothingAndAgreesWithQuantize) {
   const TemporaryFolder folder;
   const auto planned =
-      json_of(test::run({kBinary, "plan", example_model(), "--imatrix", example_imatrix(), "--effort", "fast",
-                         "--target-bpw", "4", "--state", folder / "s.qfstate", "--json"}));
+      json_of(test::run({kBinary, "plan", example_model(), "--objective", "prior", "--error-feedback", "off",
+                         "--imatrix", example_imatrix(), "--effort", "fast", "--target-bpw", "4", "--state",
+                         folder / "s.qfstate", "--json"}));
   EXPECT_EQ(files_in(folder.path()), 1U) << "only the state file";
   const auto made = json_of(test::run(quantize_command("4", folder / "out.gguf", folder / "s.qfstate")));
   EXPECT_EQ(planned["tensors"], made["tensors"]);

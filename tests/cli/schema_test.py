@@ -60,7 +60,7 @@ def run(words, status=0, kind=None):
 with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     model, imatrix = data / "tale-dense-F16.gguf", data / "tale-dense.imatrix.gguf"
-    state, common = folder / "s.qfstate", ["--imatrix", imatrix, "--effort", "fast", "--json"]
+    state, common = folder / "s.qfstate", ["--imatrix", imatrix, "--effort", "fast", "--json", "--error-feedback", "off"]
     # Fewer formats are measured first, so that every later command works on the same state file.
     measured = ["--state", state, *common]
     run(["measure", model, *measured, "--formats", "Q4_K,Q5_K", "--progress", "json"], kind="measure")

@@ -35,6 +35,8 @@ std::vector<std::string> measuring(const std::string& command, const std::filesy
                                   "Q3_K,Q4_K",
                                   "--state",
                                   state};
+  options.insert(options.begin(), {"--error-feedback", "off"});
+  if (command != "measure") options.insert(options.begin(), {"--objective", "prior"});
   all.insert(all.end(), options.begin(), options.end());
   return all;
 }

@@ -23,9 +23,10 @@ using testing::HasSubstr;
 using testing::Not;
 
 std::string quantize(const TemporaryFolder& folder, const std::string& options = "") {
-  return std::string(QUANTFIT_BINARY) + " quantize " + (test::data_dir() / "tale-dense-F16.gguf").string() +
-         " --imatrix " + (test::data_dir() / "tale-dense.imatrix.gguf").string() +
-         " --effort fast --target-bpw 4 -o " + (folder / "out.gguf").string() + " " + options;
+  return std::string(QUANTFIT_BINARY) + " quantize --objective prior --error-feedback off " +
+         (test::data_dir() / "tale-dense-F16.gguf").string() + " --imatrix " +
+         (test::data_dir() / "tale-dense.imatrix.gguf").string() + " --effort fast --target-bpw 4 -o " +
+         (folder / "out.gguf").string() + " " + options;
 }
 
 ProcessResult shell(const std::string& line) {
@@ -111,7 +112,8 @@ TEST(Signals, EndWithTheirOwnStatusAndTellHowToContinue) {
       {SIGINT, 130}, {SIGTERM, 143}, {SIGHUP, 129}, {SIGQUIT, 131}};
   for (const auto& [number, status] : cases) {
     const TemporaryFolder folder;
-    test::Process process({QUANTFIT_BINARY, "quantize", test::data_dir() / "tale-dense-F16.gguf", "--imatrix",
+    test::Process process({QUANTFIT_BINARY, "quantize", test::data_dir() / "tale-dense-F16.gguf",
+                           "--objective", "prior", "--error-feedback", "off", "--imatrix",
                            test::data_dir() / "tale-dense.imatrix.gguf", "--effort", "max", "--target-bpw",
                            "4", "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
     // The state file appears before the first row is measured, and after the handlers.

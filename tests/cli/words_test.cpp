@@ -92,16 +92,18 @@ TEST(Words, HelpAndVersionInEverySpelling) {
 
 TEST(Words, LlamaQuantizeFormsWork) {
   const TemporaryFolder folder;
-  const std::vector<std::string> common = {"--imatrix", imatrix(),      "--effort",
-                                           "fast",      "--state_file", folder / "s.qfstate"};
+  const std::vector<std::string> common = {
+      "--objective", "prior",        "--error-feedback",  "off", "--imatrix", imatrix(), "--effort",
+      "fast",        "--state_file", folder / "s.qfstate"};
   const auto with = [&](std::vector<std::string> words) {
     words.insert(words.begin(), common.begin(), common.end());
     return quantfit(words);
   };
   auto result = with({model(), folder / "a.gguf", "q4_k_m", "2"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  result = quantfit({"quantize", model(), "--imatrix", imatrix(), "--effort", "fast", "--state",
-                     folder / "s.qfstate", "--preset", "Q4_K_M", "-o", folder / "b.gguf"});
+  result = quantfit({"quantize", model(), "--objective", "prior", "--error-feedback", "off", "--imatrix",
+                     imatrix(), "--effort", "fast", "--state", folder / "s.qfstate", "--preset", "Q4_K_M",
+                     "-o", folder / "b.gguf"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(test::read_file(folder / "a.gguf"), test::read_file(folder / "b.gguf"));
   result = with({"--dry-run", model(), "Q4_K_M"});
@@ -136,9 +138,9 @@ TEST(Words, PatternsThatMatchNothingAreRefused) {
 TEST(Outputs, NothingIsReplacedWithoutForceAndInputsNever) {
   const TemporaryFolder folder;
   std::ofstream(folder / "old.txt") << "old";
-  const std::vector<std::string> common = {"plan",         model(), "--imatrix", imatrix(),
-                                           "--effort",     "fast",  "--state",   folder / "s.qfstate",
-                                           "--target-bpw", "4"};
+  const std::vector<std::string> common = {
+      "plan",    model(),    "--objective", "prior",   "--error-feedback",   "off",          "--imatrix",
+      imatrix(), "--effort", "fast",        "--state", folder / "s.qfstate", "--target-bpw", "4"};
   const auto with = [&](std::vector<std::string> words) {
     words.insert(words.begin(), common.begin(), common.end());
     return words;

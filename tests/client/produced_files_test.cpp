@@ -23,8 +23,9 @@ void check_all_targets(const std::filesystem::path& model, const std::filesystem
   const TemporaryFolder folder;
   std::string targets;
   for (const std::string& target : kTargets) targets += (targets.empty() ? "" : ",") + target;
-  const ProcessResult made = run({QUANTFIT_BINARY, "quantize", model, "--imatrix", imatrix, "--target-bpw",
-                                  targets, "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
+  const ProcessResult made =
+      run({QUANTFIT_BINARY, "quantize", model, "--objective", "prior", "--error-feedback", "off", "--imatrix",
+           imatrix, "--target-bpw", targets, "--state", folder / "s.qfstate", "-o", folder / "out.gguf"});
   ASSERT_EQ(made.exit_code, 0) << made.err;
 
   std::vector<std::filesystem::path> files;

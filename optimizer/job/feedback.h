@@ -1,0 +1,44 @@
+// Second moments of a model's inputs for encoding with error feedback: measured on a text, kept beside the
+// state file.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+#include "core/error.h"
+#include "optimizer/calibration/text.h"
+#include "optimizer/job/inputs.h"
+#include "optimizer/job/request.h"
+#include "optimizer/measurement/covariance_provider.h"
+
+namespace quantfit::optimizer {
+
+struct MomentsRequest {
+  static constexpr std::uint64_t kRowsPerColumn = 8;
+
+  calibration::TextRequest text;
+  engine::RunOptions run;
+};
+
+struct MeasuredMoments {
+  std::shared_ptr<const CovarianceProvider> covariances;
+  std::filesystem::path path;  // of the file that they are read from
+  bool temporary = false;      // the caller removes it when the job is over
+  bool known = false;          // measured before
+  std::uint64_t file_bytes = 0;
+  std::uint64_t tokens = 0;
+  double seconds = 0;
+};
+
+// Whether the text has rows enough to tell how the inputs of the widest matrices vary together:
+// kRowsPerColumn for every column of a block. Errors of read_text and Engine::open.
+[[nodiscard]] Result<bool> enough_for_moments(const Model& model, const MomentsRequest& request);
+
+// Runs the whole text through the model unless the state file names the result already. Errors of read_text,
+// Engine::open, collect_moments, and of the files.
+[[nodiscard]] Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths,
+                                                      const MomentsRequest& request,
+                                                      const JobControl& control);
+
+}  // namespace quantfit::optimizer
