@@ -14,8 +14,9 @@
 namespace quantfit::optimizer {
 
 struct SensitivityRequest {
-  // Gradients of so many tokens rank tensors as well as those of ten times as many (planning/README.md);
-  // whole windows, spread evenly over the text. Mixtures of experts take more: see tokens_for().
+  // Gradients of so many tokens rank tensors as well as those of ten times as many (benchmarks/README.md,
+  // convergence); whole windows, spread evenly over the text. Mixtures of experts take more: see
+  // tokens_for().
   static constexpr std::uint64_t kTokens = 8192;
 
   calibration::TextRequest text;
