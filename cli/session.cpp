@@ -56,10 +56,11 @@ Result<void> Session::measure_moments(const JobContext& context) {
   optimizer::MomentsRequest moments;
   QF_ASSIGN(moments.text, make_text_request(options->text));
   QF_ASSIGN(moments.run, make_run_options(options->text, options->threads));
-  const bool asked = options->error_feedback == "on";
+  // A text that was given is to be used, or the reason why not is an error.
+  const bool asked = options->error_feedback == "on" || options->text.given();
   auto enough = optimizer::enough_for_moments(inputs->model, moments);
   if (asked && !enough) return enough.error();
-  if (!asked && (!enough || !enough.value())) {
+  if (!enough || (!enough.value() && options->error_feedback != "on")) {
     context.logger.log(LogLevel::Info,
                        fmt::format("note: no error feedback: {}",
                                    enough ? "the text is too short to tell how inputs vary together"
@@ -152,7 +153,7 @@ Result<void> Session::measure_sensitivities(const JobContext& context) {
   sensitivities.tokens = options->gradient_tokens;
   const auto plan = optimizer::plan_sensitivities(inputs->model, sensitivities);
   if (!plan) {
-    if (options->objective == "measured") return plan.error();
+    if (options->objective == "measured" || options->text.given()) return plan.error();
     context.logger.log(LogLevel::Info,
                        fmt::format("note: what errors cost is the prior of the tensors' roles; it cannot be "
                                    "measured on this model: {}",

@@ -128,6 +128,12 @@ TEST(Calibrate, WhatContradictsItIsRefused) {
       program(quantizing({"--role-weight", "attn_v=2", "--objective", "measured", "-o", folder / "a.gguf"}));
   EXPECT_EQ(both.exit_code, 2);
   EXPECT_THAT(both.err, HasSubstr("--role-weight"));
+  // A text that was given is used or refused, also beside an importance matrix.
+  const ProcessResult lost =
+      program({"quantize", kModel, "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf", "--text",
+               folder / "lost.txt", "--target-bpw", "4", "-o", folder / "a.gguf"});
+  EXPECT_EQ(lost.exit_code, 1);
+  EXPECT_THAT(lost.err, HasSubstr("lost.txt"));
   // A target out of reach is told before the model is run.
   const ProcessResult unreachable = program(with_text({"quantize", kModel, "--target-bpw", "0.5"}));
   EXPECT_EQ(unreachable.exit_code, 3) << unreachable.err;
