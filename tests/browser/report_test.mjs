@@ -38,7 +38,7 @@ if (models && existsSync(join(models, 'tale-moe-F16.gguf'))) {
 }
 
 // A real page with other data.
-const split = (html) => html.split(/(?<=<script id="data" type="application\/json">)|(?=<\/script>\n<script>)/);
+const split = (html) => html.split(/(?<=<script id="data" type="application\/json">)|(?=<\/script>\n<script type="module">)/);
 const real = split(readFileSync(page_of('dense'), 'utf8'));
 expect('the page has one place for data', real.length === 3);
 const document_ = JSON.parse(real[1]);
