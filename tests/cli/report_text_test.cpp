@@ -74,8 +74,8 @@ TEST(Pictures, PagesHoldNoMarkupOfOthers) {
   EXPECT_THAT(page, Not(HasSubstr("<script>alert")));
   EXPECT_THAT(page, HasSubstr("\\u003cscript>alert"));
   std::size_t calls = 0;
-  for (std::size_t at = page.find("const quantfitReport"); at != std::string::npos;
-       at = page.find("const quantfitReport", at + 1))
+  for (std::size_t at = page.find("const drawReport"); at != std::string::npos;
+       at = page.find("const drawReport", at + 1))
     ++calls;
   EXPECT_EQ(calls, 1U) << "places inside what was filled in are not filled again";
 }
