@@ -41,7 +41,7 @@ const cellsOf = (tensors) => {
 };
 
 // `tensors` as in an answer's JSON; `width`: pixels there are. Returns null when no tensor has a place, else
-// {element, update(tensors)}: `update` recolours the same cells, for another answer of the same model.
+// {element, width, update(tensors)}: `update` recolours the same cells, for another answer of the same model.
 export const layerMap = (tensors, width) => {
   const {cells, roles, layers, outside} = cellsOf(tensors);
   if (cells.length === 0) return null;
@@ -109,5 +109,5 @@ export const layerMap = (tensors, width) => {
     for (const cell of cells) cell.tensor = by_name.get(cell.tensor.name) || cell.tensor;
     paint();
   };
-  return {element: make('div', {}, make('div', {class: 'scroll'}, svg), says, legend), update};
+  return {element: make('div', {}, make('div', {class: 'scroll'}, svg), says, legend), width: label + columns * size + 2, update};
 };

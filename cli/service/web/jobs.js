@@ -1,0 +1,204 @@
+// Jobs: what they are at, and what can be done about them.
+import {bytes, make, number} from './elements.js';
+import {follow, get, post, remove, resultAddress} from './api.js';
+import {addressOf, nameOf} from './models.js';
+import {problemText} from './problems.js';
+import {copyButton} from './copy.js';
+
+const UNFINISHED = ['queued', 'running'];
+const MOST_STREAMS = 3;  // browsers allow six connections to a host
+const WORDS = {queued: 'waiting', running: 'running', done: 'done', failed: 'failed', cancelled: 'stopped'};
+const RESULT_WORDS = {model: 'File', recipe: 'Recipe', report: 'Report', answer: 'JSON', imatrix: 'Importance matrix', other: ''};
+
+const duration = (seconds) => {
+  if (seconds < 60) return `${Math.max(Math.round(seconds), 0)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
+};
+const targetOf = (options) => {
+  if (options['target-bpw'] !== undefined) return `${[options['target-bpw']].flat().join(', ')} bits per weight`;
+  if (options['target-size'] !== undefined) return [options['target-size']].flat().join(', ');
+  if (options['target-vram'] !== undefined) return `card of ${options['target-vram']}`;
+  return options.preset ?? (options.recipe ? nameOf(options.recipe) : '');
+};
+const titleOf = (job) => {
+  const model = nameOf(job.options.model ?? '').replace(/\.gguf$/, '');
+  if (job.command === 'measure' || job.command === 'plan') return `${model}: measuring`;
+  return `${model}, ${targetOf(job.options)}`;
+};
+const speed = (progress) => {
+  if (!(progress.per_second > 0)) return '';
+  if (progress.unit !== 'weights') return `${number(progress.per_second, 3)} ${progress.unit}/s`;
+  return progress.per_second >= 1e6 ? `${number(progress.per_second / 1e6, 3)} M weights/s` : `${number(progress.per_second / 1e3, 3)} k weights/s`;
+};
+
+const statusText = (job) => {
+  if (job.stopping) return 'stopping';
+  if (job.status === 'queued') return job.position > 1 ? `waiting, number ${job.position}` : 'waiting, next';
+  const took = job.started && job.finished ? (new Date(job.finished) - new Date(job.started)) / 1000 : null;
+  return WORDS[job.status] + (job.status === 'done' && took !== null ? ` in ${duration(took)}` : '');
+};
+
+// One job. `act(job, what)` does what a button says.
+const jobCard = (act) => {
+  const title = make('a', {class: 'name'}), status = make('span', {class: 'status'});
+  const bar = make('progress', {max: 1}), figures = make('p', {class: 'figures'}), place = make('div');
+  const buttons = make('div', {class: 'buttons'}), results = make('ul', {class: 'results', 'aria-label': 'results'});
+  const line = make('code', {tabindex: '0'});
+  const shell = make('details', {}, make('summary', {}, 'Command line'), make('div', {class: 'copied'}, line, copyButton(() => line.textContent)));
+  const card = make('li', {class: 'job'}, make('h3', {}, title), bar, figures, place, results,
+                    make('div', {class: 'row'}, status, buttons), shell);
+  let job = null, shown = '';
+
+  const button = (text, what, label) => {
+    const one = make('button', {type: 'button', 'data-act': what, 'aria-label': `${label ?? text}: ${titleOf(job)}`}, text);
+    one.addEventListener('click', () => (what === 'ask' ? confirm() : what === 'keep' ? drawButtons() : act(job, what)));
+    return one;
+  };
+  const drawButtons = () => {
+    const focused = buttons.contains(document.activeElement);
+    buttons.replaceChildren(...(UNFINISHED.includes(job.status) ? (job.stopping ? [] : [button('Stop', 'cancel')])
+                                : [...(job.status === 'done' ? [] : [button('Resume', 'retry')]), button('Delete', 'ask')]));
+    if (focused) (buttons.querySelector('button') ?? title).focus();
+  };
+  const confirm = () => {
+    const size = (job.results ?? []).reduce((all, one) => all + (one.kind === 'answer' ? 0 : one.bytes), 0);
+    const keep = button('Keep', 'keep');
+    buttons.replaceChildren(make('span', {role: 'alert'}, size > 0 ? `Delete it and its files (${bytes(size)})?` : 'Delete it from the list?'),
+                            button('Delete', 'remove', 'Really delete'), keep);
+    keep.focus();
+  };
+  const showProgress = (progress) => {
+    const running = job.status === 'running';
+    bar.hidden = !running;
+    figures.hidden = !running || !progress;
+    if (!running) return;
+    if (!progress || !(progress.total > 0)) {
+      bar.removeAttribute('value');
+      bar.setAttribute('aria-label', 'working');
+      return;
+    }
+    const share = Math.min(progress.done / progress.total, 1);
+    bar.value = share;
+    bar.setAttribute('aria-label', progress.phase);
+    figures.replaceChildren(make('strong', {}, `${Math.floor(100 * share)} %`), ' ' + [progress.phase, speed(progress),
+      progress.seconds_left > 0 ? `about ${duration(progress.seconds_left)} left` : '',
+      progress.tensors_saved > 0 ? `${progress.tensors_saved} tensors saved` : '', progress.tensor].filter(Boolean).join(' \u00b7 '));
+  };
+
+  return {
+    element: card,
+    progress: showProgress,
+    job: () => job,
+    update: (next) => {
+      job = next;
+      status.textContent = statusText(job);  // a waiting job moves up
+      showProgress(job.progress);
+      const key = JSON.stringify([job.status, job.stopping, job.results, job.problem]);
+      if (key === shown) return;  // a question that is being answered stays
+      shown = key;
+      card.dataset.status = job.status;
+      title.textContent = titleOf(job);
+      title.setAttribute('href', addressOf(job.options));
+      line.textContent = job.command_line;
+      place.replaceChildren(...(job.status === 'failed' && job.problem
+        ? [problemText({message: job.problem.detail, hint: job.problem.hint ?? ''})] : []));
+      results.replaceChildren(...(job.results ?? []).map((one) =>
+        make('li', {}, make('a', one.kind === 'report' ? {href: resultAddress(job, one.name), target: '_blank', rel: 'noopener'}
+                                 : {href: resultAddress(job, one.name), download: one.name}, RESULT_WORDS[one.kind] || one.name),
+             one.kind === 'model' ? ` ${bytes(one.bytes)}` : null)));
+      results.hidden = results.children.length === 0;
+      drawButtons();
+    },
+    fail: (problem) => place.replaceChildren(problemText(problem)),
+  };
+};
+
+const emptyText = () => make('li', {class: 'soft'}, 'None yet. A job measures a model and makes a file of the size you chose; it goes on ' +
+                                                    'when this page is closed, and after the program was stopped.');
+
+// `root`: a list; `spoken`: where changes are said; `counted(running, waiting)`; `finished(job)`: a job ended.
+export const jobList = (root, {spoken, counted, finished}) => {
+  const cards = new Map(), streams = new Map();
+  let changes = 0;  // by this page; a list that was asked for before one of them is out of date
+
+  const act = async (job, what) => {
+    const card = cards.get(job.id);
+    ++changes;
+    try {
+      if (what === 'remove') {
+        await remove(`/jobs/${job.id}`);
+        forget(job.id);
+        draw();
+        (root.querySelector('a') ?? root.closest('section')).focus();
+      } else {
+        take(await post(`/jobs/${job.id}/${what}`));
+      }
+      ++changes;
+    } catch (problem) {
+      card.fail(problem);
+    }
+  };
+  const forget = (id) => {
+    streams.get(id)?.abort();
+    streams.delete(id);
+    cards.get(id)?.element.remove();
+    cards.delete(id);
+  };
+  const watch = (job) => {
+    if (job.status !== 'running' || streams.has(job.id) || streams.size >= MOST_STREAMS) return;
+    const controller = new AbortController();
+    streams.set(job.id, controller);
+    follow(`/jobs/${job.id}/events`, {signal: controller.signal, onEvent: ({event, data}) => {
+      const value = JSON.parse(data);
+      if (event === 'progress') cards.get(job.id)?.progress(value);
+      if (event !== 'job') return true;
+      take(value);
+      return UNFINISHED.includes(value.status);
+    }}).catch((problem) => cards.get(job.id)?.fail(problem)).finally(() => {
+      if (streams.get(job.id) === controller) streams.delete(job.id);
+    });
+  };
+  const draw = () => {
+    // What is at work comes first, then the queue in its order, then what ended, the newest first.
+    const place = (job) => (job.status === 'running' ? -1 : job.status === 'queued' ? job.position ?? 0 : Infinity);
+    const all = [...cards.values()].sort((a, b) =>
+      place(a.job()) === place(b.job()) ? (a.job().created < b.job().created ? 1 : -1) : place(a.job()) - place(b.job()));
+    // Cards stay where they are unless one comes or goes, so that nothing loses the focus.
+    if (all.length === 0) root.replaceChildren(emptyText());
+    else if (all.some((card, i) => root.children[i] !== card.element) || root.children.length !== all.length)
+      root.replaceChildren(...all.map((card) => card.element));
+    const count = (status) => all.filter((card) => card.job().status === status).length;
+    counted(count('running'), count('queued'));
+  };
+  const take = (job, quiet = false) => {
+    const known = cards.get(job.id)?.job(), before = known?.status;
+    // Its events have told more already.
+    if (known && !UNFINISHED.includes(before) && job.status === 'running' && job.attempts === known.attempts) return;
+    if (!cards.has(job.id)) cards.set(job.id, jobCard(act));
+    cards.get(job.id).update(job);
+    watch(job);
+    if (!quiet) draw();
+    if (before !== undefined && before !== job.status) {
+      spoken.textContent = `${titleOf(job)}: ${WORDS[job.status]}`;
+      if (!UNFINISHED.includes(job.status)) finished(job);
+    }
+  };
+  return {
+    add: (job) => {
+      ++changes;
+      take(job);
+    },
+    refresh: async () => {
+      const before = changes;
+      const {jobs} = await get('/jobs?limit=50');
+      if (before !== changes) return;
+      const known = new Set(jobs.map((job) => job.id));
+      for (const id of [...cards.keys()]) if (!known.has(id)) forget(id);
+      for (const job of jobs) take(job, true);
+      draw();
+    },
+    busy: () => [...cards.values()].some((card) => UNFINISHED.includes(card.job().status)),
+    of: (file) => [...cards.values()].map((card) => card.job()).find((job) => job.options.model === file && UNFINISHED.includes(job.status)),
+  };
+};
