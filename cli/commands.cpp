@@ -15,6 +15,7 @@ std::vector<Command> all_commands() {
   commands.push_back(make_diff_command());
   commands.push_back(make_state_command());
   commands.push_back(make_report_command());
+  commands.push_back(make_serve_command());
   commands.push_back(make_completion_command());
   commands.push_back(make_manual_command());
   return commands;

@@ -37,6 +37,7 @@ struct Command {
 [[nodiscard]] Command make_state_command();
 [[nodiscard]] Command make_publish_command();
 [[nodiscard]] Command make_report_command();
+[[nodiscard]] Command make_serve_command();
 [[nodiscard]] Command make_completion_command();
 [[nodiscard]] Command make_manual_command();
 

@@ -1,0 +1,180 @@
+#include "cli/service/command_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "cli/commands.h"
+#include "cli/job_options.h"
+#include "cli/output_files.h"
+#include "cli/suggest.h"
+#include "core/text.h"
+
+namespace quantfit::service {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// What the service decides itself, or what belongs to a terminal.
+constexpr auto kOwn =
+    std::to_array<std::string_view>({"quiet", "verbose", "progress", "log-file", "json", "force", "dry-run",
+                                     "tensors", "scratch", "shard", "steps", "csv", "svg"});
+// Files that a command makes: names in the folder of the job.
+constexpr auto kOutputs = std::to_array<std::string_view>(
+    {"output", "export-recipe", "export-tensor-types", "report", "save-imatrix"});
+
+bool is_output(std::string_view key) {
+  return std::ranges::find(kOutputs, key) != kOutputs.end();
+}
+
+bool may_be_given(const cli::Option& option, OptionUse use) {
+  if (option.hidden || std::ranges::find(kOwn, option.key()) != kOwn.end()) return false;
+  return use == OptionUse::Job || (!is_output(option.key()) && option.key() != "evaluate");
+}
+
+const cli::Command* find_command(const std::vector<cli::Command>& commands, std::string_view name) {
+  const auto found = std::ranges::find(commands, name, &cli::Command::name);
+  return found == commands.end() ? nullptr : &*found;
+}
+
+Problem invalid(std::string sentence, std::string hint = {}) {
+  return problem(ProblemKind::InvalidArgument, std::move(sentence), std::move(hint));
+}
+
+// The option that a key means. Keys are long names; '_' counts as '-'.
+Answer<const cli::Option*> option_of(const cli::OptionTable& table, const std::string& key, OptionUse use) {
+  std::string wanted = key;
+  std::ranges::replace(wanted, '_', '-');
+  std::vector<std::string_view> known;
+  for (const cli::Option& option : table.options()) {
+    if (!may_be_given(option, use)) continue;
+    if (option.key() == wanted) return &option;
+    known.push_back(option.key());
+  }
+  return invalid(fmt::format("there is no option '{}' here{}", cut_utf8(escaped(key), 100),
+                             cli::suggestion(wanted, known)));
+}
+
+// Puts the checked name of every file in its place.
+Answer<void> check_files(const Roots& roots, const cli::Option& option, const Json& value,
+                         CommandOptions& out) {
+  const std::string key(option.key());
+  const Json list = value.is_array() ? value : Json::array({value});
+  for (const Json& item : list) {
+    if (!item.is_string()) return invalid(fmt::format("{}: the name of a file is expected", option.name));
+    const std::string& text = item.get_ref<const std::string&>();
+    if (is_output(key)) {
+      if (!is_plain_name(text))
+        return invalid(fmt::format("{}: {} is no plain name of a file", option.name, printable(text)),
+                       "what a job makes is in a folder of its own");
+      const auto same = std::ranges::find(out.outputs, text, &std::pair<std::string, std::string>::second);
+      if (same != out.outputs.end())
+        return invalid(fmt::format("{} is the name of two outputs", printable(text)));
+      out.outputs.emplace_back(option.name, text);
+      continue;
+    }
+    if (key == "imatrix" && text == cli::kNoImportance) continue;
+    auto name = roots.parse(text);
+    if (!name) return name.error();
+    if (key == "state") {
+      out.state = std::move(name).value();
+      continue;
+    }
+    if (auto opened = roots.open_file(name.value()); !opened) return opened.error();
+    if (key == "model") out.model = std::move(name).value();
+  }
+  return outcome::success();
+}
+
+std::string text_of(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+}  // namespace
+
+Json options_schema(std::string_view command, OptionUse use) {
+  const std::vector<cli::Command> commands = cli::all_commands();
+  const cli::Command* found = find_command(commands, command);
+  Json schema = found->table.json_schema();
+  for (const cli::Option& option : found->table.options())
+    if (!may_be_given(option, use)) schema["properties"].erase(std::string(option.key()));
+  return schema;
+}
+
+Answer<FileName> default_state(const Roots& roots, const FileName& model) {
+  const std::string stem = cli::model_stem(model.path);
+  if (model.root->writable) {
+    const std::size_t slash = model.path.rfind('/');
+    const std::string folder = slash == std::string::npos ? "" : model.path.substr(0, slash + 1);
+    return roots.parse(fmt::format("{}/{}{}.qfstate", model.root->name, folder, stem));
+  }
+  const Root* const root = roots.writable();
+  if (root == nullptr)
+    return problem(ProblemKind::Forbidden, "a state file is needed, and no root may be written to",
+                   "name one that exists by the option state");
+  std::string flat = model.path.substr(0, model.path.size() - model.last().size()) + stem;
+  std::ranges::replace(flat, '/', '-');
+  return roots.parse(fmt::format("{}/states/{}-{}.qfstate", root->name, model.root->name, flat));
+}
+
+Answer<CommandOptions> read_options(const Roots& roots, std::string_view command,
+                                    const nlohmann::json& options, OptionUse use) {
+  if (!options.is_object()) return invalid("the options are no JSON object");
+  const std::vector<cli::Command> commands = cli::all_commands();
+  const cli::Command* found = find_command(commands, command);
+  CommandOptions out;
+  out.command = command;
+  nlohmann::json all = nlohmann::json::object();
+  for (const auto& [key, value] : options.items()) {
+    QF_ASSIGN(const cli::Option* const option, option_of(found->table, key, use));
+    const std::string name(option->key());
+    if (all.contains(name)) return invalid(fmt::format("{} is given twice", option->name));
+    if (option->completion != cli::Completion::None) QF_TRY(check_files(roots, *option, value, out));
+    all[name] = value;
+    if (!is_output(name)) out.options[name] = value;
+  }
+  QF_ANSWER_TRY(found->table.read_json(all));
+  if (out.state.root == nullptr) {
+    QF_ASSIGN(out.state, default_state(roots, out.model));
+    out.options["state"] = out.state.text;
+  }
+  // What the command would refuse before it opens the model.
+  cli::JobOptions job;
+  cli::OptionTable table;
+  cli::add_input_options(table, job);
+  cli::add_calibration_options(table, job);
+  cli::add_objective_options(table, job);
+  cli::add_target_options(table, job);
+  cli::add_search_options(table, job);
+  for (const std::string_view key :
+       {"evaluate", "no-provenance", "split-max-size", "split-max-tensors", "points"})
+    all.erase(std::string(key));
+  for (const std::string_view key : kOutputs)
+    if (key != "save-imatrix") all.erase(std::string(key));
+  QF_ANSWER_TRY(table.read_json(all));
+  QF_ANSWER_TRY(cli::make_request(job));
+  if (command == "quantize" || command == "plan") QF_ANSWER_TRY(cli::check_targets(job));
+  return out;
+}
+
+std::vector<std::string> words_of(const CommandOptions& options) {
+  const std::vector<cli::Command> commands = cli::all_commands();
+  std::vector<std::string> words = {options.command};
+  for (const cli::Option& option : find_command(commands, options.command)->table.options()) {
+    const auto value = options.options.find(std::string(option.key()));
+    if (value == options.options.end()) continue;
+    if (option.is_flag()) {
+      if (value->get<bool>()) words.push_back(option.name);
+      continue;
+    }
+    const Json list = value->is_array() ? *value : Json::array({*value});
+    for (const Json& item : list) {
+      if (!option.positional) words.push_back(option.name);
+      words.push_back(text_of(item));
+    }
+  }
+  return words;
+}
+
+}  // namespace quantfit::service

@@ -1,0 +1,174 @@
+#include "cli/service/service.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <charconv>
+#include <cstdlib>
+#include <optional>
+#include <thread>
+
+#include "cli/service/api.h"
+#include "cli/service/server.h"
+#include "core/file_util.h"
+#include "core/text.h"
+
+namespace quantfit::service {
+namespace {
+
+namespace asio = boost::asio;
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kLongestTokenFile = std::uint64_t{1} << 20;
+constexpr std::string_view kOwnFolder = ".quantfit";
+constexpr int kFirstHandedOver = 3;  // sd_listen_fds(3)
+constexpr unsigned kWorkers = 4;
+
+// Connections are descriptors: as many as the system allows.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A socket that systemd listens on for us; -1: there is none.
+int handed_over_socket() {
+  const char* const process = std::getenv("LISTEN_PID");
+  const char* const count = std::getenv("LISTEN_FDS");
+  if (process == nullptr || count == nullptr) return -1;
+  const bool ours = std::to_string(getpid()) == process && std::string_view(count) == "1";
+  unsetenv("LISTEN_PID");
+  unsetenv("LISTEN_FDS");
+  if (!ours) return -1;
+  fcntl(kFirstHandedOver, F_SETFD, FD_CLOEXEC);
+  return kFirstHandedOver;
+}
+
+// The folder of the service's own files, absolute.
+Result<fs::path> own_folder(const ServiceOptions& options, const Roots& roots) {
+  fs::path folder = options.data;
+  if (folder.empty()) {
+    if (const char* given = std::getenv("STATE_DIRECTORY"); given != nullptr && *given != '\0')
+      folder = given;
+    else if (const Root* root = roots.writable())
+      folder = root->path / kOwnFolder;
+    else
+      return fail(ErrorCode::InvalidArgument,
+                  "--data FOLDER is needed where no root may be written to: the queue is kept in it");
+  }
+  std::error_code trouble;
+  fs::create_directories(folder, trouble);
+  if (!trouble) folder = fs::canonical(folder, trouble);
+  if (trouble) return fail(ErrorCode::Io, "--data {}: {}", folder.string(), trouble.message());
+  return folder;
+}
+
+// A folder in which every root stands under its name: the working folder of the service and of its jobs, so
+// that files have one name everywhere, in requests, in messages and on command lines.
+Result<void> enter_roots(const fs::path& own, const Roots& roots) {
+  const fs::path folder = own / "roots";
+  std::error_code trouble;
+  fs::remove_all(folder, trouble);
+  fs::create_directory(folder, trouble);
+  for (const Root& root : roots.all())
+    if (!trouble) fs::create_directory_symlink(root.path, folder / root.name, trouble);
+  if (!trouble) fs::current_path(folder, trouble);
+  if (trouble) return fail(ErrorCode::Io, "{}: {}", folder.string(), trouble.message());
+  return outcome::success();
+}
+
+Result<AccessRules> access_rules(const ServiceOptions& options, const asio::ip::tcp::endpoint& endpoint) {
+  AccessRules rules;
+  rules.loopback = endpoint.address().is_loopback();
+  rules.port = endpoint.port();
+  for (const std::string& host : options.hosts) {
+    const auto parsed = parse_host(host);
+    if (!parsed || parsed->port)
+      return fail(ErrorCode::InvalidArgument, "--host: '{}' is no name of a host", host);
+    rules.hosts.push_back(parsed->host);
+  }
+  return rules;
+}
+
+}  // namespace
+
+Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
+  QF_ASSIGN(asio::ip::tcp::endpoint endpoint, parse_endpoint(options.listen));
+  std::vector<std::string> tokens;
+  if (!options.token_file.empty()) {
+    QF_ASSIGN(const std::string text, read_text_file(options.token_file, kLongestTokenFile));
+    QF_ASSIGN(tokens, parse_tokens(text));
+  }
+  QF_ASSIGN(const Roots roots, Roots::open(options.roots));
+  QF_ASSIGN(const fs::path own, own_folder(options, roots));
+  raise_descriptor_limit();
+
+  asio::io_context io(1);
+  asio::thread_pool workers(kWorkers);
+  Limits limits;
+  if (options.connections != 0) limits.connections = options.connections;
+  if (options.streams != 0) limits.streams = options.streams;
+  Metrics metrics;
+
+  struct NoEvents final : EventSource {
+    Batch read(const std::string&, std::uint64_t) override { return {"", 0, true}; }
+    Waiter wait(const std::string&, std::function<void()>) override { return 0; }
+    void stop_waiting(const std::string&, Waiter) override {}
+  } events;
+
+  std::optional<Access> access;
+  Catalog catalog(roots);
+  const unsigned cores =
+      options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
+
+  struct Forward final : Handler {
+    Handler* to = nullptr;
+    void handle(Request request, std::function<void(Response)> reply) override {
+      to->handle(std::move(request), std::move(reply));
+    }
+  } handler;
+  Shared shared{handler, events, workers, console.logger(), limits, metrics};
+  Server server(io, shared);
+  if (const int socket = handed_over_socket(); socket >= 0)
+    QF_TRY(server.adopt(socket));
+  else
+    QF_TRY(server.listen(endpoint));
+  endpoint = server.endpoint();
+  if (!endpoint.address().is_loopback() && tokens.empty() && !options.insecure)
+    return fail(
+        ErrorCode::InvalidArgument,
+        "--listen {}: others can reach this address; give --token-file FILE, or --insecure where everybody "
+        "may use the service",
+        endpoint.address().to_string());
+  QF_ASSIGN(AccessRules rules, access_rules(options, endpoint));
+  rules.tokens = tokens;
+  access.emplace(std::move(rules));
+  QF_TRY(enter_roots(own, roots));
+  Api api({io, workers, roots, *access, catalog, metrics, options.jobs, std::max(1U, cores / options.jobs),
+           !tokens.empty()});
+  handler.to = &api;
+
+  asio::signal_set signals(io, SIGINT, SIGTERM);
+  signals.add(SIGHUP);
+  signals.add(SIGQUIT);
+  signals.async_wait([&](boost::system::error_code error, int /*number*/) {
+    if (error) return;
+    console.logger().log(LogLevel::Info, "stopping");
+    server.wind_up();
+  });
+  server.start();
+  const std::string address = endpoint.address().to_string();
+  console.print(fmt::format("http://{}:{}/\n", endpoint.address().is_v6() ? '[' + address + ']' : address,
+                            endpoint.port()));
+  io.run();
+  workers.join();
+  return outcome::success();
+}
+
+}  // namespace quantfit::service
