@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "cli/report/json.h"
-#include "cli/report/web/assets.h"
 #include "cli/service/assets.h"
 #include "cli/service/openapi.h"
 #include "core/digest.h"
@@ -234,10 +233,6 @@ void Api::route(Call& call) {
 Response Api::page(const std::string& name, const Request& request) const {
   std::string_view text;
   bool found = false;
-  if (name == "report.js" || name == "report.css") {
-    text = name == "report.js" ? cli::kReportScript : cli::kReportStyle;
-    found = true;
-  }
   for (const Asset& asset : page_assets())
     if (asset.name == name) {
       text = asset.text;
