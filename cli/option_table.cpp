@@ -381,6 +381,9 @@ nlohmann::ordered_json OptionTable::json_schema() const {
     value["description"] = option.sentence;
     if (!option.default_text.empty()) value["x-default"] = option.default_text;
     if (!option.unit.empty()) value["x-unit"] = option.unit;
+    if (!option.placeholder.empty()) value["x-placeholder"] = option.placeholder;
+    if (!option.group.empty()) value["x-group"] = option.group;
+    if (!option.offers.empty()) value["examples"] = option.offers;
     properties[std::string(option.key())] = std::move(value);
     if (option.required) needed.push_back(option.key());
   }

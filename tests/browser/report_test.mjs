@@ -5,23 +5,10 @@ import {existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 
-const [binary, data, models, screenshots] = process.argv.slice(2);
-const browserPath = ['/usr/bin/chromium', '/usr/bin/chromium-browser'].find(existsSync);
-let chromium;
-try {
-  ({chromium} = await import('playwright-core'));
-} catch {
-  // Said below.
-}
-if (!chromium || !browserPath) {
-  console.log('skipped: scripts/setup-browser installs Chromium and playwright-core');
-  process.exit(77);
-}
+import {expect, failures, finish, launched} from './browser.mjs';
 
-const failures = [];
-const expect = (what, holds) => {
-  if (!holds) failures.push(what);
-};
+const [binary, data, models, screenshots] = process.argv.slice(2);
+const browser = await launched();
 const folder = mkdtempSync(join(tmpdir(), 'quantfit-report-'));
 const run = (...words) => execFileSync(binary, words, {stdio: ['ignore', 'ignore', 'pipe']});
 const page_of = (name) => join(folder, name + '.html');
@@ -70,7 +57,6 @@ writeFileSync(page_of('hostile'), with_answer((copy, answer) => {
 reports.push('hostile');
 
 let fastest = Infinity;  // of several openings: other programs may be at work
-const browser = await chromium.launch({executablePath: browserPath, args: ['--no-sandbox']});
 for (const name of reports)
   for (const colorScheme of ['light', 'dark'])
     for (const width of [390, 1280]) {
@@ -147,6 +133,4 @@ expect('printing makes a document', pdf.length > 20000);
 expect(`1,500 tensors opened after ${fastest} ms`, fastest < 1000);
 await browser.close();
 rmSync(folder, {recursive: true});
-console.log(`${reports.length} reports, ${failures.length} failures; 1,500 tensors opened in ${Math.round(fastest)} ms`);
-for (const failure of failures.slice(0, 40)) console.log(failure);
-process.exit(failures.length ? 1 : 0);
+finish(`${reports.length} reports, 1,500 tensors opened in ${Math.round(fastest)} ms`);

@@ -136,6 +136,7 @@ TEST(OptionTable, DescribesItself) {
   const auto schema = sample.table.json_schema();
   EXPECT_EQ(schema["properties"]["threads"]["maximum"], 64);
   EXPECT_EQ(schema["properties"]["effort"]["enum"].size(), 3U);
+  EXPECT_EQ(schema["properties"]["output"]["x-placeholder"], "FILE");
   EXPECT_EQ(schema["required"], nlohmann::ordered_json::array({"model"}));
   const std::string help = sample.table.help_text(60);
   EXPECT_THAT(help, HasSubstr("  -o, --output FILE"));

@@ -22,8 +22,12 @@ const fieldOf = (name, schema) => {
     return make('select', shown, make('option', {value: ''}, usual === '' ? 'as usual' : `${usual} (as usual)`),
                 schema.enum.filter((one) => one !== usual).map((one) => make('option', {value: one}, one)));
   if (kind === 'list') return make('textarea', {...shown, rows: 1, spellcheck: 'false', placeholder: schema['x-placeholder'] ?? 'one a line'});
-  return make('input', {type: 'text', inputmode: kind === 'number' ? 'decimal' : null, spellcheck: 'false',
-                        placeholder: usual || schema['x-placeholder'], ...shown});
+  const input = make('input', {type: 'text', inputmode: kind === 'number' ? 'decimal' : null, spellcheck: 'false',
+                               placeholder: usual || schema['x-placeholder'], ...shown});
+  if (!schema.examples) return input;
+  const list = `examples-${name}`;
+  input.setAttribute('list', list);
+  return [input, make('datalist', {id: list}, schema.examples.map((value) => make('option', {value})))];
 };
 
 const valueOf = (field) => {
@@ -42,7 +46,7 @@ export const optionFields = (root, schema, changed) => {
     const title = one['x-group'] || 'Options';
     if (!groups.has(title)) groups.set(title, []);
     const field = fieldOf(name, one);
-    const flag = field.type === 'checkbox';
+    const flag = kindOf(one) === 'flag';
     const unit = one['x-unit'] && !one.description.includes(one['x-unit']) ? ` (${one['x-unit']})` : '';
     groups.get(title).push(make('div', {class: 'option'},
       flag ? make('label', {class: 'flag'}, field, make('span', {class: 'mono'}, name))

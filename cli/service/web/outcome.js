@@ -111,12 +111,12 @@ export const outcomeView = (root, details, pick) => {
     curve?.choose(answer);
   };
   const drawMap = (tensors) => {
-    const names = tensors.map((tensor) => tensor.name + (tensor.kept_because === undefined)).join();
+    const names = [answer !== null, ...tensors.map((tensor) => tensor.name + (tensor.kept_because === undefined))].join();
     if (map && names === map_names) return map.update(tensors);
     map_names = names;
     map = layerMap(tensors, details.clientWidth || 900);
     map_place.classList.toggle('wide', map !== null && map.width > 0.6 * details.clientWidth);
-    map_place.replaceChildren(...(map ? [section('Where the bits go', make('p', {class: 'soft'},
+    map_place.replaceChildren(...(map ? [section(answer ? 'Where the bits go' : 'Where the bits are', make('p', {class: 'soft'},
       'A column per layer, a row per role; the darker, the fewer bits.'), map.element)] : []));
   };
   let width = 0;

@@ -82,7 +82,7 @@ export const targetControl = (form, changed) => {
   };
   const show_range = () => {
     const [least, most] = find('amount-range').children;
-    slider.disabled = range === null;
+    slider.hidden = find('amount-range').hidden = range === null;
     least.textContent = range ? KINDS[kind].say(range[0]) : '';
     most.textContent = range ? KINDS[kind].say(range[1]) : '';
   };

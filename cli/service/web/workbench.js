@@ -52,7 +52,8 @@ export const workbench = (schemas, jobs) => {
   // All that is set, as the command line's options.
   const options = () => {
     const all = {model: model.file};
-    for (const name of ['imatrix', 'text']) if (field(name).value !== '') all[name] = field(name).value;
+    if (field('imatrix').value !== '') all.imatrix = field('imatrix').value;
+    if (field('text').value !== '') all.text = field('text').value.split('\n');
     const aim = target.options();
     const rest = more.options('target-vram' in aim);
     const set = Object.keys(rest).length;
@@ -83,6 +84,7 @@ export const workbench = (schemas, jobs) => {
     find('outcome').classList.add('stale');
     if (problem.code === 'not-measured') {
       find('outcome').classList.remove('stale');
+      find('glance').textContent = '';
       return notMeasured(all);
     }
     const name = optionOf(problem);
@@ -111,7 +113,7 @@ export const workbench = (schemas, jobs) => {
         find('outcome').classList.remove('stale');
         target.learn(answer);
         view.show(answer);
-        say(outcomeText(answer));
+        say(find('glance').textContent = outcomeText(answer));
         if (asked_curve !== scope && answer.feasible) {
           asked_curve = scope;
           const memory = new Set(['ctx-size', 'cache-type-k', 'cache-type-v']);
@@ -203,6 +205,7 @@ export const workbench = (schemas, jobs) => {
       more.open(wanted);
       find('output').value = wanted.get('output') ?? '';
       find('options').open = false;
+      find('glance').textContent = '';
       asked_curve = '';
       view.open(model);
       running = waiting = false;
