@@ -88,15 +88,31 @@ export const outcomeView = (root, details, pick) => {
   const figures = make('dl', {class: 'facts'}), notes = make('div'), card = make('div'), near = make('div');
   const curve_place = make('div', {class: 'curve-place'}), map_place = make('div');
   const formats = make('div'), memory = make('div');
-  // Long tables are made when somebody looks.
+  // Long tables are made when somebody looks; a new one is sorted and filtered like the one before.
   const later = (title, what) => {
     const body = make('div', {class: 'scroll'});
     const box = make('details', {}, make('summary', {}, title), body);
     const fill = () => {
-      if (box.open && answer) body.replaceChildren(what(answer));
+      if (!box.open || !answer) return;
+      const words = body.querySelector('input')?.value ?? '', writing = body.contains(document.activeElement);
+      const sorted = [...body.querySelectorAll('th')].findIndex((head) => head.hasAttribute('aria-sort'));
+      const order = body.querySelector('[aria-sort]')?.getAttribute('aria-sort');
+      body.replaceChildren(what(answer));
+      const head = body.querySelectorAll('th')[sorted];
+      for (let i = 0; head && i < 2 && head.getAttribute('aria-sort') !== order; ++i) head.querySelector('button').click();
+      const filter = body.querySelector('input');
+      if (!filter) return;
+      filter.value = words;
+      filter.dispatchEvent(new Event('input'));
+      if (writing) filter.focus();
     };
     box.addEventListener('toggle', fill);
-    return {box, fill};
+    let timer = 0;
+    const fillSoon = () => {  // a long table cannot follow every step of a slider
+      clearTimeout(timer);
+      timer = setTimeout(fill, 200);
+    };
+    return {box, fillSoon};
   };
   const tables = [later('All tensors', (a) => tensorTable(a.tensors)),
                   later('All of llama.cpp\u2019s mixtures', (a) => mixtureTable(a.static_recipes)),
@@ -166,7 +182,7 @@ export const outcomeView = (root, details, pick) => {
       drawMap(answer.tensors);
       formats.replaceChildren(...(answer.feasible ? [section('Formats', make('div', {class: 'scroll'}, formatTable(answer.formats)))] : []));
       memory.replaceChildren(...(answer.memory ? [section('Memory besides weights', make('div', {class: 'scroll'}, memoryTable(answer.memory.items)))] : []));
-      for (const table of tables) table.fill();
+      for (const table of tables) table.fillSoon();
     },
   };
 };
