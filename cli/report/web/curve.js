@@ -53,7 +53,7 @@ export const curvePicture = ({curve, statics, answers, chosen, nats, width, pick
   curve = comparable(curve, [...statics, ...answers]);
   const all = [...curve, ...statics, ...answers];
   if (all.length < 2) return null;
-  const height = width < 600 ? 300 : 400;
+  const height = Math.round(Math.min(Math.max(width / 2, 290), 400));
   const low = Math.min(...all.map((p) => p.bpw)), high = Math.max(...all.map((p) => p.bpw));
   const least = Math.log10(Math.min(...all.map((p) => p.predicted_error)));
   const most = Math.log10(Math.max(...all.map((p) => p.predicted_error)));

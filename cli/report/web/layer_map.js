@@ -109,5 +109,5 @@ export const layerMap = (tensors, width) => {
     for (const cell of cells) cell.tensor = by_name.get(cell.tensor.name) || cell.tensor;
     paint();
   };
-  return {element: make('div', {}, make('div', {class: 'scroll'}, svg), says, legend), width: label + columns * size + 2, update};
+  return {element: make('div', {}, make('div', {class: 'scroll'}, svg), legend, says), width: label + columns * size + 2, update};
 };

@@ -1,5 +1,5 @@
 // What comes out of a target: figures, the curve with the chosen point, the map of layers by roles, tables.
-import {bytes, make, number, percent, qualityText, weights} from './elements.js';
+import {bytes, make, number, percent, qualityText, sum, weights} from './elements.js';
 import {curvePicture} from './curve.js';
 import {layerMap} from './layer_map.js';
 import {formatTable, gainTable, memoryTable, mixtureTable, tensorTable} from './tables.js';
@@ -68,16 +68,19 @@ const cardBar = (answer) => {
   const gpu = answer.budgets.find((one) => one.of === 'GPU');
   const total = answer.target.vram_bytes;
   if (!answer.memory || !gpu || !total) return null;
-  const items = [['weights', gpu.used_bytes], ...answer.memory.items.filter((one) => one.device === 'GPU').map((one) => [one.what, one.bytes])];
-  const free = total - items.reduce((all, [, size]) => all + size, 0);
+  const all = [['weights', gpu.used_bytes], ...answer.memory.items.filter((one) => one.device === 'GPU').map((one) => [one.what, one.bytes])];
+  const free = total - sum(all, ([, size]) => size);
+  // What nobody could see in the bar is one part.
+  const tiny = all.filter(([, size]) => size < total / 200);
+  const items = tiny.length < 2 ? all : [...all.filter((one) => !tiny.includes(one)), ['other', sum(tiny, ([, size]) => size)]];
   if (free > 0) items.push(['free', free]);
   const track = make('div', {class: 'stack', 'aria-hidden': 'true'}, items.map(([name, size], i) => {
-    const part = make('i', {class: name === 'free' ? 'free' : `part${i % 5}`});
+    const part = make('i', {class: name === 'free' ? 'free' : `part${i % 7}`});
     part.style.width = `${100 * size / total}%`;
     return part;
   }));
   return make('div', {class: 'card-bar'}, make('h3', {}, 'On the card'), track, make('ul', {class: 'legend'}, items.map(([name, size], i) =>
-    make('li', {}, make('i', {class: name === 'free' ? 'free' : `part${i % 5}`}), `${name} ${bytes(size)}`))));
+    make('li', {}, make('i', {class: name === 'free' ? 'free' : `part${i % 7}`}), `${name} ${bytes(size)}`))));
 };
 
 const section = (title, ...children) => make('section', {}, title ? make('h2', {}, title) : null, children);

@@ -127,12 +127,15 @@ export const targetControl = (form, changed) => {
           if (field.value.trim() !== '') options[field.dataset.option] = field.value.trim();
       return options;
     },
+    // What is wrong with the text before anybody is asked, or null: on a command line a comma stands between two targets.
+    trouble: () => (amount.value.includes(',') ? `--${KINDS[kind].option}: '${amount.value.trim()}' has a comma; decimals are written ` +
+                                                 `with a point: ${amount.value.trim().replace(',', '.')}` : null),
     // Another model with so many weights, and what `options` (a Map) say of the target.
     open: (weights, options) => {
       elements = weights;
       range = last = null;
       kind = Object.keys(KINDS).find((one) => options.has(KINDS[one].option)) ?? 'bpw';
-      amount.value = options.get(KINDS[kind].option) ?? KINDS[kind].start;
+      amount.value = (options.get(KINDS[kind].option) ?? KINDS[kind].start).split('\n')[0];  // of several targets the first
       for (const field of memory_fields) field.value = options.get(field.dataset.option) ?? '';
       show_kind();
     },

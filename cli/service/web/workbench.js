@@ -68,24 +68,28 @@ export const workbench = (schemas, jobs) => {
     saying = setTimeout(() => { spoken.textContent = text; }, SPEAKING);
   };
 
-  const notMeasured = (all) => {
-    const running = jobs.of(model.file);
+  let without = null;  // what stands instead of an answer; it stays while it is still true, with the focus in it
+  const notMeasured = () => {
+    const running = jobs.of(model.file) !== undefined;
+    if (without?.running === running && without.element.isConnected) return;
     const measure = make('button', {type: 'button', class: 'primary'}, 'Measure it');
-    measure.addEventListener('click', () => start('plan', all, measure));
-    say('Not measured yet.');
-    view.instead(make('div', {class: 'empty'}, make('h2', {}, running ? 'Being measured' : 'Not measured yet'),
+    measure.addEventListener('click', () => start('plan', options(), measure));
+    without = {running, element: make('div', {class: 'empty'}, make('h2', {}, running ? 'Being measured' : 'Not measured yet'),
       make('p', {}, 'To predict what a format costs, every tensor is tried in every format once, and a text runs through the model. ' +
                     'The state file beside the model remembers: from then on every target is answered while you move the slider.'),
       running ? make('p', {class: 'soft'}, 'A job is at it; answers come here as soon as it is done.') : measure,
-      running ? null : make('p', {class: 'soft'}, 'Making the file measures what is needed, too.')));
+      running ? null : make('p', {class: 'soft'}, 'Making the file measures what is needed, too.'))};
+    say(running ? 'Being measured.' : 'Not measured yet.');
+    view.instead(without.element);
   };
 
-  const showTrouble = (problem, all) => {
+  const showTrouble = (problem) => {
     find('outcome').classList.add('stale');
     if (problem.code === 'not-measured') {
       find('outcome').classList.remove('stale');
       find('glance').textContent = '';
-      return notMeasured(all);
+      clearProblems(form);
+      return notMeasured();
     }
     const name = optionOf(problem);
     const at = name === '' ? null : field(name);
@@ -102,6 +106,8 @@ export const workbench = (schemas, jobs) => {
       waiting = true;
       return;
     }
+    const trouble = target.trouble();
+    if (trouble) return showTrouble(new Problem(0, {detail: trouble}));
     running = true;
     const all = options(), signal = opening.signal;
     const scope = JSON.stringify(withoutTarget(all));
@@ -123,7 +129,7 @@ export const workbench = (schemas, jobs) => {
         }
       }
     } catch (problem) {
-      if (!signal.aborted && current()) showTrouble(problem instanceof Problem ? problem : new Problem(0, {detail: String(problem)}), all);
+      if (!signal.aborted && current()) showTrouble(problem instanceof Problem ? problem : new Problem(0, {detail: String(problem)}));
     } finally {
       running = false;
       if (waiting) {
@@ -150,15 +156,17 @@ export const workbench = (schemas, jobs) => {
       jobs.add(await post('/jobs', {command, options: accepted(all, schemas[command])}, {headers: {'Idempotency-Key': key}}));
       key = null;
       find('started').textContent = 'In the queue; the list of jobs shows how it goes.';
-      if (command === 'plan') notMeasured(all);
+      if (command === 'plan') notMeasured();
     } catch (problem) {
-      showTrouble(problem, all);
+      showTrouble(problem);
     } finally {
       button.disabled = false;
     }
   };
   form.addEventListener('submit', (event) => {
     event.preventDefault();
+    const trouble = target.trouble();
+    if (trouble) return showTrouble(new Problem(0, {detail: trouble}));
     if (model) start('quantize', withOutput(options()), find('start'));
   });
   for (const name of ['imatrix', 'text']) field(name).addEventListener('input', () => changed(0));
