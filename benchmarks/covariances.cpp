@@ -5,7 +5,7 @@
 //     runs the text through the model and writes the file of second moments
 //   covariances write MODEL OUT FORMAT [--imatrix FILE] [--moments FILE] [--damping 0.03] [--effort default]
 //     the whole model in one format, embedding and output in Q8_0, with error feedback where MOMENTS are
-//     given
+//     given; FORMAT may be a GGUF file of the model: the formats that it has
 //   covariances factor [--columns 256,1024,4096]
 //     times making a factor from random moments
 //
@@ -70,7 +70,11 @@ Result<void> write(const Settings& settings) {
   }
   const auto format = parse_format(settings.format);
   const auto effort = kernels::parse_effort(settings.effort);
-  if (!format || !effort) return fail(ErrorCode::InvalidArgument, "no such format or effort");
+  std::optional<Model> like;
+  if (!format) {
+    QF_ASSIGN(like, Model::open(settings.format));
+  }
+  if (!effort) return fail(ErrorCode::InvalidArgument, "no such effort");
   std::optional<optimizer::FileCovariances> covariances;
   if (!settings.moments.empty()) {
     QF_ASSIGN(auto file, SecondMomentsFile::open(settings.moments));
@@ -79,7 +83,12 @@ Result<void> write(const Settings& settings) {
   Recipe recipe;
   for (const TensorInfo& tensor : model.tensors()) {
     Format chosen = tensor.format;
-    if (tensor.name == "token_embd.weight" || tensor.name == "output.weight") {
+    if (like) {
+      const TensorInfo* same = like->find(tensor.name);
+      if (same == nullptr)
+        return fail(ErrorCode::InvalidArgument, "{} has no {}", settings.format, tensor.name);
+      chosen = same->format;
+    } else if (tensor.name == "token_embd.weight" || tensor.name == "output.weight") {
       chosen = Format::Q8_0;
     } else if (tensor.significant_dims() > 1 && tensor.name.find("gate_inp") == std::string::npos &&
                tensor.row_length() % traits(*format).block_len == 0) {

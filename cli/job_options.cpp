@@ -305,6 +305,18 @@ void add_objective_options(OptionTable& table, JobOptions& o) {
       .default_is(fmt::format("{}, more for many experts", optimizer::SensitivityRequest::kTokens));
 }
 
+void add_candidates_option(OptionTable& table, JobOptions& o) {
+  table
+      .add("--candidates", o.candidates, "K",
+           "write up to K recipes by different rules to a temporary place (--scratch, else beside the "
+           "output), run "
+           "them on the last eighth of the text, which nothing else is then measured on, and keep the one "
+           "that is "
+           "nearest to the original; 1: what is predicted decides")
+      .in("recipes")
+      .range(1, 6);
+}
+
 void add_target_options(OptionTable& table, JobOptions& o) {
   table.group("Target", "how large the result may be; never exceeded");
   table
@@ -473,6 +485,7 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
     return fail(ErrorCode::InvalidArgument, "--effort: '{}' is none of fast, default, max", o.effort);
   request.sampler.effort = *effort;
   request.sampler.threads = o.threads;
+  request.candidates = o.candidates;
   request.program_version = QUANTFIT_VERSION;
   return request;
 }

@@ -26,6 +26,7 @@ struct JobOptions {
   std::string objective = "auto";
   std::uint64_t gradient_tokens = 0;  // 0: as the model needs
   std::string error_feedback = "auto";
+  std::uint32_t candidates = 1;  // recipes that are written and run
   // target
   std::vector<std::string> target_bpw;
   std::vector<std::string> target_size;
@@ -95,6 +96,8 @@ void add_target_options(OptionTable& table, JobOptions& options);
 void add_calibration_options(OptionTable& table, JobOptions& options);
 // What an error in each tensor costs; stands behind the options above.
 void add_objective_options(OptionTable& table, JobOptions& options);
+// Recipes that are run before one is kept; of commands that write. Stands behind the options above.
+void add_candidates_option(OptionTable& table, JobOptions& options);
 // Formats and constraints, work.
 void add_search_options(OptionTable& table, JobOptions& options);
 

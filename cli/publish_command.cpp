@@ -252,14 +252,17 @@ class Publisher {
     QF_TRY(session.check(context_));
     QF_TRY(session.measure(context_));
     const Model& model = session.inputs->model;
-    QF_ASSIGN(const optimizer::Solution solution,
+    QF_ASSIGN(optimizer::Solution solution,
               optimizer::choose(*session.inputs, *session.job, session.request, session.job->budgets.front(),
                                 {context_.progress, context_.cancel}));
+    QF_ASSIGN(const auto contest,
+              session.run_candidates(session.job->budgets.front(), folder_, context_, solution));
     PublishedFile file;
     file.name = wanted.file;
     file.label = wanted.label;
     file.file_bytes = solution.file_bytes;
     file.answer = make_plan_report(model, *session.job, solution, statics_);
+    if (contest) file.answer.candidates = candidate_reports(*contest);
     if (file.file_bytes > kMostBytesOfAFile)
       context_.logger.log(
           LogLevel::Warning,
@@ -279,12 +282,7 @@ class Publisher {
       if (fs::exists(path, trouble) && !options_.force)
         return fail(ErrorCode::InvalidArgument, "{} exists and is another file; --force replaces it",
                     path.string());
-      optimizer::WriterOptions writer;
-      writer.error_model = session.request.sampler.error_model;
-      writer.effort = session.request.sampler.effort;
-      writer.threads = session.request.sampler.threads;
-      writer.covariances = session.request.sampler.covariances;
-      writer.source_fingerprint = session.inputs->model_fingerprint;
+      optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
       writer.existing = options_.force ? Existing::Replace : Existing::Keep;
       QF_TRY(optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
@@ -437,6 +435,7 @@ Command make_publish_command() {
              "replace files of these names that are others; never what is being read");
   add_calibration_options(table, options->job);
   add_objective_options(table, options->job);
+  add_candidates_option(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");
   table.flag("--json", options->job.json, "print one JSON document instead of text");

@@ -256,8 +256,16 @@ int run_job(QuantizeOptions& options, Console& console) {
     auto solved = optimizer::choose(*session.inputs, *session.job, session.request, budget,
                                     {context.progress, context.cancel});
     if (!solved) return stopped(solved.error(), false);
-    const optimizer::Solution& solution = solved.value();
+    optimizer::Solution& solution = solved.value();
+    std::optional<optimizer::Contest> contest;
+    if (options.write && solution.feasible) {
+      auto ran = session.run_candidates(budget, output_path(options, target, several).parent_path(), context,
+                                        solution);
+      if (!ran) return stopped(ran.error(), true);
+      contest = std::move(ran).value();
+    }
     PlanReport report = make_plan_report(model, *session.job, solution, session.statics);
+    if (contest) report.candidates = candidate_reports(*contest);
     if (!report.feasible) {
       status = console.fail(fail(ErrorCode::Infeasible, "{}", infeasible_sentence(report)));
       if (!options.job.json) console.table(memory_table(report));
@@ -274,14 +282,8 @@ int run_job(QuantizeOptions& options, Console& console) {
       return console.fail(exported.error());
     if (options.write) {
       const fs::path path = output_path(options, target, several);
-      optimizer::WriterOptions writer;
-      writer.error_model = session.request.sampler.error_model;
-      writer.effort = session.request.sampler.effort;
-      writer.threads = session.request.sampler.threads;
-      writer.covariances = session.request.sampler.covariances;
-      writer.source_fingerprint = session.inputs->model_fingerprint;
+      optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
-      writer.split = session.request.split;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
                                          writer, *session.kernels, context.progress, context.cancel);
@@ -341,6 +343,7 @@ Command make_command(bool write) {
   table.add("rest", options->rest, "...", "llama-quantize's form: [out.gguf] TYPE [threads]").hide();
   add_calibration_options(table, options->job);
   add_objective_options(table, options->job);
+  if (write) add_candidates_option(table, options->job);
   add_target_options(table, options->job);
   add_search_options(table, options->job);
   table.group("Output");

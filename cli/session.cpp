@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/byte_size.h"
+#include "core/text.h"
 #include "optimizer/job/calibrated.h"
 #include "optimizer/job/feedback.h"
 #include "optimizer/job/sensitized.h"
@@ -47,6 +48,14 @@ void Session::remove_at_the_end(const std::filesystem::path& path) {
   });
 }
 
+Result<calibration::TextRequest> Session::measured_text() const {
+  QF_ASSIGN(const calibration::TextRequest text, make_text_request(options->text));
+  if (options->candidates < 2) return text;
+  auto split = optimizer::split_text(inputs->model, text);
+  if (!split) return fail(split.error().code, "--candidates: {}", split.error().message);
+  return split.value().measured;
+}
+
 bool Session::wants_feedback() const {
   if (options->error_feedback == "auto") return options->importance != kNoImportance;
   return options->error_feedback == "on";
@@ -54,7 +63,7 @@ bool Session::wants_feedback() const {
 
 Result<void> Session::measure_moments(const JobContext& context) {
   optimizer::MomentsRequest moments;
-  QF_ASSIGN(moments.text, make_text_request(options->text));
+  QF_ASSIGN(moments.text, measured_text());
   QF_ASSIGN(moments.run, make_run_options(options->text, options->threads));
   // A text that was given is to be used, or the reason why not is an error.
   const bool asked = options->error_feedback == "on" || options->text.given();
@@ -99,7 +108,7 @@ Result<bool> Session::try_out() {
 
 Result<void> Session::calibrate(const JobContext& context) {
   optimizer::CalibrationRequest calibration;
-  QF_ASSIGN(calibration.text, make_text_request(options->text));
+  QF_ASSIGN(calibration.text, measured_text());
   QF_ASSIGN(calibration.run, make_run_options(options->text, options->threads));
   calibration.save = options->save_imatrix;
   calibration.existing = existing;
@@ -148,7 +157,7 @@ void Session::tell_origin(const JobContext& context) const {
 
 Result<void> Session::measure_sensitivities(const JobContext& context) {
   optimizer::SensitivityRequest sensitivities;
-  QF_ASSIGN(sensitivities.text, make_text_request(options->text));
+  QF_ASSIGN(sensitivities.text, measured_text());
   QF_ASSIGN(sensitivities.run, make_run_options(options->text, options->threads));
   sensitivities.tokens = options->gradient_tokens;
   const auto plan = optimizer::plan_sensitivities(inputs->model, sensitivities);
@@ -206,6 +215,45 @@ Result<void> Session::measure(const JobContext& context) {
   for (const optimizer::StaticWithout& recipe : statics.without)
     context.logger.log(LogLevel::Debug, fmt::format("{} is not compared: {}", recipe.name, recipe.why));
   return outcome::success();
+}
+
+Result<std::optional<optimizer::Contest>> Session::run_candidates(const optimizer::Budget& budget,
+                                                                  const std::filesystem::path& folder,
+                                                                  const JobContext& context,
+                                                                  optimizer::Solution& solution) {
+  const optimizer::JobControl control{context.progress, context.cancel};
+  if (options->candidates < 2 || std::holds_alternative<optimizer::RecipeTarget>(budget.target))
+    return std::optional<optimizer::Contest>();
+  QF_ASSIGN(
+      std::vector<optimizer::Contender> contenders,
+      optimizer::find_contenders(*inputs, *job, request, budget, solution, options->candidates, control));
+  if (contenders.size() < 2) {
+    context.logger.log(LogLevel::Info, "note: every rule finds the same recipe: no candidates are run");
+    return std::optional<optimizer::Contest>();
+  }
+  optimizer::ContestRequest contest;
+  QF_ASSIGN(const calibration::TextRequest text, make_text_request(options->text));
+  QF_ASSIGN(const optimizer::SplitText split, optimizer::split_text(inputs->model, text));
+  contest.evaluation.text = split.held_back;
+  QF_ASSIGN(contest.evaluation.options.run, make_run_options(options->text, options->threads));
+  contest.folder = options->text.scratch.empty() ? folder : std::filesystem::path(options->text.scratch);
+  if (contest.folder.empty()) contest.folder = ".";
+  context.logger.log(
+      LogLevel::Info,
+      fmt::format(
+          "running {} candidates: {} for a while in {}, {} times the encoding, and {} passes of {} tokens",
+          contenders.size(), format_bytes(contenders.size() * solution.file_bytes),
+          printable(contest.folder.string()), contenders.size() + 1, contenders.size() + 1,
+          std::uint64_t{split.held_windows} * split.held_back.context));
+  QF_ASSIGN(optimizer::Contest done,
+            optimizer::hold_contest(*inputs, request, std::move(contenders), contest, *kernels, control));
+  const optimizer::Contender& best = done.contenders[done.best];
+  QF_TRY(optimizer::keep(
+      *inputs, *job, request, budget, best.recipe,
+      {best.rule, static_cast<std::uint32_t>(done.contenders.size()), best.divergence.value}, solution));
+  context.logger.log(LogLevel::Info, fmt::format("ran the candidates in {}; kept: {}",
+                                                 format_duration(done.seconds), best.rule));
+  return std::optional<optimizer::Contest>(std::move(done));
 }
 
 }  // namespace quantfit::cli

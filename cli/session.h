@@ -12,6 +12,7 @@
 #include "core/atomic_file.h"
 #include "core/error.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/job/contest.h"
 #include "optimizer/job/job.h"
 #include "optimizer/job/yardstick.h"
 
@@ -46,8 +47,18 @@ struct Session {
   // Measures what is not known and compares the static recipes.
   [[nodiscard]] Result<void> measure(const JobContext& context);
 
+  // With --candidates: runs several recipes for one target and puts the best into `solution`. Nothing without
+  // that option, for given recipes, and where there is only one recipe. Files are for a while in --scratch,
+  // else in `folder`.
+  [[nodiscard]] Result<std::optional<optimizer::Contest>> run_candidates(const optimizer::Budget& budget,
+                                                                         const std::filesystem::path& folder,
+                                                                         const JobContext& context,
+                                                                         optimizer::Solution& solution);
+
  private:
   [[nodiscard]] Result<void> open_files(const JobContext& context);
+  // What is run for importance, moments and sensitivities: the text without what --candidates hold back.
+  [[nodiscard]] Result<calibration::TextRequest> measured_text() const;
   [[nodiscard]] bool wants_calibration() const;
   void tell_origin(const JobContext& context) const;
   bool can_calibrate = true;  // until the model or the text shows that it cannot be run

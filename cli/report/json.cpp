@@ -113,6 +113,18 @@ Json gains_json(const std::vector<GainReport>& gains) {
   return json;
 }
 
+Json candidates_json(const std::vector<CandidateReport>& candidates) {
+  Json json = Json::array();
+  for (const CandidateReport& one : candidates)
+    json.push_back(
+        {{"rule", one.rule},
+         {"file_bytes", one.file_bytes},
+         {"predicted_error", one.predicted_error},
+         {"kl_divergence", {{"mean", one.divergence}, {"standard_error_over_chunks", one.divergence_error}}},
+         {"kept", one.kept}});
+  return json;
+}
+
 Json entries_json(const std::vector<ModelReport::Entry>& entries) {
   Json json = Json::object();
   for (const ModelReport::Entry& entry : entries) {
@@ -202,6 +214,7 @@ Json to_json(const PlanReport& report) {
   json["notes"] = report.notes;
   if (report.proof) json["allocation"] = proof_json(*report.proof, first.multiplier);
   if (!report.static_recipe.empty()) json["static_recipe"] = report.static_recipe;
+  if (!report.candidates.empty()) json["candidates"] = candidates_json(report.candidates);
   if (first.fill) json["fill"] = fill_json(*first.fill);
   json["budgets"] = Json::array();
   for (const BudgetReport& budget : report.budgets) json["budgets"].push_back(budget_json(budget));

@@ -156,6 +156,14 @@ StaticReports make_static_reports(const optimizer::StaticComparisons& comparison
   return reports;
 }
 
+std::vector<CandidateReport> candidate_reports(const optimizer::Contest& contest) {
+  std::vector<CandidateReport> reports;
+  for (const optimizer::Contender& one : contest.contenders)
+    reports.push_back({one.rule, one.file_bytes, one.predicted_error, one.divergence.value,
+                       one.divergence.error, reports.size() == contest.best});
+  return reports;
+}
+
 PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
                             const optimizer::Solution& solution,
                             const optimizer::StaticComparisons& statics) {

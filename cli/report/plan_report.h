@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/model.h"
+#include "optimizer/job/contest.h"
 #include "optimizer/job/job.h"
 #include "optimizer/job/solve.h"
 #include "optimizer/job/yardstick.h"
@@ -133,6 +134,17 @@ struct GainReport {
   double saved_error = 0;
 };
 
+// One of several recipes that were written and run (optimizer/job/contest.h).
+struct CandidateReport {
+  std::string rule;
+  std::uint64_t file_bytes = 0;
+  double predicted_error = 0;
+  double divergence = 0;        // measured, nats per token
+  double divergence_error = 0;  // over chunks
+  bool kept = false;
+};
+[[nodiscard]] std::vector<CandidateReport> candidate_reports(const optimizer::Contest& contest);
+
 struct PlanReport {
   TargetReport target;
   bool feasible = false;
@@ -153,9 +165,10 @@ struct PlanReport {
   std::vector<MemoryItemReport> memory;
   std::uint64_t ctx_size = 0;
   std::vector<FormatUse> formats;
-  StaticReports statics;              // all that the program knows
-  std::vector<TensorReport> tensors;  // in file order
-  std::vector<GainReport> gains;      // at most one per tensor, the most error saved per byte first
+  StaticReports statics;                    // all that the program knows
+  std::vector<TensorReport> tensors;        // in file order
+  std::vector<GainReport> gains;            // at most one per tensor, the most error saved per byte first
+  std::vector<CandidateReport> candidates;  // that were run; none where what is predicted decided
   // What `quantize` added.
   std::string output;          // empty: nothing was written. Of several files the first
   std::size_t more_files = 0;  // beside `output`

@@ -151,6 +151,15 @@ std::string cost_tables(const PlanReport& report) {
   return text;
 }
 
+// Recipes that were run, beside what was predicted of them.
+std::string candidates_table(const PlanReport& report) {
+  Table table({"candidate", "predicted error", "KL divergence", ""});
+  for (const CandidateReport& one : report.candidates)
+    table.add({one.rule, fmt::format("{:.6g}", one.predicted_error),
+               fmt::format("{:.6g} ± {:.2g}", one.divergence, one.divergence_error), one.kept ? "kept" : ""});
+  return table.to_text();
+}
+
 // "encoder version" of "quantfit.encoder_version".
 std::string provenance_name(std::string_view key) {
   std::string name(key.substr(key.find('.') + 1));
@@ -222,6 +231,7 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
   for (const std::string& limit : report.limits) text += fmt::format("limited by       {}\n", escaped(limit));
   for (const std::string& note : report.notes) text += fmt::format("note             {}\n", escaped(note));
   if (report.has_memory) text += '\n' + memory_table(report);
+  if (!report.candidates.empty()) text += '\n' + candidates_table(report);
   text += '\n' + format_table(report.formats, report.tensor_bytes);
   const auto nearest = nearest_statics(report.statics.compared, report.tensor_bytes);
   if (!nearest.empty()) text += '\n' + static_table(nearest);

@@ -67,6 +67,11 @@ std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequ
     keys.push_back(of_float64(own("predicted_error"), solution != nullptr ? solution->predicted_error : 0));
     keys.push_back(text("error_unit", unit == state::SensitivityUnit::Nats ? "nats" : "relative"));
   }
+  if (request.candidates > 1 && !std::holds_alternative<RecipeTarget>(target)) {
+    const bool judged = solution != nullptr && solution->judged;
+    keys.push_back(GgufKeyValue::of_uint32(own("candidates"), judged ? solution->judged->candidates : 0));
+    keys.push_back(of_float64(own("measured_divergence"), judged ? solution->judged->divergence : 0));
+  }
   return keys;
 }
 
@@ -83,6 +88,11 @@ std::map<std::string, std::string> provenance_of(const JobInputs& inputs, const 
   if (solution.error_is_known) {
     provenance["predicted error"] = fmt::format("{:.9g}", solution.predicted_error);
     provenance["error unit"] = unit_text(solution.error_unit);
+  }
+  if (solution.judged) {
+    provenance["measured divergence"] = fmt::format("{:.6g}", solution.judged->divergence);
+    provenance["best of candidates"] =
+        fmt::format("{}, of {} that were run", solution.judged->rule, solution.judged->candidates);
   }
   if (solution.proof) {
     provenance["gap"] = fmt::format("{:.3g}", solution.proof->gap());

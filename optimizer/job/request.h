@@ -42,7 +42,8 @@ struct JobRequest {
   AllocatorLimits allocator;
   ShardLimits split;  // of what is written: what cutting costs counts in file sizes
   std::string program_version;
-  bool keep_provenance = true;  // written files say how they were made
+  std::uint32_t candidates = 1;  // recipes that are written and run, of which the best is kept (contest.h)
+  bool keep_provenance = true;   // written files say how they were made
 };
 
 // One per job; both outlive every call that takes it. Calls that were cancelled return Interrupted.

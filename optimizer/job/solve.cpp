@@ -70,6 +70,31 @@ Result<void> add_search(const JobInputs& inputs, const PreparedJob& job, const J
   return outcome::success();
 }
 
+// What follows from the recipe of an answer: errors, sizes, provenance, and its place in the state file.
+Result<void> settle(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
+                    const Budget& budget, Solution& solution) {
+  const auto cost = recipe_cost(job.candidates, job.measured.measurements, job.sensitivity,
+                                knapsack_options(job, request, 1), solution.recipe);
+  solution.error_is_known = cost.has_value();
+  solution.predicted_error = cost ? cost->error : 0;
+  solution.keys = provenance_keys(inputs, request, budget.target, solution.error_unit, &solution);
+  QF_ASSIGN(const OutputLayout layout,
+            output_layout(inputs.model, solution.recipe, inputs.importance_or_null(), solution.keys,
+                          request.split));
+  solution.tensor_bytes = layout.tensor_bytes;
+  solution.file_bytes = layout.file_bytes;
+  for (std::size_t m = 0; m < budget.memories.size(); ++m) {
+    QF_ASSIGN(solution.memories[m].used_bytes,
+              bytes_used(budget.memories[m], inputs.model.tensors(), solution.recipe));
+    if (auto& fill = solution.memories[m].fill)
+      fill->met = solution.memories[m].used_bytes >= fill->wanted_bytes;
+  }
+  solution.recipe.provenance = provenance_of(inputs, request, solution);
+  if (inputs.store && solution.feasible && job.measured.run != 0)
+    QF_TRY(remember(*inputs.store, job.measured.run, request, solution));
+  return outcome::success();
+}
+
 }  // namespace
 
 std::string_view unit_text(state::SensitivityUnit unit) {
@@ -95,27 +120,35 @@ Result<Solution> choose(JobInputs& inputs, const PreparedJob& job, const JobRequ
     else if (solution.feasible)
       QF_TRY(add_search(inputs, job, request, budget, control, solution));
 
-    const auto cost = recipe_cost(job.candidates, job.measured.measurements, job.sensitivity,
-                                  knapsack_options(job, request, 1), solution.recipe);
-    solution.error_is_known = cost.has_value();
-    solution.predicted_error = cost ? cost->error : 0;
-    solution.keys = provenance_keys(inputs, request, budget.target, solution.error_unit, &solution);
-    QF_ASSIGN(const OutputLayout layout,
-              output_layout(inputs.model, solution.recipe, inputs.importance_or_null(), solution.keys,
-                            request.split));
-    solution.tensor_bytes = layout.tensor_bytes;
-    solution.file_bytes = layout.file_bytes;
-    for (std::size_t m = 0; m < budget.memories.size(); ++m) {
-      QF_ASSIGN(solution.memories[m].used_bytes,
-                bytes_used(budget.memories[m], inputs.model.tensors(), solution.recipe));
-      if (auto& fill = solution.memories[m].fill)
-        fill->met = solution.memories[m].used_bytes >= fill->wanted_bytes;
-    }
-    solution.recipe.provenance = provenance_of(inputs, request, solution);
-    if (inputs.store && solution.feasible && job.measured.run != 0)
-      QF_TRY(remember(*inputs.store, job.measured.run, request, solution));
+    QF_TRY(settle(inputs, job, request, budget, solution));
     return solution;
   });
+}
+
+Result<void> keep(JobInputs& inputs, const PreparedJob& job, const JobRequest& request, const Budget& budget,
+                  Recipe recipe, Judgement judgement, Solution& solution) {
+  return or_out_of_memory("keeping the best candidate", [&]() -> Result<void> {
+    if (solution.recipe.entries != recipe.entries) {
+      solution.limits.push_back(
+          fmt::format("of {} candidates that were run {} is best", judgement.candidates, judgement.rule));
+      solution.proof.reset();  // it is about the search's own answer
+      solution.static_recipe.clear();
+    }
+    solution.recipe = std::move(recipe);
+    solution.judged = std::move(judgement);
+    return settle(inputs, job, request, budget, solution);
+  });
+}
+
+WriterOptions writer_options(const JobInputs& inputs, const JobRequest& request) {
+  WriterOptions writer;
+  writer.error_model = request.sampler.error_model;
+  writer.effort = request.sampler.effort;
+  writer.threads = request.sampler.threads;
+  writer.covariances = request.sampler.covariances;
+  writer.source_fingerprint = inputs.model_fingerprint;
+  writer.split = request.split;
+  return writer;
 }
 
 }  // namespace quantfit::optimizer

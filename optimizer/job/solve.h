@@ -15,6 +15,7 @@
 #include "optimizer/job/inputs.h"
 #include "optimizer/job/job.h"
 #include "optimizer/job/request.h"
+#include "optimizer/output/model_writer.h"
 
 namespace quantfit::optimizer {
 
@@ -57,6 +58,13 @@ struct Proof {
   [[nodiscard]] double gap() const { return objective - lower_bound; }
 };
 
+// What running several recipes came to (contest.h).
+struct Judgement {
+  std::string rule;  // that found the recipe which is kept
+  std::uint32_t candidates = 0;
+  double divergence = 0;  // its own, measured on the text that was held back: nats per token
+};
+
 struct Solution {
   Target target;
   bool feasible = false;               // false: a budget is below the smallest recipe; `recipe` is that one
@@ -69,7 +77,8 @@ struct Solution {
   bool error_is_known = true;       // false: a recipe with formats that were not measured
   double unfilled_error = 0;        // with a share to fill: of the best recipe for the budgets alone
   std::string static_recipe;        // the named mixture that beat a stopped search; empty: the search's own
-  std::optional<Proof> proof;       // of a search; nothing for given recipes
+  std::optional<Proof> proof;       // of a search; nothing for given recipes, and for others that ran better
+  std::optional<Judgement> judged;  // with several candidates
   std::vector<std::string> limits;  // what limited the answer, as sentences
   std::vector<std::string> notes;   // what a person should know about the request
   std::optional<MemoryEstimate> estimate;
@@ -91,5 +100,13 @@ struct Solution {
 // constraints and budgets.
 [[nodiscard]] Result<Solution> choose(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
                                       const Budget& budget, const JobControl& control);
+
+// The answer with another recipe within the same budgets, which `judgement` preferred, or the same one:
+// sizes, errors and provenance follow. Remembered as above.
+[[nodiscard]] Result<void> keep(JobInputs& inputs, const PreparedJob& job, const JobRequest& request,
+                                const Budget& budget, Recipe recipe, Judgement judgement, Solution& solution);
+
+// How files of this job are written; keys are left to the caller.
+[[nodiscard]] WriterOptions writer_options(const JobInputs& inputs, const JobRequest& request);
 
 }  // namespace quantfit::optimizer
