@@ -17,12 +17,15 @@
 namespace quantfit::cli {
 namespace {
 
+constexpr std::string_view kLlamaCpp = "llama.cpp";
+
 struct EvaluateOptions {
   std::string base;
   std::vector<std::string> files;
   std::string state;
   TextOptions text;
   std::optional<double> precision;
+  std::string arithmetic;
   unsigned threads = 0;
   bool details = false;
   bool json = false;
@@ -37,6 +40,12 @@ int run_evaluate(const EvaluateOptions& options, Console& console) {
   auto text = make_text_request(options.text);
   if (!text) return console.fail(text.error());
   request.text = std::move(text).value();
+  const bool exact = options.arithmetic != kLlamaCpp;
+  if (!exact && !options.state.empty())
+    return console.fail(fail(
+        ErrorCode::InvalidArgument,
+        "a state file keeps figures of exact arithmetic: leave out --state or --arithmetic {}", kLlamaCpp));
+  request.options.arithmetic = exact ? engine::Arithmetic::Exact : engine::Arithmetic::LlamaCpp;
   auto run = make_run_options(options.text, options.threads);
   if (!run) return console.fail(run.error());
   request.options.run = std::move(run).value();
@@ -95,6 +104,13 @@ Command make_evaluate_command() {
            "stop when the standard error of every mean divergence is at most this share of it")
       .range(0.0001, 1)
       .default_is("the whole text");
+  table
+      .add("--arithmetic", options->arithmetic, "KIND",
+           "exact: all products in 32 bits, which measures the weights alone; llama.cpp: activations rounded "
+           "as its CPU "
+           "kernels round them, to 8 bits where they meet quantized weights, which measures what people run")
+      .one_of({"exact", std::string(kLlamaCpp)})
+      .default_is("exact");
   table.group("Work");
   table.add("--threads", options->threads, "N", "threads")
       .alias("-t")

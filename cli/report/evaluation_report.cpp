@@ -85,9 +85,11 @@ nlohmann::ordered_json json_of(const optimizer::EvaluatedFile& file) {
 
 std::string to_text(const optimizer::EvaluatedFiles& evaluated, bool details) {
   std::string out = fmt::format(
-      "{}: perplexity {} ({} chunks of {} tokens, {} positions, of {}{})\n", escaped(name_of(evaluated.base)),
-      with_error(evaluated.base_perplexity, 4), evaluated.chunks, evaluated.context, evaluated.positions,
-      escaped(evaluated.text), evaluated.stopped_early ? "; the precision asked for was reached" : "");
+      "{}: perplexity {} ({} chunks of {} tokens, {} positions, of {}{}{})\n",
+      escaped(name_of(evaluated.base)), with_error(evaluated.base_perplexity, 4), evaluated.chunks,
+      evaluated.context, evaluated.positions, escaped(evaluated.text),
+      evaluated.arithmetic == engine::Arithmetic::Exact ? "" : "; activations rounded as by llama.cpp",
+      evaluated.stopped_early ? "; the precision asked for was reached" : "");
   if (evaluated.files.empty()) return out;
   Table table({"file", "size", "bpw", "KL divergence", "99 %", "same top", "perplexity"});
   for (const optimizer::EvaluatedFile& file : evaluated.files) {
@@ -123,6 +125,7 @@ nlohmann::ordered_json to_json(const optimizer::EvaluatedFiles& evaluated) {
             {"perplexity", json_of(evaluated.base_perplexity)}}},
           {"text", {{"name", evaluated.text}, {"fingerprint", evaluated.text_fingerprint}}},
           {"context", evaluated.context},
+          {"arithmetic", evaluated.arithmetic == engine::Arithmetic::Exact ? "exact" : "llama.cpp"},
           {"chunks", evaluated.chunks},
           {"positions", evaluated.positions},
           {"stopped_early", evaluated.stopped_early},

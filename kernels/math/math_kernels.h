@@ -41,6 +41,18 @@ struct TokenRows {
   [[nodiscard]] T* row(std::size_t token) const { return data + token * stride; }
 };
 
+// What a product makes of its activations first. The CPU kernels of llama.cpp multiply quantized weights with
+// activations in 8 bits and weights of 16 bits with activations of 16 bits; a product that rounds alike gives
+// the same values but for the order of summation.
+enum class ActivationRounding : std::uint8_t {
+  None,
+  Half,       // as round_to_half
+  Bfloat16,   // as round_to_bfloat16
+  Blocks32,   // per 32 values: codes round(x * (127 / m)) with m the largest magnitude, times half(m / 127)
+  Blocks256,  // per 256: codes min(127, round(x * (-127 / m))), m the first value of the largest magnitude;
+              // times 1 / (-127 / m)
+};
+
 // Rows of a weight matrix in any format, decoded where they are used.
 struct WeightRows {
   const std::byte* data = nullptr;  // the first row
@@ -49,7 +61,8 @@ struct WeightRows {
   std::size_t row_bytes = 0;      // from one row to the next
   std::size_t block_columns = 1;  // weights in a block of the format; divides kProductBlock
   std::size_t block_bytes = 4;
-  DecodeRow decode = nullptr;  // of the format (row_kernels.h), F32 included
+  DecodeRow decode = nullptr;                              // of the format (row_kernels.h), F32 included
+  ActivationRounding rounding = ActivationRounding::None;  // of product(); product_backward() does not round
 };
 
 // ---- matrix products
@@ -68,7 +81,7 @@ inline constexpr std::size_t kProductColumns = 2 * kProductBlock;
 [[nodiscard]] constexpr std::size_t product_scratch(std::size_t tokens, std::size_t outputs) {
   const std::size_t padded_tokens = (tokens + 31) / 32 * 32;
   const std::size_t padded_outputs = std::max((outputs + 11) / 12 * 12, kProductColumns) + 24;
-  return (kProductBlock + 16) * (padded_outputs + 32) + padded_tokens * padded_outputs;
+  return (kProductBlock + 16) * (padded_outputs + 64) + padded_tokens * padded_outputs;
 }
 
 // ---- activations

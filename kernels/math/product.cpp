@@ -40,12 +40,62 @@ HWY_INLINE std::size_t group_size(std::size_t tokens, std::size_t g) {
   return std::min(kPanelLanes, tokens - g * kPanelLanes);
 }
 
+// 32 values; fewer are as if zeros followed.
+HWY_INLINE void round_block32(const float* x, std::size_t n, float* out) {
+  const F low = load_first(x, n), high = n > 16 ? load_first(x + 16, n - 16) : zero();
+  const float most = max_lane(max(abs(low), abs(high)));
+  const F inverse = set(most == 0 ? 0.0F : 127.0F / most), unit = set(round_to_half(most / 127.0F));
+  store_first(round(low * inverse) * unit, out, n);
+  if (n > 16) store_first(round(high * inverse) * unit, out + 16, n - 16);
+}
+
+// Up to 256 values.
+HWY_INLINE void round_block256(const float* x, std::size_t n, float* out) {
+  F largest = zero();
+  for (std::size_t i = 0; i < n; i += 16) largest = max(largest, abs(load_first(x + i, n - i)));
+  const float most = max_lane(largest);
+  std::size_t at = 0;
+  while (at + 1 < n && std::fabs(x[at]) != most) ++at;
+  const float inverse = most == 0 ? 0.0F : -127.0F / x[at];
+  const F scale = set(inverse), unit = set(most == 0 ? 0.0F : 1.0F / inverse), top = set(127.0F);
+  for (std::size_t i = 0; i < n; i += 16)
+    store_first(min(top, round(load_first(x + i, n - i) * scale)) * unit, out + i, n - i);
+}
+
+// `rows` rows of up to kBlock values, a whole block of the product, one after another in `out`.
+HWY_INLINE void round_activations(ActivationRounding rounding, const float* x, std::size_t stride,
+                                  std::size_t rows, std::size_t columns, float* out) {
+  for (std::size_t t = 0; t < rows; ++t) {
+    const float* from = x + t * stride;
+    float* to = out + t * kBlock;
+    switch (rounding) {
+      case ActivationRounding::None:
+        std::memcpy(to, from, columns * sizeof(float));
+        break;
+      case ActivationRounding::Half:
+        for (std::size_t i = 0; i < columns; ++i) to[i] = round_to_half(from[i]);
+        break;
+      case ActivationRounding::Bfloat16:
+        for (std::size_t i = 0; i < columns; ++i) to[i] = bfloat16_to_float(float_to_bfloat16(from[i]));
+        break;
+      case ActivationRounding::Blocks32:
+        for (std::size_t i = 0; i < columns; i += 32)
+          round_block32(from + i, std::min<std::size_t>(32, columns - i), to + i);
+        break;
+      case ActivationRounding::Blocks256:
+        round_block256(from, columns, to);
+        break;
+    }
+  }
+}
+
 void product(MatrixView<const float> x, const WeightRows& w, MatrixView<float> y, bool add, float* scratch) {
   if (x.rows == 0 || w.rows == 0) return;
   const std::size_t outputs = padded_outputs(w.rows);
   const std::size_t groups = round_up(x.rows, kPanelLanes) / kPanelLanes;
   float* packed = scratch;
-  float* panel = packed + kBlock * kPanelLanes;
+  float* rounded = packed + kBlock * kPanelLanes;
+  float* panel = rounded + kBlock * kPanelLanes;
   float* sums = panel + kPanelStride * outputs;
   // The rows that only pad the last tile.
   std::fill(panel + w.rows * kPanelStride, sums, 0.0F);
@@ -55,7 +105,12 @@ void product(MatrixView<const float> x, const WeightRows& w, MatrixView<float> y
     decode_panel(w, 0, w.rows, k, steps, panel);
     for (std::size_t g = 0; g < groups; ++g) {
       const std::size_t tokens = group_size(x.rows, g);
-      pack_transposed(x.row(g * kPanelLanes) + k, x.stride, tokens, steps, packed);
+      if (w.rounding == ActivationRounding::None) {
+        pack_transposed(x.row(g * kPanelLanes) + k, x.stride, tokens, steps, packed);
+      } else {
+        round_activations(w.rounding, x.row(g * kPanelLanes) + k, x.stride, tokens, steps, rounded);
+        pack_transposed(rounded, kBlock, tokens, steps, packed);
+      }
       panel_product<kPanelStride, 1>(w.rows, tokens, steps, panel, packed, k > 0,
                                      sums + g * outputs * kPanelLanes);
     }

@@ -56,7 +56,7 @@ class Evaluation {
       models_.push_back(candidate);
     }
     for (const Model* model : models_) {
-      auto engine = engine::Engine::open(*model);
+      auto engine = engine::Engine::open(*model, options_->arithmetic);
       if (!engine) return named(*model, engine.error());
       if (engine.value().graph().vocabulary != vocabulary_ && vocabulary_ != 0)
         return fail(ErrorCode::ShapeMismatch, "{} predicts {} tokens, {} {}: they cannot be compared",

@@ -22,6 +22,7 @@ struct EvaluateOptions {
   // Stop as soon as the standard error of every candidate's mean divergence, taken over chunks, is at most
   // this share of it. Nothing: the whole text.
   std::optional<double> precision;
+  engine::Arithmetic arithmetic = engine::Arithmetic::Exact;
 };
 
 // Scores of all positions that count, in the order of the text; `chunk_positions` of every chunk.

@@ -198,11 +198,12 @@ Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
 Engine::~Engine() = default;
 
-Result<Engine> Engine::open(const Model& model) {
+Result<Engine> Engine::open(const Model& model, Arithmetic arithmetic) {
   QF_ASSIGN(ModelGraph graph, resolve(model));
   QF_ASSIGN(const kernels::RowKernels* rows, kernels::default_kernels());
   QF_ASSIGN(const kernels::MathKernels* math, kernels::default_math_kernels());
-  return Engine(std::unique_ptr<State>(new State{&model, std::move(graph), math, Weights(model, *rows)}));
+  return Engine(
+      std::unique_ptr<State>(new State{&model, std::move(graph), math, Weights(model, *rows, arithmetic)}));
 }
 
 const Model& Engine::model() const {

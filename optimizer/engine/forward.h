@@ -21,6 +21,7 @@
 #include "core/model.h"
 #include "core/progress.h"
 #include "kernels/math/math_kernels.h"
+#include "optimizer/engine/arithmetic.h"
 #include "optimizer/engine/graph.h"
 #include "optimizer/engine/hidden_states.h"
 
@@ -110,8 +111,8 @@ struct Resume {
 // outlive it.
 class Engine {
  public:
-  // Errors of resolve().
-  [[nodiscard]] static Result<Engine> open(const Model& model);
+  // Errors of resolve(). A backward pass differentiates products as if nothing were rounded.
+  [[nodiscard]] static Result<Engine> open(const Model& model, Arithmetic arithmetic = Arithmetic::Exact);
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
   ~Engine();

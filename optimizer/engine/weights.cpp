@@ -27,6 +27,7 @@ kernels::WeightRows Weights::rows(const Matrix& matrix, std::uint32_t index, std
   out.block_columns = format.block_len;
   out.block_bytes = format.block_bytes;
   out.decode = kernels_->decode[static_cast<std::size_t>(tensor.format)];
+  out.rounding = rounding_of(tensor.format, arithmetic_);
   return out;
 }
 

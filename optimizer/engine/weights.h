@@ -11,6 +11,7 @@
 #include "core/progress.h"
 #include "kernels/math/math_kernels.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/engine/arithmetic.h"
 #include "optimizer/engine/graph.h"
 #include "optimizer/engine/workers.h"
 
@@ -19,7 +20,8 @@ namespace quantfit::engine {
 // Immutable.
 class Weights {
  public:
-  Weights(const Model& model, const kernels::RowKernels& kernels) : model_(&model), kernels_(&kernels) {}
+  Weights(const Model& model, const kernels::RowKernels& kernels, Arithmetic arithmetic = Arithmetic::Exact)
+      : model_(&model), kernels_(&kernels), arithmetic_(arithmetic) {}
 
   // Rows first .. first + rows - 1 of matrix `index` of the tensor.
   [[nodiscard]] kernels::WeightRows rows(const Matrix& matrix, std::uint32_t index, std::size_t first,
@@ -43,6 +45,7 @@ class Weights {
  private:
   const Model* model_;
   const kernels::RowKernels* kernels_;
+  Arithmetic arithmetic_;
 };
 
 // The small tensors of one layer (norms, biases, taps of convolutions), decoded once. One thread at a time.

@@ -17,6 +17,7 @@ Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::fi
   out.base_fingerprint = fingerprint(base);
   for (const std::string& name : text.names) out.text += (out.text.empty() ? "" : ", ") + name;
   out.text_fingerprint = text.fingerprint;
+  out.arithmetic = request.options.arithmetic;
   out.context = static_cast<std::uint32_t>(text.windows.window_tokens());
 
   std::vector<Model> models;

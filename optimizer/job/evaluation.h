@@ -36,6 +36,7 @@ struct EvaluatedFiles {
   std::string text;  // names
   std::string text_fingerprint;
   std::uint32_t context = 0;
+  engine::Arithmetic arithmetic = engine::Arithmetic::Exact;
   std::uint64_t chunks = 0;
   std::uint64_t positions = 0;
   bool stopped_early = false;  // the precision asked for was reached before the text ended

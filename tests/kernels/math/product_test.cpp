@@ -97,6 +97,64 @@ TEST(ProductTest, ForwardFollowsItsOrderOfSummation) {
   }
 }
 
+// The roundings, written down once more from their definitions.
+float naive_rounding(ActivationRounding rounding, const Floats& row, std::size_t k, std::size_t columns) {
+  const auto largest = [&](std::size_t size) {
+    float most = 0;  // signed, the first of the largest magnitude
+    for (std::size_t i = k / size * size; i < std::min(columns, (k / size + 1) * size); ++i)
+      if (std::fabs(row[i]) > std::fabs(most)) most = row[i];
+    return most;
+  };
+  switch (rounding) {
+    case ActivationRounding::None:
+      return row[k];
+    case ActivationRounding::Half:
+      return round_to_half(row[k]);
+    case ActivationRounding::Bfloat16:
+      return bfloat16_to_float(float_to_bfloat16(row[k]));
+    case ActivationRounding::Blocks32: {
+      const float most = std::fabs(largest(32));
+      return most == 0 ? 0.0F : std::nearbyint(row[k] * (127.0F / most)) * round_to_half(most / 127.0F);
+    }
+    case ActivationRounding::Blocks256: {
+      const float most = largest(256);
+      if (most == 0) return 0.0F;
+      const float inverse = -127.0F / most;
+      return std::min(127.0F, std::nearbyint(row[k] * inverse)) * (1.0F / inverse);
+    }
+  }
+  return 0;
+}
+
+TEST(ProductTest, ActivationsAreRoundedAsAsked) {
+  Random random(13);
+  const std::size_t tokens = 37, outputs = 29, columns = 544;
+  StoredWeights w = store_weights(Format::Q8_0, outputs, columns, random);
+  Floats x = random.values(tokens * columns);
+  std::fill_n(x.begin(), columns, 0.0F);
+  for (const auto rounding : {ActivationRounding::Half, ActivationRounding::Bfloat16,
+                              ActivationRounding::Blocks32, ActivationRounding::Blocks256}) {
+    w.rows.rounding = rounding;
+    const Floats y = on_every_isa([&](const MathKernels& math) {
+      Floats out(tokens * outputs);
+      Scratch scratch(product_scratch(tokens, outputs));
+      math.product({x.data(), tokens, columns, columns}, w.rows, {out.data(), tokens, outputs, outputs},
+                   false, scratch.data());
+      return out;
+    });
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const Floats row(x.begin() + static_cast<std::ptrdiff_t>(t * columns),
+                       x.begin() + static_cast<std::ptrdiff_t>((t + 1) * columns));
+      for (std::size_t j = 0; j < outputs; ++j) {
+        const float sum = ordered_sum(
+            columns, [&](std::size_t k) { return naive_rounding(rounding, row, k, columns); },
+            [&](std::size_t k) { return w.values[j * columns + k]; });
+        ASSERT_EQ(y[t * outputs + j], sum) << static_cast<int>(rounding) << " " << t << " " << j;
+      }
+    }
+  }
+}
+
 TEST(ProductTest, BackwardFollowsItsOrderOfSummation) {
   Random random(12);
   for (const ProductCase& c : kCases) {
