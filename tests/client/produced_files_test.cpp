@@ -40,7 +40,10 @@ void check_own_evaluation(const std::filesystem::path& model, const std::filesys
   EXPECT_NEAR(answer["base"]["perplexity"]["value"].get<double>() / scores.base.perplexity, 1, 2e-4);
   for (std::size_t i = 0; i < files.size(); ++i) {
     const double mean = answer["files"][i]["kl_divergence"]["mean"].get<double>();
-    EXPECT_NEAR(mean / scores.candidates[i].kld, 1, 0.05) << files[i];  // without the rounding 0.1 to 0.98
+    const double theirs = scores.candidates[i].kld;
+    // Codes that are near ties fall either way: a few 1e-5 remain. Without the rounding 2e-4 to 5e-4 are
+    // missing.
+    EXPECT_NEAR(mean, theirs, 0.03 * theirs + 5e-5) << files[i];
   }
 }
 
@@ -94,6 +97,10 @@ TEST(ProducedFiles, OneModelInSeveralFilesScoresAsInOne) {
                                             data_dir() / "tale-dense-F16.gguf",
                                             "--imatrix",
                                             data_dir() / "tale-dense.imatrix.gguf",
+                                            "--objective",
+                                            "prior",
+                                            "--error-feedback",
+                                            "off",
                                             "--target-bpw",
                                             "4",
                                             "--state",
