@@ -71,7 +71,7 @@ const cardBar = (answer) => {
   const all = [['weights', gpu.used_bytes], ...answer.memory.items.filter((one) => one.device === 'GPU').map((one) => [one.what, one.bytes])];
   const free = total - sum(all, ([, size]) => size);
   // What nobody could see in the bar is one part.
-  const tiny = all.filter(([, size]) => size < total / 200);
+  const tiny = all.filter(([name, size]) => size < total / 200 && name !== 'weights');
   const items = tiny.length < 2 ? all : [...all.filter((one) => !tiny.includes(one)), ['other', sum(tiny, ([, size]) => size)]];
   if (free > 0) items.push(['free', free]);
   const track = make('div', {class: 'stack', 'aria-hidden': 'true'}, items.map(([name, size], i) => {
