@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numbers>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 namespace quantfit::engine {
@@ -12,6 +13,7 @@ namespace {
 
 // Bounds that keep every later product of a few of these numbers inside 64 bits; real models stay far below.
 constexpr std::uint64_t kMaxDimension = 1U << 24;
+constexpr std::uint64_t kMaxBlocks = 1U << 16;
 constexpr std::uint64_t kMaxHeads = 1U << 16;
 
 enum class Need { Required, Optional };
@@ -36,6 +38,8 @@ class Resolver {
   std::uint64_t require_uint(std::string_view suffix, std::uint64_t most = kMaxDimension);
   // Of a layer: a scalar serves all, an array has one entry per block.
   std::uint64_t layer_uint(std::string_view suffix, std::uint32_t layer, std::uint64_t fallback);
+  // The number that all entries are; some files spell one that is the same for all layers as an array.
+  std::optional<std::uint64_t> uniform(const GgufKeyValue& array);
   double number_or(std::string_view suffix, double fallback);
   double layer_number(std::string_view suffix, std::uint32_t layer, double fallback);
   bool bool_or(std::string_view suffix, bool fallback);
@@ -85,6 +89,7 @@ class Resolver {
   std::string prefix_;
   std::optional<Error> error_;
   std::unordered_set<const TensorInfo*> used_;
+  std::unordered_map<const GgufKeyValue*, std::optional<std::uint64_t>> uniform_;
 
   ModelGraph graph_;
   std::uint32_t blocks_ = 0;  // block_count, draft heads included
@@ -102,18 +107,23 @@ std::uint64_t Resolver::uint_or(std::string_view suffix, std::uint64_t fallback,
   const GgufKeyValue* value = key(suffix);
   if (value == nullptr) return fallback;
   std::optional<std::uint64_t> number = value->as_uint();
-  // Some files spell a number that is the same for all layers as an array.
-  if (!number && value->type == GgufType::Array) {
-    const auto all = value->as_int_array();
-    if (all && !all->empty() &&
-        std::ranges::all_of(*all, [&](auto v) { return v == all->front() && v >= 0; }))
-      number = static_cast<std::uint64_t>(all->front());
-  }
+  if (!number && value->type == GgufType::Array) number = uniform(*value);
   if (!number || *number > most) {
     stop(ErrorCode::Malformed, "key '{}' is not a number from 0 to {}", value->key, most);
     return fallback;
   }
   return *number;
+}
+
+std::optional<std::uint64_t> Resolver::uniform(const GgufKeyValue& array) {
+  const auto [seen, first_time] = uniform_.try_emplace(&array);
+  if (first_time && array.count != 0 && array.count <= kMaxBlocks) {
+    const auto first = array.int_at(0);
+    bool same = first && *first >= 0;
+    for (std::uint64_t i = 1; same && i < array.count; ++i) same = array.int_at(i) == first;
+    if (same) seen->second = static_cast<std::uint64_t>(*first);
+  }
+  return seen->second;
 }
 
 std::uint64_t Resolver::require_uint(std::string_view suffix, std::uint64_t most) {
@@ -124,13 +134,12 @@ std::uint64_t Resolver::require_uint(std::string_view suffix, std::uint64_t most
 std::uint64_t Resolver::layer_uint(std::string_view suffix, std::uint32_t layer, std::uint64_t fallback) {
   const GgufKeyValue* value = key(suffix);
   if (value == nullptr || value->type != GgufType::Array) return uint_or(suffix, fallback);
-  const auto all = value->as_int_array();
-  if (!all || layer >= all->size() || (*all)[layer] < 0 ||
-      static_cast<std::uint64_t>((*all)[layer]) > kMaxDimension) {
+  const std::optional<std::int64_t> entry = value->int_at(layer);
+  if (!entry || *entry < 0 || static_cast<std::uint64_t>(*entry) > kMaxDimension) {
     stop(ErrorCode::Malformed, "array '{}' has no usable entry for block {}", value->key, layer);
     return fallback;
   }
-  return static_cast<std::uint64_t>((*all)[layer]);
+  return static_cast<std::uint64_t>(*entry);
 }
 
 double Resolver::number_or(std::string_view suffix, double fallback) {
@@ -258,7 +267,7 @@ Norm Resolver::norm(const std::string& name, std::uint64_t size, Need need, std:
 }
 
 void Resolver::globals() {
-  blocks_ = static_cast<std::uint32_t>(require_uint("block_count", 1U << 16));
+  blocks_ = static_cast<std::uint32_t>(require_uint("block_count", kMaxBlocks));
   const std::uint64_t drafts = uint_or("nextn_predict_layers", 0, 1U << 16);
   graph_.width = static_cast<std::uint32_t>(require_uint("embedding_length"));
   graph_.context = static_cast<std::uint32_t>(uint_or("context_length", 0, 1U << 31));
