@@ -112,38 +112,31 @@ export const eventParser = (onEvent) => {
   };
 };
 
-// Reads a stream of events until `signal` is aborted or `onEvent` returns false; a broken connection is made again,
-// from the event after the last one. (EventSource tells nothing about why it failed.) `onState(connected)` tells how it
-// stands.
-export const follow = async (path, {signal, onEvent, onState = () => {}}) => {
-  let last = null;
+// Reads a stream of events until `signal` is aborted, or until it ends while `over()` is true. A broken connection is
+// made again, from the event behind the last one; `last` is that one's id, null for all. (EventSource tells nothing about
+// why it failed.)
+export const follow = async (path, {signal, last = null, onEvent, over}) => {
   let wait = 500;
-  let open = true;
-  while (open && !signal.aborted) {
+  while (!signal.aborted) {
     try {
       const response = await send(path, {signal, headers: {Accept: 'text/event-stream', ...(last === null ? {} : {'Last-Event-ID': last})}});
-      onState(true);
+      if (response.status === 204) return;  // there will be no more
       wait = 500;
       const take = eventParser((event) => {
         if (event.id !== undefined) last = event.id;
-        if (open && onEvent(event) === false) open = false;
+        onEvent(event);
       });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {
         const {value, done} = await reader.read();
         if (done) break;
         take(value);
-        if (!open) {
-          await reader.cancel();
-          break;
-        }
       }
+      if (over()) return;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Problem && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
     }
-    if (!open || signal.aborted) return;
-    onState(false);
     await pause(wait, signal);
     wait = Math.min(2 * wait, 10000);
   }

@@ -8,10 +8,11 @@ import {copyButton} from './copy.js';
 const UNFINISHED = ['queued', 'running'];
 const MOST_STREAMS = 3;  // browsers allow six connections to a host
 const WORDS = {queued: 'waiting', running: 'running', done: 'done', failed: 'failed', cancelled: 'stopped'};
-const RESULT_WORDS = {model: 'File', recipe: 'Recipe', report: 'Report', answer: 'JSON', imatrix: 'Importance matrix', other: ''};
+// In the order in which they are shown.
+const RESULT_WORDS = {model: 'File', recipe: 'Recipe', report: 'Report', imatrix: 'Importance matrix', other: '', answer: 'JSON'};
 
 const duration = (seconds) => {
-  if (seconds < 60) return `${Math.max(Math.round(seconds), 0)} s`;
+  if (seconds < 60) return `${Math.max(Math.round(seconds), 1)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
   return `${Math.floor(seconds / 3600)} h ${Math.round(seconds % 3600 / 60)} min`;
 };
@@ -103,7 +104,8 @@ const jobCard = (act) => {
       line.textContent = job.command_line;
       place.replaceChildren(...(job.status === 'failed' && job.problem
         ? [problemText({message: job.problem.detail, hint: job.problem.hint ?? ''})] : []));
-      results.replaceChildren(...(job.results ?? []).map((one) =>
+      const rank = (one) => Object.keys(RESULT_WORDS).indexOf(one.kind);
+      results.replaceChildren(...(job.results ?? []).toSorted((a, b) => rank(a) - rank(b)).map((one) =>
         make('li', {}, make('a', one.kind === 'report' ? {href: resultAddress(job, one.name), target: '_blank', rel: 'noopener'}
                                  : {href: resultAddress(job, one.name), download: one.name}, RESULT_WORDS[one.kind] || one.name),
              one.kind === 'model' ? ` ${bytes(one.bytes)}` : null)));
@@ -119,7 +121,7 @@ const emptyText = () => make('li', {class: 'soft'}, 'None yet. A job measures a 
 
 // `root`: a list; `spoken`: where changes are said; `counted(running, waiting)`; `finished(job)`: a job ended.
 export const jobList = (root, {spoken, counted, finished}) => {
-  const cards = new Map(), streams = new Map();
+  const cards = new Map(), streams = new Map(), seen = new Map();  // seen: the last event of each job
   let changes = 0;  // by this page; a list that was asked for before one of them is out of date
 
   const act = async (job, what) => {
@@ -144,18 +146,19 @@ export const jobList = (root, {spoken, counted, finished}) => {
     streams.delete(id);
     cards.get(id)?.element.remove();
     cards.delete(id);
+    seen.delete(id);
   };
   const watch = (job) => {
     if (job.status !== 'running' || streams.has(job.id) || streams.size >= MOST_STREAMS) return;
     const controller = new AbortController();
     streams.set(job.id, controller);
-    follow(`/jobs/${job.id}/events`, {signal: controller.signal, onEvent: ({event, data}) => {
-      const value = JSON.parse(data);
-      if (event === 'progress') cards.get(job.id)?.progress(value);
-      if (event !== 'job') return true;
-      take(value);
-      return UNFINISHED.includes(value.status);
-    }}).catch((problem) => cards.get(job.id)?.fail(problem)).finally(() => {
+    follow(`/jobs/${job.id}/events`, {signal: controller.signal, last: seen.get(job.id),
+      over: () => !UNFINISHED.includes(cards.get(job.id)?.job().status),
+      onEvent: ({id, event, data}) => {
+        seen.set(job.id, id);
+        if (event === 'progress') cards.get(job.id)?.progress(JSON.parse(data));
+        if (event === 'job') take(JSON.parse(data));
+      }}).catch((problem) => cards.get(job.id)?.fail(problem)).finally(() => {
       if (streams.get(job.id) === controller) streams.delete(job.id);
     });
   };
@@ -173,8 +176,9 @@ export const jobList = (root, {spoken, counted, finished}) => {
   };
   const take = (job, quiet = false) => {
     const known = cards.get(job.id)?.job(), before = known?.status;
-    // Its events have told more already.
-    if (known && !UNFINISHED.includes(before) && job.status === 'running' && job.attempts === known.attempts) return;
+    // News that are older than what is known: streams begin with what was, lists are made before they arrive.
+    if (known && (job.attempts < known.attempts ||
+                  (job.attempts === known.attempts && job.status === 'running' && !UNFINISHED.includes(before)))) return;
     if (!cards.has(job.id)) cards.set(job.id, jobCard(act));
     cards.get(job.id).update(job);
     watch(job);

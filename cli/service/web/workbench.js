@@ -222,6 +222,7 @@ export const workbench = (schemas, jobs) => {
     // Something about a model changed: asks once more.
     again: (file) => {
       if (model?.file !== file) return;
+      find('started').textContent = '';
       asked_curve = '';
       ask();
     },
