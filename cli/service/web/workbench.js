@@ -43,7 +43,7 @@ export const workbench = (schemas, jobs) => {
   const find = (id) => document.getElementById(id);
   const form = find('form'), spoken = find('spoken');
   const field = (option) => form.querySelector(`[data-option="${option}"]`);
-  let model = null, files = [], opening = null, timer = 0, saying = 0, key = null;
+  let model = null, files = [], opening = null, timer = 0, saying = 0;
 
   const target = targetControl(form, (soon) => changed(soon ? 0 : TYPING));
   const more = optionFields(find('option-fields'), schemas.quantize, () => changed(TYPING));
@@ -140,7 +140,6 @@ export const workbench = (schemas, jobs) => {
   };
 
   const changed = (delay) => {
-    key = null;
     find('started').textContent = '';
     const all = options();
     history.replaceState(null, '', addressOf(all));
@@ -149,12 +148,14 @@ export const workbench = (schemas, jobs) => {
     timer = setTimeout(ask, delay);
   };
 
+  let wish = {};  // not granted yet: asked for again after a broken connection it is still one job
   const start = async (command, all, button) => {
     button.disabled = true;
-    key ??= newKey();  // pressed again after a broken connection it is still one job
+    const body = {command, options: accepted(all, schemas[command])}, text = JSON.stringify(body);
+    if (wish.text !== text) wish = {text, key: newKey()};
     try {
-      jobs.add(await post('/jobs', {command, options: accepted(all, schemas[command])}, {headers: {'Idempotency-Key': key}}));
-      key = null;
+      jobs.add(await post('/jobs', body, {headers: {'Idempotency-Key': wish.key}}));
+      wish = {};
       find('started').textContent = 'In the queue; the list of jobs shows how it goes.';
       if (command === 'plan') notMeasured();
     } catch (problem) {
