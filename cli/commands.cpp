@@ -9,6 +9,7 @@ std::vector<Command> all_commands() {
   commands.push_back(make_frontier_command());
   commands.push_back(make_measure_command());
   commands.push_back(make_calibrate_command());
+  commands.push_back(make_tune_command());
   commands.push_back(make_evaluate_command());
   commands.push_back(make_publish_command());
   commands.push_back(make_inspect_command());

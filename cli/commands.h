@@ -31,6 +31,7 @@ struct Command {
 [[nodiscard]] Command make_frontier_command();
 [[nodiscard]] Command make_measure_command();
 [[nodiscard]] Command make_calibrate_command();
+[[nodiscard]] Command make_tune_command();
 [[nodiscard]] Command make_evaluate_command();
 [[nodiscard]] Command make_inspect_command();
 [[nodiscard]] Command make_diff_command();

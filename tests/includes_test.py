@@ -15,6 +15,7 @@ ALLOWED = {
     "optimizer/llama_cpp": ["core"],
     "optimizer/engine": ["core", "kernels"],
     "optimizer/calibration": ["core", "kernels", "optimizer/engine", "optimizer/parallel"],
+    "optimizer/tuning": ["core", "kernels", "optimizer/engine", "optimizer/parallel", "optimizer/calibration"],
     "optimizer/measurement": ["core", "kernels", "state", "optimizer/llama_cpp", "optimizer/parallel"],
     "optimizer/planning": ["core", "kernels", "state", "optimizer/allocation", "optimizer/llama_cpp",
                            "optimizer/measurement"],

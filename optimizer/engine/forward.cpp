@@ -198,12 +198,16 @@ Engine::Engine(Engine&&) noexcept = default;
 Engine& Engine::operator=(Engine&&) noexcept = default;
 Engine::~Engine() = default;
 
-Result<Engine> Engine::open(const Model& model, Arithmetic arithmetic) {
+Result<Engine> Engine::open(const Model& model, Arithmetic arithmetic, ReplacedTensors replaced) {
+  for (const auto& [tensor, bytes] : replaced)
+    if (bytes.size() != tensor->bytes)
+      return fail(ErrorCode::InvalidArgument, "{} bytes in the place of tensor '{}' of {}", bytes.size(),
+                  tensor->name, tensor->bytes);
   QF_ASSIGN(ModelGraph graph, resolve(model));
   QF_ASSIGN(const kernels::RowKernels* rows, kernels::default_kernels());
   QF_ASSIGN(const kernels::MathKernels* math, kernels::default_math_kernels());
-  return Engine(
-      std::unique_ptr<State>(new State{&model, std::move(graph), math, Weights(model, *rows, arithmetic)}));
+  return Engine(std::unique_ptr<State>(
+      new State{&model, std::move(graph), math, Weights(model, *rows, arithmetic, std::move(replaced))}));
 }
 
 const Model& Engine::model() const {

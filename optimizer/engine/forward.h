@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/error.h"
@@ -107,12 +108,18 @@ struct Resume {
   std::function<Result<void>(std::uint64_t first_token, kernels::MatrixView<float> rows)> layer_input;
 };
 
+// Bytes that stand in the places of tensors of the file, in their formats: info.bytes of them each.
+using ReplacedTensors = std::unordered_map<const TensorInfo*, std::span<const std::byte>>;
+
 // A model and the kernels of this machine. Immutable: calls from several threads may overlap. The Model must
 // outlive it.
 class Engine {
  public:
-  // Errors of resolve(). A backward pass differentiates products as if nothing were rounded.
-  [[nodiscard]] static Result<Engine> open(const Model& model, Arithmetic arithmetic = Arithmetic::Exact);
+  // Errors of resolve(). A backward pass differentiates products as if nothing were rounded. Tensors of
+  // `replaced` are read from there, which must outlive the engine; their owner may change them while nothing
+  // runs. InvalidArgument where one has not the size of its tensor.
+  [[nodiscard]] static Result<Engine> open(const Model& model, Arithmetic arithmetic = Arithmetic::Exact,
+                                           ReplacedTensors replaced = {});
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
   ~Engine();

@@ -15,13 +15,19 @@ const FormatTraits& traits_of(const TensorInfo& tensor) {
 
 }  // namespace
 
+std::span<const std::byte> Weights::data(const TensorInfo& tensor) const {
+  if (!replaced_.empty())
+    if (const auto found = replaced_.find(&tensor); found != replaced_.end()) return found->second;
+  return model_->data(tensor);
+}
+
 kernels::WeightRows Weights::rows(const Matrix& matrix, std::uint32_t index, std::size_t first,
                                   std::size_t rows) const {
   const TensorInfo& tensor = *matrix.tensor;
   const FormatTraits& format = traits_of(tensor);
   kernels::WeightRows out;
   out.row_bytes = tensor.ne[0] / format.block_len * format.block_bytes;
-  out.data = model_->data(tensor).data() + (std::size_t{index} * matrix.rows + first) * out.row_bytes;
+  out.data = data(tensor).data() + (std::size_t{index} * matrix.rows + first) * out.row_bytes;
   out.rows = rows;
   out.columns = tensor.ne[0];
   out.block_columns = format.block_len;
@@ -32,8 +38,10 @@ kernels::WeightRows Weights::rows(const Matrix& matrix, std::uint32_t index, std
 }
 
 void Weights::decode(const TensorInfo& tensor, std::uint64_t row, float* out) const {
-  kernels_->decode[static_cast<std::size_t>(tensor.format)](model_->row(tensor, row).data(), tensor.ne[0],
-                                                            out);
+  const FormatTraits& format = traits_of(tensor);
+  const std::uint64_t row_bytes = tensor.ne[0] / format.block_len * format.block_bytes;
+  kernels_->decode[static_cast<std::size_t>(tensor.format)](data(tensor).data() + row * row_bytes,
+                                                            tensor.ne[0], out);
 }
 
 Result<void> Weights::validate(std::span<const TensorInfo* const> tensors, Workers& workers,
@@ -56,7 +64,7 @@ Result<void> Weights::validate(std::span<const TensorInfo* const> tensors, Worke
     if (cancel.cancelled() || i > bad.load(std::memory_order_relaxed)) return;
     const Piece& piece = pieces[i];
     const std::uint64_t row_size = piece.tensor->bytes / piece.tensor->rows();
-    const auto bytes = model_->data(*piece.tensor).subspan(piece.first * row_size, piece.rows * row_size);
+    const auto bytes = data(*piece.tensor).subspan(piece.first * row_size, piece.rows * row_size);
     if (!kernels::first_invalid_block(piece.tensor->format, bytes)) return;
     std::size_t seen = bad.load();
     while (i < seen && !bad.compare_exchange_weak(seen, i)) {
@@ -66,7 +74,10 @@ Result<void> Weights::validate(std::span<const TensorInfo* const> tensors, Worke
   if (bad.load() == std::numeric_limits<std::size_t>::max()) return outcome::success();
   const Piece& piece = pieces[bad.load()];
   for (std::uint64_t row = piece.first; row < piece.first + piece.rows; ++row) {
-    if (!kernels::first_invalid_block(piece.tensor->format, model_->row(*piece.tensor, row))) continue;
+    const std::uint64_t row_size = piece.tensor->bytes / piece.tensor->rows();
+    if (!kernels::first_invalid_block(piece.tensor->format,
+                                      data(*piece.tensor).subspan(row * row_size, row_size)))
+      continue;
     return fail(ErrorCode::Malformed, "{}: tensor '{}', row {}: a weight is not a finite number",
                 model_->shards()[piece.tensor->shard].path.string(), piece.tensor->name, row);
   }
@@ -74,11 +85,13 @@ Result<void> Weights::validate(std::span<const TensorInfo* const> tensors, Worke
 }
 
 void Weights::will_need(std::span<const TensorInfo* const> tensors) const {
-  for (const TensorInfo* tensor : tensors) model_->will_need(model_->data(*tensor));
+  for (const TensorInfo* tensor : tensors)
+    if (!replaced_.contains(tensor)) model_->will_need(model_->data(*tensor));
 }
 
 void Weights::done_with(std::span<const TensorInfo* const> tensors) const {
-  for (const TensorInfo* tensor : tensors) model_->done_with(model_->data(*tensor));
+  for (const TensorInfo* tensor : tensors)
+    if (!replaced_.contains(tensor)) model_->done_with(model_->data(*tensor));
 }
 
 const float* Parameters::values(const TensorInfo* tensor) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -12,16 +13,18 @@
 #include "kernels/math/math_kernels.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/engine/arithmetic.h"
+#include "optimizer/engine/forward.h"
 #include "optimizer/engine/graph.h"
 #include "optimizer/engine/workers.h"
 
 namespace quantfit::engine {
 
-// Immutable.
+// Immutable, except for what its owner does to replaced bytes between runs.
 class Weights {
  public:
-  Weights(const Model& model, const kernels::RowKernels& kernels, Arithmetic arithmetic = Arithmetic::Exact)
-      : model_(&model), kernels_(&kernels), arithmetic_(arithmetic) {}
+  Weights(const Model& model, const kernels::RowKernels& kernels, Arithmetic arithmetic = Arithmetic::Exact,
+          ReplacedTensors replaced = {})
+      : model_(&model), kernels_(&kernels), arithmetic_(arithmetic), replaced_(std::move(replaced)) {}
 
   // Rows first .. first + rows - 1 of matrix `index` of the tensor.
   [[nodiscard]] kernels::WeightRows rows(const Matrix& matrix, std::uint32_t index, std::size_t first,
@@ -43,9 +46,13 @@ class Weights {
   [[nodiscard]] const Model& model() const { return *model_; }
 
  private:
+  // The bytes that count: of the file, or those in their place.
+  [[nodiscard]] std::span<const std::byte> data(const TensorInfo& tensor) const;
+
   const Model* model_;
   const kernels::RowKernels* kernels_;
   Arithmetic arithmetic_;
+  ReplacedTensors replaced_;
 };
 
 // The small tensors of one layer (norms, biases, taps of convolutions), decoded once. One thread at a time.

@@ -89,6 +89,8 @@ with tempfile.TemporaryDirectory() as folder:
     run(["calibrate", model, "--text", text, "--chunks", "1", "--json", "--progress", "json", "-o",
          folder / "i.gguf"], kind="calibrate")
     run(["evaluate", model, folder / "out.gguf", model, "--text", text, "--chunks", "2", "--json"], kind="evaluate")
+    run(["tune", model, folder / "out.gguf", "--text", text, "--chunks", "16", "--context", "32", "--steps", "2", "-o",
+         folder / "tuned.gguf", "--json", "--progress", "json"], kind="tune")
     run(["quantize", model, *measured, "--target-bpw", "4", "--evaluate", text, "--context", "64", "-o",
          folder / "evaluated.gguf"], kind="plan")
     run(["publish", model, *measured, "--sizes", "Q4_K_M,4bpw", "-o", folder / "hub", "--evaluate", text, "--context",

@@ -1,0 +1,183 @@
+// `quantfit tune`: a quantized file made closer to its original at the same bytes.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/exit_code.h"
+#include "cli/job_options.h"
+#include "cli/output_files.h"
+#include "cli/report/json.h"
+#include "cli/text_options.h"
+#include "core/fingerprint.h"
+#include "core/text.h"
+#include "optimizer/tuning/tune.h"
+#include "optimizer/tuning/tuned_file.h"
+
+namespace quantfit::cli {
+namespace {
+
+struct TuneCommandOptions {
+  std::string original;
+  std::string quantized;
+  std::string output;
+  TextOptions text;
+  std::string level = "auto";
+  std::uint32_t steps = 0;
+  unsigned threads = 0;
+  bool force = false;
+  bool dry_run = false;
+  bool json = false;
+};
+
+nlohmann::ordered_json json_of(const tuning::Gain& gain) {
+  return {{"before", gain.before},
+          {"after", gain.after},
+          {"difference", gain.difference},
+          {"difference_error", gain.difference_error}};
+}
+
+nlohmann::ordered_json json_of(const tuning::TuneResult& result) {
+  auto attempts = nlohmann::ordered_json::array();
+  for (const tuning::Attempt& attempt : result.attempts) {
+    auto looks = nlohmann::ordered_json::array();
+    for (const tuning::Look& look : attempt.looks)
+      looks.push_back({{"step", look.step}, {"divergence", look.divergence}});
+    attempts.push_back({{"level", tuning::to_string(attempt.level)},
+                        {"steps", attempt.steps},
+                        {"best_step", attempt.best_step},
+                        {"kept", attempt.kept},
+                        {"looks", looks},
+                        {"divergence", json_of(attempt.gain)}});
+  }
+  return {{"level", tuning::to_string(result.level)},
+          {"divergence", json_of(result.gain)},
+          {"attempts", attempts},
+          {"training_tokens", result.training_tokens},
+          {"held_back_tokens", result.held_back_tokens},
+          {"seconds", result.seconds}};
+}
+
+std::string text_of(const tuning::TuneResult& result) {
+  std::string out;
+  for (const tuning::Attempt& attempt : result.attempts) {
+    out += fmt::format(
+        "{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
+        "back, {}\n",
+        tuning::to_string(attempt.level), attempt.gain.before, attempt.gain.after, attempt.gain.ratio(),
+        attempt.gain.difference, attempt.gain.difference_error,
+        attempt.kept ? fmt::format("step {} of {}", attempt.best_step, attempt.steps)
+                     : std::string("not kept: no better than chance"));
+  }
+  if (result.level == tuning::Level::None) out += "nothing helped: the file's weights stay as they are\n";
+  return out;
+}
+
+int run_tune(const TuneCommandOptions& options, Console& console) {
+  const JobContext context = console.context();
+  auto request = make_text_request(options.text);
+  if (!request) return console.fail(request.error());
+  auto run = make_run_options(options.text, options.threads);
+  if (!run) return console.fail(run.error());
+  if (options.output.empty() && !options.dry_run)
+    return console.fail(
+        fail(ErrorCode::InvalidArgument, "where should the tuned file go? Give -o FILE.gguf"));
+  auto original = Model::open(options.original);
+  if (!original) return console.fail(original.error());
+  auto quantized = Model::open(options.quantized);
+  if (!quantized) return console.fail(quantized.error());
+  if (!options.output.empty()) {
+    std::vector<GuardedFile> guarded;
+    for (const GgufShard& shard : original.value().shards())
+      guarded.push_back({shard.path, "the original model"});
+    for (const GgufShard& shard : quantized.value().shards())
+      guarded.push_back({shard.path, "the model that is tuned"});
+    for (const std::string& one : options.text.texts) guarded.push_back({one, "the text"});
+    guarded.push_back({options.text.token_ids, "the token ids"});
+    if (auto usable = check_outputs({options.output}, guarded, options.force); !usable)
+      return console.fail(usable.error());
+  }
+  auto text = calibration::read_text(original.value(), request.value());
+  if (!text) return console.fail(text.error());
+  tuning::TuneOptions tune;
+  tune.run = run.value();
+  tune.steps = options.steps;
+  if (options.level != "auto") tune.level = tuning::parse_level(options.level);
+  auto plan = tuning::plan_tuning(original.value(), quantized.value(), text.value(), tune);
+  if (!plan) return console.fail(plan.error());
+  if (options.dry_run) {
+    console.print(plan.value().describe());
+    return kDone;
+  }
+  context.logger.log(LogLevel::Info, plan.value().describe());
+  const ModelWatch watch(original.value());
+  auto tuned =
+      tuning::tune(original.value(), quantized.value(), text.value(), tune, context.progress, context.cancel);
+  if (!tuned) return console.fail(tuned.error());
+  if (auto unchanged = watch.check(); !unchanged) return console.fail(unchanged.error());
+  const tuning::TuneResult& result = tuned.value();
+  auto written =
+      tuning::write_tuned(quantized.value(), result.replaced(),
+                          tuning::tuned_keys(result, text.value().fingerprint, fingerprint(original.value())),
+                          options.output, options.force ? Existing::Replace : Existing::Keep);
+  if (!written) return console.fail(written.error());
+  if (options.json) {
+    nlohmann::ordered_json document = document_of("tune");
+    document["output"] = options.output;
+    document["file_bytes"] = written.value().bytes;
+    document.update(json_of(result));
+    console.print(document_text(document));
+    return kDone;
+  }
+  console.print(text_of(result) + fmt::format("wrote {}: {} bytes, in {}\n", escaped(options.output),
+                                              written.value().bytes, format_duration(result.seconds)));
+  return kDone;
+}
+
+}  // namespace
+
+Command make_tune_command() {
+  auto options = std::make_shared<TuneCommandOptions>();
+  Command command;
+  command.name = "tune";
+  command.sentence = "Make a quantized file closer to its original at the same bytes: train what costs none";
+  OptionTable& table = command.table;
+  table.add("original", options->original, "BASE.gguf", "the original model, in 16 bits or more")
+      .needed()
+      .file();
+  table.add("quantized", options->quantized, "FILE.gguf", "file made from it, by this program or another")
+      .needed()
+      .file();
+  table.add("--output", options->output, "FILE", "the tuned file").alias("-o").file();
+  table
+      .add("--level", options->level, "NAME",
+           "what is trained: norms (with biases and routers), or scales of blocks besides; auto: the highest "
+           "that --memory has room for, lower ones where text held back refuses it")
+      .one_of({"auto", "norms", "scales"});
+  table.add("--steps", options->steps, "N", "steps of training, of 1024 tokens each")
+      .range(1, 1000000)
+      .default_is("one pass over the text, up to four over a short one");
+  table.group("Text");
+  add_text_options(
+      table, options->text,
+      "text to tune on; may be given several times. An eighth of it is held back to decide what is "
+      "kept. Without one: the text that ships with quantfit");
+  table.group("Work");
+  table.add("--threads", options->threads, "N", "threads")
+      .alias("-t")
+      .range(1, kMaxThreads)
+      .default_is("all cores");
+  table.group("Output");
+  table.flag("--force", options->force, "replace what exists already; never what is being read");
+  table.flag("--dry-run", options->dry_run, "say what it will take, and stop");
+  table.flag("--json", options->json, "print one JSON document instead of text");
+  add_console_options(table, *command.console);
+  command.notes = {
+      "The file keeps its formats and its size, and its metadata say that it was tuned.", "Example:",
+      "  quantfit tune model-F16.gguf model-3bpw.gguf --text calibration.txt -o model-3bpw-tuned.gguf"};
+  command.run = [options](Console& console) { return run_tune(*options, console); };
+  return command;
+}
+
+}  // namespace quantfit::cli

@@ -1,0 +1,174 @@
+#include "optimizer/tuning/parameters.h"
+
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <optional>
+
+#include "core/byte_size.h"
+#include "kernels/block_scales.h"
+
+namespace quantfit::tuning {
+namespace {
+
+constexpr double kMeanDecay = 0.9, kSquareDecay = 0.99;
+constexpr double kSmallest = 1e-9;       // beside the root of the mean square, nats
+constexpr float kLargestHalf = 65504;    // that is finite
+constexpr std::size_t kPiece = 1 << 14;  // numbers of a task
+
+std::size_t blocks_of(const TensorInfo& tensor) {
+  return tensor.elements() / traits(tensor.format).block_len;
+}
+
+std::optional<Parameter::Kind> kind_of(const TensorInfo& tensor, const engine::ModelGraph& graph,
+                                       Level level) {
+  if (level == Level::None || tensor.elements() == 0) return std::nullopt;
+  if (tensor.format == Format::F32) {
+    // Tables and a head that were left in F32 have lost nothing.
+    const bool table = &tensor == graph.embedding || &tensor == graph.position_embedding ||
+                       &tensor == graph.layer_embedding || &tensor == graph.output.tensor;
+    if (!table) return Parameter::Kind::Values;
+  }
+  if (level >= Level::Scales && kernels::block_scales(tensor.format) != 0) return Parameter::Kind::Scales;
+  return std::nullopt;
+}
+
+std::size_t numbers_of(const TensorInfo& tensor, Parameter::Kind kind) {
+  return kind == Parameter::Kind::Values ? tensor.elements()
+                                         : blocks_of(tensor) * kernels::block_scales(tensor.format);
+}
+
+template <class Function>
+void for_numbers(std::size_t size, const Function& function) {
+  tbb::parallel_for(std::size_t{0}, (size + kPiece - 1) / kPiece, [&](std::size_t piece) {
+    const std::size_t end = std::min(size, (piece + 1) * kPiece);
+    for (std::size_t i = piece * kPiece; i < end; ++i) function(i);
+  });
+}
+
+}  // namespace
+
+float Parameter::unit(std::size_t i) const {
+  return kind == Kind::Values ? value_unit : std::abs(start[i]);
+}
+
+void Parameter::store() {
+  const Format format = tensor->format;
+  const std::size_t per_block = kind == Kind::Values ? 1 : kernels::block_scales(format);
+  const std::size_t block_bytes = traits(format).block_bytes;
+  for_numbers(size(), [&](std::size_t i) {
+    const float value = start[i] + unit(i) * offset[i];  // at offset 0 the file's own, to the bit
+    if (kind == Kind::Values) {
+      std::memcpy(bytes.data() + i * sizeof(float), &value, sizeof(float));
+      return;
+    }
+    kernels::set_block_scale(format, bytes.data() + i / per_block * block_bytes, i % per_block,
+                             std::clamp(value, -kLargestHalf, kLargestHalf));
+  });
+}
+
+Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph, Level level) {
+  Parameters out;
+  try {
+    for (const TensorInfo& tensor : model.tensors()) {
+      const auto kind = kind_of(tensor, graph, level);
+      if (!kind) continue;
+      Parameter one;
+      one.tensor = &tensor;
+      one.kind = *kind;
+      const auto data = model.data(tensor);
+      one.bytes.assign(data.begin(), data.end());
+      one.start.resize(numbers_of(tensor, *kind));
+      if (*kind == Parameter::Kind::Values) {
+        std::memcpy(one.start.data(), data.data(), data.size());
+        double sum = 0;
+        for (const float value : one.start) sum += static_cast<double>(value) * static_cast<double>(value);
+        one.value_unit = static_cast<float>(std::sqrt(sum / static_cast<double>(one.size())));
+      } else {
+        const std::size_t per_block = kernels::block_scales(tensor.format);
+        const std::size_t block_bytes = traits(tensor.format).block_bytes;
+        for (std::size_t i = 0; i < one.size(); ++i)
+          one.start[i] =
+              kernels::block_scale(tensor.format, data.data() + i / per_block * block_bytes, i % per_block);
+      }
+      if (!std::ranges::all_of(one.start, [](float value) { return std::isfinite(value); }))
+        return fail(ErrorCode::Malformed, "tensor '{}' holds a number that is not finite", tensor.name);
+      one.offset.assign(one.size(), 0.0F);
+      one.mean = one.square = one.offset;
+      one.gradient.assign(one.size(), 0.0);
+      out.index_.emplace(&tensor, out.all_.size());
+      out.all_.push_back(std::move(one));
+    }
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::NoSpace, "out of memory for what is tuned: {}",
+                format_bytes(sizes(model, graph, level).bytes));
+  }
+  return out;
+}
+
+Parameter* Parameters::find(const TensorInfo* tensor) {
+  const auto found = index_.find(tensor);
+  return found == index_.end() ? nullptr : &all_[found->second];
+}
+
+ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& graph, Level level) {
+  // The best offsets so far are kept besides.
+  constexpr std::uint64_t kBytesOfNumber = 5 * sizeof(float) + sizeof(double);
+  ParameterSizes out;
+  for (const TensorInfo& tensor : model.tensors()) {
+    const auto kind = kind_of(tensor, graph, level);
+    if (!kind) continue;
+    const std::uint64_t numbers = numbers_of(tensor, *kind);
+    (*kind == Parameter::Kind::Values ? out.values : out.scales) += numbers;
+    out.bytes += tensor.bytes + kBytesOfNumber * numbers;
+  }
+  return out;
+}
+
+void Parameters::clear_gradients() {
+  for (Parameter& one : all_) std::ranges::fill(one.gradient, 0.0);
+}
+
+// Adam (Kingma and Ba 2015, algorithm 1).
+void Parameters::step(Parameter::Kind kind, const StepRule& rule, std::uint64_t tokens) {
+  double mean_left = 1, square_left = 1;
+  for (std::uint64_t i = 0; i < rule.step; ++i) mean_left *= kMeanDecay, square_left *= kSquareDecay;
+  for (Parameter& one : all_) {
+    if (one.kind != kind) continue;
+    for_numbers(one.size(), [&](std::size_t i) {
+      const double offset = one.offset[i];
+      const double gradient = one.gradient[i] / static_cast<double>(tokens) * one.unit(i);
+      const double whole = gradient + rule.stiffness * offset;
+      const double mean = kMeanDecay * one.mean[i] + (1 - kMeanDecay) * whole;
+      const double square = kSquareDecay * one.square[i] + (1 - kSquareDecay) * whole * whole;
+      one.mean[i] = static_cast<float>(mean);
+      one.square[i] = static_cast<float>(square);
+      if (mean == 0) return;
+      const double size = std::sqrt(square / (1 - square_left)) + kSmallest;
+      one.offset[i] = static_cast<float>(offset - rule.rate * mean / (1 - mean_left) / size);
+    });
+  }
+}
+
+void Parameters::store() {
+  for (Parameter& one : all_) one.store();
+}
+
+std::vector<float> Parameters::offsets() const {
+  std::vector<float> out;
+  for (const Parameter& one : all_) out.insert(out.end(), one.offset.begin(), one.offset.end());
+  return out;
+}
+
+void Parameters::restore(const std::vector<float>& offsets) {
+  std::size_t at = 0;
+  for (Parameter& one : all_) {
+    for (float& offset : one.offset) offset = offsets[at++];
+    one.store();
+  }
+}
+
+}  // namespace quantfit::tuning

@@ -1,0 +1,81 @@
+// The numbers of a quantized model that can change without changing its size, as one list of tensors: values
+// of small F32 tensors, and the binary16 scales and minimums of blocks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+#include "core/error.h"
+#include "core/model.h"
+#include "optimizer/engine/graph.h"
+#include "optimizer/tuning/level.h"
+
+namespace quantfit::tuning {
+
+// The trained numbers of one tensor. Number i is start[i] + unit(i) * offset[i], rounded to what the tensor
+// stores; offsets begin at zero, so that they are relative changes: of scales by their own size, of values by
+// the root mean square of their tensor.
+struct Parameter {
+  enum class Kind : std::uint8_t {
+    Values,  // of an F32 tensor, in its order
+    Scales,  // of blocks in file order, kernels::block_scales() of each
+  };
+  const TensorInfo* tensor = nullptr;
+  Kind kind = Kind::Values;
+  std::vector<float> start;
+  float value_unit = 0;  // of Values
+  std::vector<float> offset;
+  std::vector<float> mean, square;  // Adam's moments of the gradient
+  std::vector<double> gradient;     // of the loss at the numbers themselves; added to during a pass
+  std::vector<std::byte> bytes;     // of the tensor, as the numbers are now
+
+  [[nodiscard]] std::size_t size() const { return start.size(); }
+  [[nodiscard]] float unit(std::size_t i) const;
+  // Writes the numbers as the offsets say into `bytes`.
+  void store();
+};
+
+// What a step of Adam does: gradients are those of the mean loss per token.
+struct StepRule {
+  double rate = 0;         // of offsets
+  double stiffness = 0;    // the loss has stiffness / 2 * offset^2 for every number besides
+  std::uint64_t step = 1;  // counted from 1, for the corrections of the moments
+};
+
+// How many there are, and the bytes that Parameters takes for them.
+struct ParameterSizes {
+  std::uint64_t values = 0, scales = 0, bytes = 0;
+};
+
+class Parameters {
+ public:
+  // Of the tensors of `graph`'s model, as far as `level` goes: None has none. Malformed where a stored number
+  // is not finite; NoSpace.
+  [[nodiscard]] static Result<Parameters> collect(const Model& model, const engine::ModelGraph& graph,
+                                                  Level level);
+
+  [[nodiscard]] std::vector<Parameter>& all() { return all_; }
+  [[nodiscard]] const std::vector<Parameter>& all() const { return all_; }
+  // Null where the tensor has none.
+  [[nodiscard]] Parameter* find(const TensorInfo* tensor);
+
+  // Of what collect() would give, without reading anything.
+  [[nodiscard]] static ParameterSizes sizes(const Model& model, const engine::ModelGraph& graph, Level level);
+
+  void clear_gradients();
+  // One step of Adam on the numbers of that kind, from gradients that are sums over `tokens` tokens.
+  void step(Parameter::Kind kind, const StepRule& rule, std::uint64_t tokens);
+  void store();
+
+  // The offsets of all numbers, in order; put back by restore(), which also stores.
+  [[nodiscard]] std::vector<float> offsets() const;
+  void restore(const std::vector<float>& offsets);
+
+ private:
+  std::vector<Parameter> all_;
+  std::unordered_map<const TensorInfo*, std::size_t> index_;
+};
+
+}  // namespace quantfit::tuning
