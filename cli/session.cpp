@@ -13,8 +13,10 @@
 
 namespace quantfit::cli {
 
-Result<Session> Session::open(const JobOptions& options, bool with_targets, const JobContext& context) {
+Result<Session> Session::open(const JobOptions& options, bool with_targets, const JobContext& context,
+                              SessionMode mode) {
   Session session;
+  session.mode = mode;
   session.options = &options;
   session.with_targets = with_targets;
   QF_ASSIGN(session.request, make_request(options));
@@ -29,7 +31,9 @@ bool Session::wants_calibration() const {
 
 Result<void> Session::open_files(const JobContext& context) {
   inputs.reset();  // a state file is opened once at a time
-  QF_ASSIGN(inputs, optimizer::open_inputs(request.paths, &context.cancel));
+  QF_ASSIGN(inputs, optimizer::open_inputs(request.paths, &context.cancel,
+                                           mode == SessionMode::Recall ? optimizer::StateUse::Recall
+                                                                       : optimizer::StateUse::Keep));
   QF_TRY(check_patterns(*options, request, inputs->model.tensors()));
   if (!with_targets) return outcome::success();
   // Before there is an importance matrix, nothing is refused for the lack of one.
@@ -38,6 +42,11 @@ Result<void> Session::open_files(const JobContext& context) {
     own.policy.rules.low_bits_without_importance = true;
   QF_ASSIGN(targets, make_targets(*options, own, *inputs));
   return outcome::success();
+}
+
+Error Session::not_measured(std::string_view what) {
+  unmeasured = true;
+  return fail(ErrorCode::Unsupported, "{} in {} yet", what, options->state);
 }
 
 void Session::remove_at_the_end(const std::filesystem::path& path) {
@@ -65,6 +74,7 @@ Result<void> Session::measure_moments(const JobContext& context) {
   optimizer::MomentsRequest moments;
   QF_ASSIGN(moments.text, measured_text());
   QF_ASSIGN(moments.run, make_run_options(options->text, options->threads));
+  moments.only_known = mode == SessionMode::Recall;
   // A text that was given is to be used, or the reason why not is an error.
   const bool asked = options->error_feedback == "on" || options->text.given();
   auto enough = optimizer::enough_for_moments(inputs->model, moments);
@@ -78,6 +88,7 @@ Result<void> Session::measure_moments(const JobContext& context) {
   }
   QF_ASSIGN(optimizer::MeasuredMoments done,
             optimizer::measure_moments(*inputs, request.paths, moments, {context.progress, context.cancel}));
+  if (!done.covariances) return not_measured("how inputs vary together on this text is not");
   if (done.temporary) remove_at_the_end(done.path);
   covariances = std::move(done.covariances);
   request.sampler.covariances = covariances.get();
@@ -112,6 +123,7 @@ Result<void> Session::calibrate(const JobContext& context) {
   QF_ASSIGN(calibration.run, make_run_options(options->text, options->threads));
   calibration.save = options->save_imatrix;
   calibration.existing = existing;
+  calibration.only_known = mode == SessionMode::Recall;
   const bool asked = options->text.given() || !options->save_imatrix.empty();
   const auto plan = optimizer::plan_calibration(inputs->model, calibration);
   if (!plan) {
@@ -132,6 +144,8 @@ Result<void> Session::calibrate(const JobContext& context) {
   QF_ASSIGN(const optimizer::CalibratedImportance made,
             optimizer::calibrate(*inputs, request.paths, calibration, request.program_version,
                                  {context.progress, context.cancel}));
+  if (calibration.only_known && !made.known)
+    return not_measured("an importance matrix made of this text is not");
   if (made.temporary) remove_at_the_end(made.path);
   context.logger.log(
       LogLevel::Info,
@@ -160,6 +174,7 @@ Result<void> Session::measure_sensitivities(const JobContext& context) {
   QF_ASSIGN(sensitivities.text, measured_text());
   QF_ASSIGN(sensitivities.run, make_run_options(options->text, options->threads));
   sensitivities.tokens = options->gradient_tokens;
+  sensitivities.only_known = mode == SessionMode::Recall;
   const auto plan = optimizer::plan_sensitivities(inputs->model, sensitivities);
   if (!plan) {
     if (options->objective == "measured" || options->text.given()) return plan.error();
@@ -172,6 +187,7 @@ Result<void> Session::measure_sensitivities(const JobContext& context) {
   QF_ASSIGN(
       const optimizer::MeasuredSensitivities done,
       optimizer::measure_sensitivities(*inputs, request, sensitivities, {context.progress, context.cancel}));
+  if (sensitivities.only_known && !done.known) return not_measured("what errors cost by gradients is not");
   context.logger.log(LogLevel::Info,
                      done.known ? fmt::format("what errors cost was measured before ({} tokens)", done.tokens)
                                 : fmt::format("measured what errors cost by gradients of {} tokens in {}",
@@ -204,7 +220,14 @@ double Session::source_bytes_per_weight() const {
 
 Result<void> Session::measure(const JobContext& context) {
   const optimizer::JobControl control{context.progress, context.cancel};
-  QF_TRY(optimizer::measure_job(*inputs, request, *kernels, control, *job));
+  if (mode == SessionMode::Recall) {
+    QF_TRY(optimizer::recall_job(*inputs, request, *job));
+    if (job->measured.tensors_missing != 0)
+      return not_measured(fmt::format("{} of {} tensors are not", job->measured.tensors_missing,
+                                      job->measured.tensors_missing + job->measured.tensors_known));
+  } else {
+    QF_TRY(optimizer::measure_job(*inputs, request, *kernels, control, *job));
+  }
   const optimizer::MeasureReport& measured = job->measured;
   context.logger.log(LogLevel::Info,
                      measured.tensors_sampled == 0

@@ -18,8 +18,15 @@
 
 namespace quantfit::cli {
 
+// What a session may do to answer.
+enum class SessionMode {
+  Measure,  // run the model and measure what is not known yet
+  Recall,   // read the state file, and change nothing: what it does not know makes the session `unmeasured`
+};
+
 struct Session {
   const JobOptions* options = nullptr;  // outlive the session
+  SessionMode mode = SessionMode::Measure;
   bool with_targets = false;
   optimizer::JobRequest request;
   const kernels::RowKernels* kernels = nullptr;
@@ -30,12 +37,14 @@ struct Session {
   std::shared_ptr<const optimizer::CovarianceProvider> covariances;  // request.sampler points to it
   bool needs_sensitivities = true;     // what will be asked depends on what errors cost
   Existing existing = Existing::Keep;  // what becomes of a file at --save-imatrix
+  bool unmeasured = false;             // why check() or measure() failed: something has to be measured first
   // An importance matrix without a state file to keep it beside: removed with the session.
   std::vector<std::shared_ptr<const std::filesystem::path>> temporary;
 
   // Reads options and opens the files. `with_targets`: options name targets.
   [[nodiscard]] static Result<Session> open(const JobOptions& options, bool with_targets,
-                                            const JobContext& context);
+                                            const JobContext& context,
+                                            SessionMode mode = SessionMode::Measure);
 
   // Refuses what can be refused before anything is measured or run; makes the importance matrix where none
   // was given and the model can be run; says what was noticed. The session may not be moved afterwards.
@@ -59,6 +68,7 @@ struct Session {
   [[nodiscard]] Result<void> open_files(const JobContext& context);
   // What is run for importance, moments and sensitivities: the text without what --candidates hold back.
   [[nodiscard]] Result<calibration::TextRequest> measured_text() const;
+  [[nodiscard]] Error not_measured(std::string_view what);
   [[nodiscard]] bool wants_calibration() const;
   void tell_origin(const JobContext& context) const;
   bool can_calibrate = true;  // until the model or the text shows that it cannot be run

@@ -1,5 +1,6 @@
 // A thin, strict layer over SQLite: a connection, a statement, a transaction. Knows nothing of what is
-// stored. Only state includes this header; sqlite3.h itself stays in sqlite.cpp.
+// stored. Only state and the queue of the service (cli/service/job_store) include this header; sqlite3.h
+// itself stays in sqlite.cpp.
 #pragma once
 
 #include <cstddef>

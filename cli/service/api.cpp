@@ -105,6 +105,16 @@ void Api::later(Reply reply, std::function<Response()> work) {
   });
 }
 
+void Api::ask_planner(Call& call, Answer<Text> (Planner::*question)(const std::string&)) {
+  later(call.reply, [this, question, body = std::move(call.request.body)] {
+    Answer<Text> result = (parts_.planner.*question)(body);
+    if (!result) return problem_response(result.error());
+    Response response = text_response(200, "application/json", "");
+    response.body = std::move(result).value();
+    return response;
+  });
+}
+
 void Api::handle(Request request, Reply reply) {
   const bool api = request.target.starts_with("/api/");
   Call call{std::move(request), {}, {}};
@@ -146,8 +156,8 @@ void Api::route(Call& call) {
                                      {"api", 1},
                                      {"roots", roots},
                                      {"needs_token", api.parts_.needs_token},
-                                     {"jobs_at_a_time", api.parts_.jobs_at_a_time},
-                                     {"threads_per_job", api.parts_.threads_per_job}}));
+                                     {"jobs_at_a_time", api.parts_.shares.jobs},
+                                     {"threads_per_job", api.parts_.shares.threads}}));
        }},
       {"GET",
        {"openapi.json"},
@@ -155,8 +165,9 @@ void Api::route(Call& call) {
       {"GET",
        {"metrics"},
        [](Api& api, Call& c) {
-         c.reply(text_response(200, "text/plain; version=0.0.4; charset=utf-8",
-                               prometheus_text(api.parts_.metrics, {})));
+         c.reply(text_response(
+             200, "text/plain; version=0.0.4; charset=utf-8",
+             prometheus_text(api.parts_.metrics, api.parts_.planner.figures(), {api.parts_.jobs.counts()})));
        }},
       {"POST",
        {"session"},
@@ -191,6 +202,54 @@ void Api::route(Call& call) {
          api.later(c.reply, [&api, file = c.query("file"), metadata = c.query("metadata") == "true"] {
            return answer(200, api.parts_.catalog.inspect(file, metadata));
          });
+       }},
+      {"POST", {"plan"}, [](Api& api, Call& c) { api.ask_planner(c, &Planner::plan); }},
+      {"POST", {"frontier"}, [](Api& api, Call& c) { api.ask_planner(c, &Planner::frontier); }},
+      {"GET",
+       {"jobs"},
+       [](Api& api, Call& c) {
+         if (auto known = c.only({"status", "limit", "before"}); !known)
+           return c.reply(problem_response(known.error()));
+         c.reply(answer(200, api.parts_.jobs.list(c.query("status"), c.query("before"), c.query("limit"))));
+       }},
+      {"POST",
+       {"jobs"},
+       [](Api& api, Call& c) {
+         auto created = api.parts_.jobs.create(c.request.body, c.request.idempotency_key);
+         if (!created) return c.reply(problem_response(created.error()));
+         const Json& job = created.value().job;
+         c.reply(json_response(created.value().before ? 200 : 201, job)
+                     .with("Location", "/api/v1/jobs/" + job["id"].get<std::string>()));
+       }},
+      {"GET",
+       {"jobs", "*"},
+       [](Api& api, Call& c) { c.reply(answer(200, api.parts_.jobs.show(c.target.segments[3]))); }},
+      {"DELETE",
+       {"jobs", "*"},
+       [](Api& api, Call& c) {
+         auto removed = api.parts_.jobs.remove(c.target.segments[3]);
+         c.reply(removed ? empty_response(204) : problem_response(removed.error()));
+       }},
+      {"POST",
+       {"jobs", "*", "cancel"},
+       [](Api& api, Call& c) { c.reply(answer(200, api.parts_.jobs.cancel(c.target.segments[3]))); }},
+      {"POST",
+       {"jobs", "*", "retry"},
+       [](Api& api, Call& c) { c.reply(answer(200, api.parts_.jobs.retry(c.target.segments[3]))); }},
+      {"GET",
+       {"jobs", "*", "events"},
+       [](Api& api, Call& c) {
+         auto stream = api.events(c);
+         c.reply(stream ? std::move(stream).value() : problem_response(stream.error()));
+       }},
+      {"GET",
+       {"jobs", "*", "results"},
+       [](Api& api, Call& c) { c.reply(answer(200, api.parts_.jobs.results(c.target.segments[3]))); }},
+      {"GET",
+       {"jobs", "*", "results", "*"},
+       [](Api& api, Call& c) {
+         auto file = api.parts_.jobs.result(c.target.segments[3], c.target.segments[5], c.request);
+         c.reply(file ? std::move(file).value() : problem_response(file.error()));
        }},
   };
   const Request& request = call.request;
@@ -228,6 +287,29 @@ void Api::route(Call& call) {
   call.reply(problem_response(
                  problem(ProblemKind::MethodNotAllowed, fmt::format("only {} is answered here", allowed)))
                  .with("Allow", allowed));
+}
+
+Answer<Response> Api::events(Call& call) {
+  QF_TRY(call.only({"after"}));
+  const std::string& id = call.target.segments[3];
+  const std::string after =
+      call.request.last_event_id.empty() ? call.query("after") : call.request.last_event_id;
+  const auto number = after.empty() ? std::optional<std::uint64_t>(0) : parse_whole_number(after);
+  if (!number) return problem(ProblemKind::InvalidArgument, "Last-Event-ID: a whole number is expected");
+  QF_ASSIGN(const Json job, parts_.jobs.show(id));
+  const bool over = job["status"] != "queued" && job["status"] != "running";
+  // Browsers come back whenever a stream ends, until they are told that there is nothing more.
+  if (over && !after.empty() && *number >= parts_.events.last(id)) return empty_response(204);
+  if (parts_.metrics.streams >= parts_.limits.streams)
+    return problem(ProblemKind::Busy,
+                   fmt::format("{} streams of events are open already", parts_.metrics.streams));
+  Response response;
+  response.with("Content-Type", "text/event-stream");
+  response.with("X-Accel-Buffering", "no");
+  std::string text = cli::line_text(job);
+  text.pop_back();
+  response.body = EventBody{id, *number, fmt::format("retry: 2000\n\nevent: job\ndata: {}\n\n", text)};
+  return response;
 }
 
 Response Api::page(const std::string& name, const Request& request) const {

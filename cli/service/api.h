@@ -9,7 +9,10 @@
 #include "cli/service/access.h"
 #include "cli/service/catalog.h"
 #include "cli/service/http_message.h"
+#include "cli/service/job_runner.h"
+#include "cli/service/limits.h"
 #include "cli/service/metrics.h"
+#include "cli/service/planner.h"
 #include "cli/service/roots.h"
 
 namespace quantfit::service {
@@ -23,9 +26,12 @@ class Api final : public Handler {
     const Roots& roots;
     Access& access;
     Catalog& catalog;
+    Planner& planner;
+    JobRunner& jobs;
+    EventLog& events;
     Metrics& metrics;
-    unsigned jobs_at_a_time = 1;
-    unsigned threads_per_job = 1;
+    const Limits& limits;
+    JobShares shares;
     bool needs_token = false;
   };
   explicit Api(Parts parts);
@@ -39,7 +45,9 @@ class Api final : public Handler {
 
   // Runs `work` on a worker and replies with what it returns.
   void later(Reply reply, std::function<Response()> work);
+  void ask_planner(Call& call, Answer<Text> (Planner::*question)(const std::string&));
   void route(Call& call);
+  [[nodiscard]] Answer<Response> events(Call& call);
   [[nodiscard]] Response page(const std::string& name, const Request& request) const;
 
   Parts parts_;

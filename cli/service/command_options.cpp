@@ -33,9 +33,11 @@ bool may_be_given(const cli::Option& option, OptionUse use) {
   return use == OptionUse::Job || (!is_output(option.key()) && option.key() != "evaluate");
 }
 
-const cli::Command* find_command(const std::vector<cli::Command>& commands, std::string_view name) {
-  const auto found = std::ranges::find(commands, name, &cli::Command::name);
-  return found == commands.end() ? nullptr : &*found;
+cli::Command command_of(std::string_view name) {
+  if (name == "quantize") return cli::make_quantize_command();
+  if (name == "measure") return cli::make_measure_command();
+  if (name == "frontier") return cli::make_frontier_command();
+  return cli::make_plan_command();
 }
 
 Problem invalid(std::string sentence, std::string hint = {}) {
@@ -94,10 +96,9 @@ std::string text_of(const Json& value) {
 }  // namespace
 
 Json options_schema(std::string_view command, OptionUse use) {
-  const std::vector<cli::Command> commands = cli::all_commands();
-  const cli::Command* found = find_command(commands, command);
-  Json schema = found->table.json_schema();
-  for (const cli::Option& option : found->table.options())
+  const cli::Command found = command_of(command);
+  Json schema = found.table.json_schema();
+  for (const cli::Option& option : found.table.options())
     if (!may_be_given(option, use)) schema["properties"].erase(std::string(option.key()));
   return schema;
 }
@@ -121,37 +122,37 @@ Answer<FileName> default_state(const Roots& roots, const FileName& model) {
 Answer<CommandOptions> read_options(const Roots& roots, std::string_view command,
                                     const nlohmann::json& options, OptionUse use) {
   if (!options.is_object()) return invalid("the options are no JSON object");
-  const std::vector<cli::Command> commands = cli::all_commands();
-  const cli::Command* found = find_command(commands, command);
+  const cli::Command found = command_of(command);
   CommandOptions out;
   out.command = command;
   nlohmann::json all = nlohmann::json::object();
   for (const auto& [key, value] : options.items()) {
-    QF_ASSIGN(const cli::Option* const option, option_of(found->table, key, use));
+    QF_ASSIGN(const cli::Option* const option, option_of(found.table, key, use));
     const std::string name(option->key());
     if (all.contains(name)) return invalid(fmt::format("{} is given twice", option->name));
     if (option->completion != cli::Completion::None) QF_TRY(check_files(roots, *option, value, out));
     all[name] = value;
     if (!is_output(name)) out.options[name] = value;
   }
-  QF_ANSWER_TRY(found->table.read_json(all));
+  QF_ANSWER_TRY(found.table.read_json(all));
   if (out.state.root == nullptr) {
     QF_ASSIGN(out.state, default_state(roots, out.model));
     out.options["state"] = out.state.text;
   }
   // What the command would refuse before it opens the model.
-  cli::JobOptions job;
+  cli::JobOptions& job = out.job;
   cli::OptionTable table;
   cli::add_input_options(table, job);
   cli::add_calibration_options(table, job);
   cli::add_objective_options(table, job);
   cli::add_target_options(table, job);
   cli::add_search_options(table, job);
-  for (const std::string_view key :
-       {"evaluate", "no-provenance", "split-max-size", "split-max-tensors", "points"})
-    all.erase(std::string(key));
+  table.add("--split-max-size", job.split_max_size, "", "");
+  table.add("--split-max-tensors", job.split_max_tensors, "", "");
+  for (const std::string_view key : {"evaluate", "no-provenance", "points"}) all.erase(std::string(key));
   for (const std::string_view key : kOutputs)
     if (key != "save-imatrix") all.erase(std::string(key));
+  all["state"] = out.state.text;
   QF_ANSWER_TRY(table.read_json(all));
   QF_ANSWER_TRY(cli::make_request(job));
   if (command == "quantize" || command == "plan") QF_ANSWER_TRY(cli::check_targets(job));
@@ -159,9 +160,9 @@ Answer<CommandOptions> read_options(const Roots& roots, std::string_view command
 }
 
 std::vector<std::string> words_of(const CommandOptions& options) {
-  const std::vector<cli::Command> commands = cli::all_commands();
+  const cli::Command command = command_of(options.command);
   std::vector<std::string> words = {options.command};
-  for (const cli::Option& option : find_command(commands, options.command)->table.options()) {
+  for (const cli::Option& option : command.table.options()) {
     const auto value = options.options.find(std::string(option.key()));
     if (value == options.options.end()) continue;
     if (option.is_flag()) {

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/job_options.h"
 #include "cli/service/roots.h"
 
 namespace quantfit::service {
@@ -24,6 +25,7 @@ enum class OptionUse {
 struct CommandOptions {
   std::string command;
   nlohmann::ordered_json options;  // by the full spelling of each key; files that are made left out
+  cli::JobOptions job;             // the same, as the commands read them
   FileName model;
   FileName state;                                            // the given one, or the model's own
   std::vector<std::pair<std::string, std::string>> outputs;  // option with dashes, and the name of a file

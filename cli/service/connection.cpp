@@ -62,6 +62,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     if (waiting_ || streaming_) close();
   }
 
+  void cut_off() override { close(); }
+
  private:
   // Binds a member function to the connection's life.
   template <class Function>

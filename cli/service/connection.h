@@ -32,6 +32,8 @@ class Connection {
   virtual void start() = 0;
   // Ends it now where no request is under way, otherwise after its reply; streams of events end now.
   virtual void wind_up() = 0;
+  // Ends it now, whatever is under way.
+  virtual void cut_off() = 0;
 };
 
 // `gone` is called when the connection is no more.

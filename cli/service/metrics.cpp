@@ -38,7 +38,7 @@ void Metrics::count_answer(double seconds) {
     if (seconds <= kBounds[i]) ++answered_within[i];
 }
 
-std::string prometheus_text(const Metrics& metrics, const JobFigures& jobs) {
+std::string prometheus_text(const Metrics& metrics, const Planner::Figures& plans, const JobFigures& jobs) {
   std::string text;
   head(text, "quantfit_http_responses_total", "counter", "Responses by status.");
   for (const auto& [status, count] : metrics.responses)
@@ -58,11 +58,11 @@ std::string prometheus_text(const Metrics& metrics, const JobFigures& jobs) {
   one(text, "quantfit_http_malformed_total", "counter", "Requests that are no HTTP.",
       metrics.requests_malformed);
   one(text, "quantfit_http_timeouts_total", "counter", "Connections that took too long.", metrics.timeouts);
-  one(text, "quantfit_plans_total", "counter", "Plans and frontiers answered.", metrics.plans);
+  one(text, "quantfit_plans_total", "counter", "Plans and frontiers answered.", plans.answers);
   one(text, "quantfit_plans_from_memory_total", "counter", "Of them, questions that were asked before.",
-      metrics.plans_from_memory);
+      plans.from_memory);
   one(text, "quantfit_plan_sessions_opened_total", "counter", "Models opened for plans.",
-      metrics.plan_sessions_opened);
+      plans.sessions_opened);
   head(text, "quantfit_jobs", "gauge", "Jobs by status.");
   for (const auto& [status, count] : jobs.by_status)
     text += fmt::format("quantfit_jobs{{status=\"{}\"}} {}\n", status, count);

@@ -6,6 +6,8 @@
 #include <map>
 #include <string>
 
+#include "cli/service/planner.h"
+
 namespace quantfit::service {
 
 // Used by the thread of the sockets alone.
@@ -17,9 +19,6 @@ struct Metrics {
   std::uint64_t streams = 0;              // open
   std::uint64_t requests_malformed = 0;
   std::uint64_t timeouts = 0;
-  std::uint64_t plans = 0;              // answered, frontiers included
-  std::uint64_t plans_from_memory = 0;  // the same question again
-  std::uint64_t plan_sessions_opened = 0;
   // Seconds until a reply was ready, cumulative counts per bound.
   static constexpr std::array kBounds = {0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0};
   std::array<std::uint64_t, kBounds.size()> answered_within{};
@@ -35,6 +34,7 @@ struct JobFigures {
 };
 
 // Text format 0.0.4.
-[[nodiscard]] std::string prometheus_text(const Metrics& metrics, const JobFigures& jobs);
+[[nodiscard]] std::string prometheus_text(const Metrics& metrics, const Planner::Figures& plans,
+                                          const JobFigures& jobs);
 
 }  // namespace quantfit::service

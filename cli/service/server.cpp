@@ -111,4 +111,10 @@ void Server::wind_up() {
     if (connections_.contains(connection)) connection->wind_up();
 }
 
+void Server::cut_off() {
+  const std::vector<Connection*> all(connections_.begin(), connections_.end());
+  for (Connection* connection : all)
+    if (connections_.contains(connection)) connection->cut_off();
+}
+
 }  // namespace quantfit::service

@@ -28,6 +28,8 @@ class Server {
   void start() { accept(); }
   // No new connections; those that are idle end now, the others after their reply.
   void wind_up();
+  // Ends all that are left; they are gone once the io_context has run.
+  void cut_off();
 
  private:
   void accept();

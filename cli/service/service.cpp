@@ -2,15 +2,17 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <charconv>
+#include <cerrno>
+#include <chrono>
 #include <cstdlib>
-#include <optional>
 #include <thread>
 
 #include "cli/service/api.h"
@@ -28,6 +30,13 @@ constexpr std::uint64_t kLongestTokenFile = std::uint64_t{1} << 20;
 constexpr std::string_view kOwnFolder = ".quantfit";
 constexpr int kFirstHandedOver = 3;  // sd_listen_fds(3)
 constexpr unsigned kWorkers = 4;
+// For jobs to stop and replies to be taken at the end.
+constexpr std::chrono::seconds kPatience{5};
+constexpr std::chrono::milliseconds kLastReplies{300};
+// The processes of a service that was killed are killed by the kernel; they hold the lock until they are
+// gone.
+constexpr std::chrono::seconds kLockTime{10};
+constexpr std::chrono::milliseconds kLockPause{20};
 
 // Connections are descriptors: as many as the system allows.
 void raise_descriptor_limit() {
@@ -68,6 +77,30 @@ Result<fs::path> own_folder(const ServiceOptions& options, const Roots& roots) {
   if (trouble) return fail(ErrorCode::Io, "--data {}: {}", folder.string(), trouble.message());
   return folder;
 }
+
+// Held by the service and by its jobs: two services in one folder would run one queue twice. Io.
+Result<Descriptor> lock_folder(const fs::path& own) {
+  const fs::path path = own / "lock";
+  Descriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock.is_open()) return io_error(path, "cannot open", errno);
+  const auto deadline = std::chrono::steady_clock::now() + kLockTime;
+  while (flock(lock.number(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return io_error(path, "cannot lock", errno);
+    if (std::chrono::steady_clock::now() > deadline)
+      return fail(ErrorCode::Io, "{}: another service works in this folder; --data names another one",
+                  own.string());
+    std::this_thread::sleep_for(kLockPause);
+  }
+  return lock;
+}
+
+// Stands for the one that is made when everything else is there.
+struct LateHandler final : Handler {
+  Handler* handler = nullptr;
+  void handle(Request request, std::function<void(Response)> reply) override {
+    handler->handle(std::move(request), std::move(reply));
+  }
+};
 
 // A folder in which every root stands under its name: the working folder of the service and of its jobs, so
 // that files have one name everywhere, in requests, in messages and on command lines.
@@ -116,24 +149,17 @@ Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
   if (options.streams != 0) limits.streams = options.streams;
   Metrics metrics;
 
-  struct NoEvents final : EventSource {
-    Batch read(const std::string&, std::uint64_t) override { return {"", 0, true}; }
-    Waiter wait(const std::string&, std::function<void()>) override { return 0; }
-    void stop_waiting(const std::string&, Waiter) override {}
-  } events;
-
-  std::optional<Access> access;
+  QF_ASSIGN(const Descriptor lock, lock_folder(own));
+  QF_ASSIGN(JobStore store, JobStore::open(own / "service.sqlite"));
+  EventLog events(io, store, console.logger());
   Catalog catalog(roots);
+  Planner planner(roots);
   const unsigned cores =
       options.threads != 0 ? options.threads : std::max(1U, std::thread::hardware_concurrency());
-
-  struct Forward final : Handler {
-    Handler* to = nullptr;
-    void handle(Request request, std::function<void(Response)> reply) override {
-      to->handle(std::move(request), std::move(reply));
-    }
-  } handler;
-  Shared shared{handler, events, workers, console.logger(), limits, metrics};
+  const JobShares shares{options.jobs, std::max(1U, cores / options.jobs), options.memory / options.jobs};
+  JobRunner jobs(io, store, events, roots, console.logger(), shares, lock.number());
+  LateHandler late;
+  Shared shared{late, events, workers, console.logger(), limits, metrics};
   Server server(io, shared);
   if (const int socket = handed_over_socket(); socket >= 0)
     QF_TRY(server.adopt(socket));
@@ -148,26 +174,41 @@ Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
         endpoint.address().to_string());
   QF_ASSIGN(AccessRules rules, access_rules(options, endpoint));
   rules.tokens = tokens;
-  access.emplace(std::move(rules));
+  Access access(std::move(rules));
   QF_TRY(enter_roots(own, roots));
-  Api api({io, workers, roots, *access, catalog, metrics, options.jobs, std::max(1U, cores / options.jobs),
-           !tokens.empty()});
-  handler.to = &api;
+  Api api(
+      {io, workers, roots, access, catalog, planner, jobs, events, metrics, limits, shares, !tokens.empty()});
+  late.handler = &api;
+  QF_TRY(jobs.start());
 
   asio::signal_set signals(io, SIGINT, SIGTERM);
   signals.add(SIGHUP);
   signals.add(SIGQUIT);
+  asio::steady_timer patience(io);
   signals.async_wait([&](boost::system::error_code error, int /*number*/) {
     if (error) return;
     console.logger().log(LogLevel::Info, "stopping");
+    planner.stop();
     server.wind_up();
+    patience.expires_after(kPatience);
+    patience.async_wait([&](boost::system::error_code over) {
+      if (!over) io.stop();
+    });
+    jobs.stop([&] {
+      patience.expires_after(kLastReplies);
+      patience.async_wait([&](auto) { io.stop(); });
+    });
   });
   server.start();
   const std::string address = endpoint.address().to_string();
   console.print(fmt::format("http://{}:{}/\n", endpoint.address().is_v6() ? '[' + address + ']' : address,
                             endpoint.port()));
   io.run();
+  // What is left ends while everything it uses is still here.
   workers.join();
+  server.cut_off();
+  io.restart();
+  io.poll();
   return outcome::success();
 }
 

@@ -65,6 +65,7 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
       }
       return out;
     }
+    if (request.only_known) return out;
     QF_TRY(inputs.store->save_calibration(pass));
   } else {
     const fs::path folder =

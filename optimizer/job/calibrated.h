@@ -19,6 +19,7 @@ struct CalibrationRequest {
   engine::RunOptions run;
   std::filesystem::path save;  // written here too, for other programs (importance_format); empty: nowhere
   Existing existing = Existing::Keep;  // what becomes of a file that is there
+  bool only_known = false;             // nothing is run: `known` says whether it was made before
 };
 
 struct CalibratedImportance {

@@ -47,6 +47,7 @@ Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths
     out.path = folder / fmt::format("quantfit-{}.moments.gguf", ::getpid());
     out.temporary = true;
   }
+  if (!out.known && request.only_known) return out;
   if (!out.known) {
     QF_ASSIGN(const engine::Engine engine, engine::Engine::open(inputs.model));
     calibration::MomentsOptions options;

@@ -19,6 +19,7 @@ struct MomentsRequest {
 
   calibration::TextRequest text;
   engine::RunOptions run;
+  bool only_known = false;  // nothing is run: `known` says whether they were measured before
 };
 
 struct MeasuredMoments {

@@ -6,6 +6,7 @@
 
 #include "core/fingerprint.h"
 #include "core/out_of_memory.h"
+#include "core/text.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 
 namespace quantfit::optimizer {
@@ -66,9 +67,20 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
   return outcome::success();
 }
 
+// The store of a file that is only read; IdentityMismatch as StateStore::open.
+Result<state::StateStore> recall(const JobPaths& paths, const std::string& fingerprint,
+                                 const CancellationToken* cancel) {
+  QF_ASSIGN(state::StateStore store, state::StateStore::open_read_only(paths.state, cancel));
+  QF_ASSIGN(const state::ModelIdentity model, store.model());
+  if (model.fingerprint != fingerprint)
+    return fail(ErrorCode::IdentityMismatch, "{}: holds measurements of model {}, not of {}",
+                paths.state.string(), printable(model.name), printable(paths.model.filename().string()));
+  return store;
+}
+
 }  // namespace
 
-Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel) {
+Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel, StateUse use) {
   return or_out_of_memory(paths.model.string(), [&]() -> Result<JobInputs> {
     QF_ASSIGN(Model model, Model::open(paths.model));
     QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
@@ -85,7 +97,9 @@ Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* ca
       inputs.model_fingerprint = fingerprint(inputs.model);
       QF_TRY(watch.check());
     }
-    if (!paths.state.empty()) {
+    if (!paths.state.empty() && use == StateUse::Recall) {
+      QF_ASSIGN(inputs.store, recall(paths, inputs.model_fingerprint, cancel));
+    } else if (!paths.state.empty()) {
       QF_ASSIGN(inputs.store,
                 state::StateStore::open(paths.state,
                                         {inputs.model_fingerprint, paths.model.filename().string(),

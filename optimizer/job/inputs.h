@@ -32,9 +32,16 @@ struct JobInputs {
   }
 };
 
+// What becomes of the state file.
+enum class StateUse {
+  Keep,    // made when it is not there, and added to
+  Recall,  // only read; Io when it is not there
+};
+
 // Opens model, importance matrix and state file and checks that they belong together: an importance matrix
 // that shares no tensor with the model is an IdentityMismatch, one whose shapes disagree a ShapeMismatch.
 // `cancel`, when given, must outlive the inputs: the state file listens to it as long as it is open.
-[[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel = nullptr);
+[[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel = nullptr,
+                                            StateUse use = StateUse::Keep);
 
 }  // namespace quantfit::optimizer

@@ -112,6 +112,15 @@ Result<void> measure_job(JobInputs& inputs, const JobRequest& request, const ker
   });
 }
 
+Result<void> recall_job(const JobInputs& inputs, const JobRequest& request, PreparedJob& job) {
+  return or_out_of_memory("looking up measurements", [&]() -> Result<void> {
+    if (!inputs.store) return fail(ErrorCode::Io, "there is no state file");
+    QF_ASSIGN(job.measured, recall_tensors(sampling_tasks(job.candidates), request.sampler, *inputs.store,
+                                           inputs.importance_fingerprint));
+    return outcome::success();
+  });
+}
+
 KnapsackOptions knapsack_options(const PreparedJob& job, const JobRequest& request, std::uint64_t alignment) {
   KnapsackOptions options;
   options.alignment = alignment;

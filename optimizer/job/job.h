@@ -42,6 +42,10 @@ struct PreparedJob {
                                        const kernels::RowKernels& kernels, const JobControl& control,
                                        PreparedJob& job);
 
+// The same from the state file alone, which is only read: `measured.tensors_missing` says of how many tensors
+// it does not know enough. Io without a state file.
+[[nodiscard]] Result<void> recall_job(const JobInputs& inputs, const JobRequest& request, PreparedJob& job);
+
 // How costs are counted in this job; bytes in multiples of `alignment`.
 [[nodiscard]] KnapsackOptions knapsack_options(const PreparedJob& job, const JobRequest& request,
                                                std::uint64_t alignment);

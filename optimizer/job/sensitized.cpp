@@ -86,6 +86,7 @@ Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const Job
       out.known = statistics->engine_version == engine::kEngineVersion;
     }
   }
+  if (!out.known && request.only_known) return out;
   if (!out.known) {
     QF_ASSIGN(const engine::Engine engine, engine::Engine::open(inputs.model));
     calibration::SensitivityOptions options;
@@ -109,7 +110,7 @@ Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const Job
     return fail(ErrorCode::Malformed,
                 "{}: no gradient reached any matrix; its weights are damaged, or it predicts nothing",
                 job.paths.model.string());
-  if (inputs.store) QF_TRY(inputs.store->save_sensitivity_set(set));
+  if (inputs.store && !request.only_known) QF_TRY(inputs.store->save_sensitivity_set(set));
   inputs.measured_sets.push_back(std::move(set));
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return out;

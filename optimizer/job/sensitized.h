@@ -22,6 +22,7 @@ struct SensitivityRequest {
   calibration::TextRequest text;
   std::uint64_t tokens = 0;  // 0: as the model needs
   engine::RunOptions run;
+  bool only_known = false;  // nothing is run or kept: `known` says whether they were measured before
 };
 
 // Tokens that a pass takes when nobody says how many: SensitivityRequest::kTokens, and with experts enough

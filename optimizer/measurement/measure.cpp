@@ -22,6 +22,18 @@ std::vector<Format> missing_formats(std::span<const Format> wanted, const state:
   return missing;
 }
 
+// What tells runs apart.
+state::RunParameters run_parameters(const SamplerOptions& options,
+                                    const std::string& importance_fingerprint) {
+  state::RunParameters parameters;
+  parameters.importance_fingerprint = importance_fingerprint;
+  parameters.effort = kernels::to_string(options.effort);
+  parameters.encoder_version = kernels::kEncoderVersion;
+  parameters.sampling = options.sampling.to_text();
+  parameters.metric = metric_identity(options.error_model.to_text(), options.covariances);
+  return parameters;
+}
+
 // A run that several shards measured ends when the first program finds all of it.
 Result<void> finish_if_open(state::StateStore& store, state::RunId id) {
   QF_ASSIGN(const auto runs, store.runs());
@@ -41,13 +53,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
   const auto started = std::chrono::steady_clock::now();
   MeasureReport report;
   if (store != nullptr) {
-    state::RunParameters parameters;
-    parameters.importance_fingerprint = importance_fingerprint;
-    parameters.effort = kernels::to_string(options.effort);
-    parameters.encoder_version = kernels::kEncoderVersion;
-    parameters.sampling = options.sampling.to_text();
-    parameters.metric = metric_identity(options.error_model.to_text(), options.covariances);
-    QF_ASSIGN(report.run, store->begin_run(parameters, program_version));
+    QF_ASSIGN(report.run, store->begin_run(run_parameters(options, importance_fingerprint), program_version));
     QF_ASSIGN(report.measurements, store->load_run(report.run));
   }
 
@@ -108,6 +114,26 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
   QF_TRY(sample_tensors(model, importance, tasks, options, kernels, progress, cancel, finished));
   if (store != nullptr && report.tensors_of_others == 0) QF_TRY(store->finish_run(report.run));
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return report;
+}
+
+Result<MeasureReport> recall_tensors(std::span<const SamplingTask> wanted, const SamplerOptions& options,
+                                     const state::StateStore& store,
+                                     const std::string& importance_fingerprint) {
+  MeasureReport report;
+  QF_ASSIGN(const auto runs, store.runs());
+  const auto run = std::ranges::find(runs, run_parameters(options, importance_fingerprint),
+                                     &state::RunSummary::parameters);
+  if (run != runs.end()) {
+    report.run = run->id;
+    QF_ASSIGN(report.measurements, store.load_run(run->id));
+  }
+  for (const SamplingTask& task : wanted) {
+    const auto known = report.measurements.find(task.tensor->name);
+    const bool whole =
+        missing_formats(task.formats, known == report.measurements.end() ? nullptr : &known->second).empty();
+    ++(whole ? report.tensors_known : report.tensors_missing);
+  }
   return report;
 }
 

@@ -26,6 +26,7 @@ struct MeasureReport {
   std::uint64_t tensors_sampled = 0;  // now; the others were known
   std::uint64_t tensors_known = 0;
   std::uint64_t tensors_of_others = 0;  // left to the other shards, and not known
+  std::uint64_t tensors_missing = 0;    // not known, where nothing may be measured
   double seconds = 0;
 };
 
@@ -37,5 +38,11 @@ struct MeasureReport {
     const SamplerOptions& options, const kernels::RowKernels& kernels, state::StateStore* store,
     const std::string& importance_fingerprint, const std::string& program_version, ProgressSink& progress,
     const CancellationToken& cancel, Shard shard = {});
+
+// What `store` knows of `wanted`; it is only read. `run` is 0 where nothing was measured with these options.
+[[nodiscard]] Result<MeasureReport> recall_tensors(std::span<const SamplingTask> wanted,
+                                                   const SamplerOptions& options,
+                                                   const state::StateStore& store,
+                                                   const std::string& importance_fingerprint);
 
 }  // namespace quantfit::optimizer

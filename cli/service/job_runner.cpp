@@ -1,0 +1,581 @@
+#include "cli/service/job_runner.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <ctime>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "cli/exit_code.h"
+#include "cli/output_files.h"
+#include "cli/report/json.h"
+#include "cli/run_command.h"
+#include "cli/service/catalog.h"
+#include "cli/service/child.h"
+#include "cli/service/command_options.h"
+#include "core/digest.h"
+#include "core/text.h"
+
+namespace quantfit::service {
+namespace {
+
+namespace asio = boost::asio;
+using Json = nlohmann::ordered_json;
+
+// A job that was asked to stop has this long before it is killed: nothing is lost by that but the rows at
+// hand.
+constexpr std::chrono::milliseconds kGrace{700};
+constexpr std::size_t kMostAnswerBytes = std::size_t{64} << 20;
+constexpr std::size_t kLongestLine = std::size_t{64} << 10;
+constexpr std::uint64_t kUsualList = 100;
+constexpr std::uint64_t kLongestList = 1000;
+constexpr std::size_t kLongestKey = 255;
+constexpr std::string_view kFolder = "results";
+
+std::int64_t now() {
+  return static_cast<std::int64_t>(std::time(nullptr));
+}
+
+std::string new_id() {
+  std::array<unsigned char, 8> bytes{};
+  while (getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
+  }
+  return fmt::format("{:02x}", fmt::join(bytes, ""));
+}
+
+bool is_id(std::string_view text) {
+  return text.size() == 16 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// How the target of a job is called in the names of its files; empty for several targets, which name
+// themselves.
+std::string label_of(const CommandOptions& options) {
+  const cli::JobOptions& job = options.job;
+  if (job.target_bpw.size() + job.target_size.size() > 1) return "";
+  std::string label = "fit";
+  if (!job.target_bpw.empty()) label = job.target_bpw.front() + "bpw";
+  if (!job.target_size.empty()) label = job.target_size.front();
+  if (!job.preset.empty()) label = job.preset;
+  std::erase_if(label, [](char letter) {
+    return !((letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'z') ||
+             (letter >= 'A' && letter <= 'Z') || letter == '.' || letter == '_');
+  });
+  return '-' + label;
+}
+
+// The files that a job makes where nobody says otherwise.
+void add_usual_outputs(CommandOptions& options) {
+  if (options.command != "quantize") return;
+  const auto add = [&](std::string option, std::string name) {
+    const auto given =
+        std::ranges::find(options.outputs, option, &std::pair<std::string, std::string>::first);
+    if (given == options.outputs.end()) options.outputs.emplace_back(std::move(option), std::move(name));
+  };
+  add("--output", cli::model_stem(options.model.path) + label_of(options) + ".gguf");
+  add("--export-recipe", "recipe.txt");
+  add("--report", "report.html");
+}
+
+// The words behind "quantfit" that do what the job does.
+std::vector<std::string> words_of(const JobRecord& job) {
+  CommandOptions options;
+  options.command = job.command;
+  options.options = Json::parse(job.options, nullptr, false);
+  std::vector<std::string> words = words_of(options);
+  for (const Json& output : Json::parse(job.outputs, nullptr, false)) {
+    words.push_back(output[0].get<std::string>());
+    words.push_back(job.folder + '/' + output[1].get<std::string>());
+  }
+  return words;
+}
+
+Problem not_there(std::string_view id) {
+  return problem(ProblemKind::NotFound, fmt::format("there is no job {}", printable(id)));
+}
+
+Problem ended_by(int signal_number) {
+  return problem(ProblemKind::Internal,
+                 fmt::format("the job's process was ended by signal {}", signal_number),
+                 signal_number == SIGKILL
+                     ? "the system does so when memory runs out; what was measured is kept: retry goes on"
+                     : "what was measured is kept: retry goes on");
+}
+
+// The kind of problem that an event of the kind "error" names by its code.
+ProblemKind kind_of_code(const std::string& code) {
+  for (const ErrorCode one : {ErrorCode::InvalidArgument, ErrorCode::Io, ErrorCode::NoSpace,
+                              ErrorCode::Malformed, ErrorCode::Unsupported, ErrorCode::ShapeMismatch,
+                              ErrorCode::IdentityMismatch, ErrorCode::Infeasible, ErrorCode::Interrupted})
+    if (quantfit::to_string(one) == code) return problem_of(Error{one, ""}).kind;
+  return ProblemKind::Internal;
+}
+
+}  // namespace
+
+struct JobRunner::Running {
+  Running(asio::io_context& io, JobRecord own) : job(std::move(own)), out(io), err(io), grace(io) {}
+
+  JobRecord job;
+  pid_t process = -1;
+  asio::posix::stream_descriptor out, err;
+  std::array<char, 16384> out_buffer{}, err_buffer{};
+  asio::steady_timer grace;
+  std::string answer;     // what it printed
+  std::string line;       // of an event, not whole yet
+  bool skipping = false;  // the rest of a line that is too long
+  int open_ends = 2;
+  std::optional<int> status;  // as waitpid() tells it
+  Json progress;              // the last event of that name; null before
+  std::optional<Problem> trouble;
+};
+
+JobRunner::JobRunner(asio::io_context& io, JobStore& store, EventLog& events, const Roots& roots,
+                     Logger& logger, JobShares shares, int lock)
+    : io_(io),
+      store_(store),
+      events_(events),
+      roots_(roots),
+      logger_(logger),
+      shares_(shares),
+      lock_(lock),
+      children_(io, SIGCHLD) {}
+
+JobRunner::~JobRunner() = default;
+
+void JobRunner::warn(const Error& error) {
+  logger_.log(LogLevel::Warning, error.message);
+}
+
+Result<void> JobRunner::start() {
+  wait_for_children();
+  QF_ASSIGN(std::vector<JobRecord> jobs, store_.unfinished());
+  for (JobRecord& job : jobs) {
+    if (job.status != JobStatus::Running) continue;
+    job.status = job.stopping ? JobStatus::Cancelled : JobStatus::Queued;
+    if (job.stopping) job.finished = now();
+    job.stopping = false;
+    QF_TRY(store_.update(job));
+    tell(job);
+    if (job.is_over()) events_.close(job.id);
+  }
+  fill();
+  return outcome::success();
+}
+
+void JobRunner::stop(std::function<void()> ended) {
+  stopping_ = true;
+  ended_ = std::move(ended);
+  for (const auto& [id, running] : running_) interrupt(*running);
+  if (running_.empty()) {
+    children_.cancel();
+    events_.flush();
+    ended_();
+  }
+}
+
+Answer<JobRecord> JobRunner::find(const std::string& id) {
+  if (!is_id(id)) return not_there(id);
+  QF_ANSWER(auto job, store_.find(id));
+  if (!job) return not_there(id);
+  return std::move(*job);
+}
+
+Json JobRunner::to_json(const JobRecord& job) {
+  Json json = {{"id", job.id},
+               {"command", job.command},
+               {"options", Json::parse(job.given, nullptr, false)},
+               {"status", to_string(job.status)}};
+  if (job.stopping) json["stopping"] = true;
+  if (job.status == JobStatus::Queued)
+    if (const auto all = store_.unfinished()) {
+      std::size_t before = 0;
+      for (const JobRecord& other : all.value())
+        if (other.status == JobStatus::Queued && other.place < job.place) ++before;
+      json["position"] = before + 1;
+    }
+  json["created"] = time_text(job.created);
+  if (job.started != 0) json["started"] = time_text(job.started);
+  if (job.finished != 0) json["finished"] = time_text(job.finished);
+  json["attempts"] = job.attempts;
+  json["state"] = job.state;
+  std::vector<std::string> words = words_of(job);
+  words.insert(words.begin(), "quantfit");
+  json["command_line"] = cli::shell_text(words);
+  if (const auto running = running_.find(job.id);
+      running != running_.end() && !running->second->progress.is_null())
+    json["progress"] = running->second->progress;
+  if (job.exit_status) json["exit_status"] = *job.exit_status;
+  if (!job.problem.empty()) json["problem"] = Json::parse(job.problem, nullptr, false);
+  if (job.status == JobStatus::Done) {
+    const auto answer = store_.answer(job.id);
+    json["results"] = service::to_json(results_of(roots_, job, answer ? answer.value().size() : 0), job.id);
+  }
+  return json;
+}
+
+void JobRunner::tell(const JobRecord& job) {
+  events_.open(job.id);
+  std::string text = cli::line_text(to_json(job));
+  text.pop_back();
+  events_.add(job.id, "job", std::move(text));
+}
+
+Answer<JobRunner::Created> JobRunner::create(const std::string& body, const std::string& key) {
+  if (key.size() > kLongestKey || !is_utf8(key) || key != escaped(key))
+    return problem(ProblemKind::InvalidArgument,
+                   fmt::format("Idempotency-Key: at most {} plain letters are expected", kLongestKey));
+  const nlohmann::json request = nlohmann::json::parse(body, nullptr, false);
+  if (!request.is_object() || !request.contains("command") || !request["command"].is_string() ||
+      !request.contains("options") || request.size() != 2)
+    return problem(ProblemKind::InvalidArgument,
+                   "a JSON object with the members command and options is expected");
+  const std::string command = request["command"];
+  if (command != "quantize" && command != "plan" && command != "measure")
+    return problem(ProblemKind::InvalidArgument,
+                   fmt::format("there is no job {}; there are quantize, plan, measure", printable(command)));
+  Digest digest;
+  digest.text(request.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (!key.empty()) {
+    QF_ANSWER(const auto before, store_.by_key(key));
+    if (before && before->digest != digest.hex())
+      return problem(ProblemKind::KeyReused, "another request had this Idempotency-Key");
+    if (before) {
+      QF_ASSIGN(Json job, show(before->job));
+      return Created{std::move(job), true};
+    }
+  }
+  QF_ASSIGN(CommandOptions options, read_options(roots_, command, request["options"], OptionUse::Job));
+  add_usual_outputs(options);
+  JobRecord job;
+  job.id = new_id();
+  job.command = command;
+  job.given = request["options"].dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  job.state = options.state.text;
+  job.created = now();
+  // Threads and memory are shared out.
+  const auto threads = options.options.find("threads");
+  if (threads == options.options.end() || options.job.threads > shares_.threads)
+    options.options["threads"] = shares_.threads;
+  if (shares_.memory_bytes != 0) options.options["memory"] = std::to_string(shares_.memory_bytes);
+  job.options = options.options.dump(-1, ' ', false, Json::error_handler_t::replace);
+  Json outputs = Json::array();
+  for (const auto& [option, name] : options.outputs) outputs.push_back({option, name});
+  job.outputs = outputs.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (!options.state.root->writable)
+    return problem(ProblemKind::Forbidden,
+                   fmt::format("{}: the root of the state file is for reading only", options.state.text));
+  if (const std::size_t slash = options.state.path.rfind('/'); slash != std::string::npos)
+    QF_TRY(roots_.make_folder(*options.state.root, options.state.path.substr(0, slash)));
+  if (!options.outputs.empty()) {
+    const Root* const root = options.model.root->writable ? options.model.root : roots_.writable();
+    if (root == nullptr)
+      return problem(ProblemKind::Forbidden,
+                     "no root may be written to: there is no place for what the job makes");
+    job.folder = fmt::format("{}/{}/{}", root->name, kFolder, job.id);
+    QF_TRY(roots_.make_folder(*root, fmt::format("{}/{}", kFolder, job.id)));
+  }
+  if (auto inserted = store_.insert(job, key, digest.hex()); !inserted) {
+    if (!job.folder.empty())
+      if (auto name = roots_.parse(job.folder))
+        (void)roots_.remove_folder(*name.value().root, name.value().path);
+    return problem_of(inserted.error());
+  }
+  tell(job);
+  fill();
+  QF_ASSIGN(Json shown, show(job.id));
+  return Created{std::move(shown), false};
+}
+
+Answer<Json> JobRunner::show(const std::string& id) {
+  QF_ASSIGN(const JobRecord job, find(id));
+  return to_json(job);
+}
+
+Answer<Json> JobRunner::list(const std::string& status, const std::string& before, const std::string& limit) {
+  std::optional<JobStatus> wanted;
+  if (!status.empty()) {
+    wanted = parse_job_status(status);
+    if (!wanted)
+      return problem(
+          ProblemKind::InvalidArgument,
+          fmt::format("status: {} is none of queued, running, done, failed, cancelled", printable(status)));
+  }
+  const auto count = limit.empty() ? std::optional(kUsualList) : parse_whole_number(limit);
+  if (!count || *count == 0 || *count > kLongestList)
+    return problem(ProblemKind::InvalidArgument,
+                   fmt::format("limit: {} is no whole number from 1 to {}", printable(limit), kLongestList));
+  std::int64_t sequence = 0;
+  if (!before.empty()) {
+    QF_ASSIGN(const JobRecord job, find(before));
+    sequence = job.sequence;
+  }
+  QF_ANSWER(const std::vector<JobRecord> jobs, store_.list(wanted, sequence, *count));
+  Json json;
+  json["jobs"] = Json::array();
+  for (const JobRecord& job : jobs) json["jobs"].push_back(to_json(job));
+  return json;
+}
+
+Answer<Json> JobRunner::cancel(const std::string& id) {
+  QF_ASSIGN(JobRecord job, find(id));
+  if (job.is_over())
+    return problem(ProblemKind::Conflict, fmt::format("the job is {} already", to_string(job.status)));
+  if (job.status == JobStatus::Queued) {
+    job.status = JobStatus::Cancelled;
+    job.finished = now();
+    QF_ANSWER_TRY(store_.update(job));
+    tell(job);
+    events_.close(job.id);
+    return to_json(job);
+  }
+  const auto running = running_.find(id);
+  if (running == running_.end()) return problem(ProblemKind::Internal, "the job has no process");
+  if (!job.stopping) {
+    running->second->job.stopping = job.stopping = true;
+    QF_ANSWER_TRY(store_.update(job));
+    tell(job);
+    interrupt(*running->second);
+  }
+  return to_json(job);
+}
+
+Answer<Json> JobRunner::retry(const std::string& id) {
+  QF_ASSIGN(JobRecord job, find(id));
+  if (job.status != JobStatus::Failed && job.status != JobStatus::Cancelled)
+    return problem(ProblemKind::Conflict,
+                   fmt::format("the job is {}: there is nothing to do again", to_string(job.status)));
+  job.status = JobStatus::Queued;
+  job.stopping = false;
+  job.finished = 0;
+  job.exit_status.reset();
+  job.problem.clear();
+  QF_ANSWER_TRY(store_.requeue(job));
+  tell(job);
+  fill();
+  return show(id);
+}
+
+Answer<void> JobRunner::remove(const std::string& id) {
+  QF_ASSIGN(const JobRecord job, find(id));
+  if (!job.is_over())
+    return problem(ProblemKind::Conflict,
+                   fmt::format("the job is {}: cancel it first", to_string(job.status)));
+  if (!job.folder.empty()) {
+    const auto name = roots_.parse(job.folder);
+    // A root that is not given any more keeps its files.
+    if (name) QF_TRY(roots_.remove_folder(*name.value().root, name.value().path));
+  }
+  QF_ANSWER_TRY(store_.remove(id));
+  events_.forget(id);
+  return outcome::success();
+}
+
+Answer<Json> JobRunner::results(const std::string& id) {
+  QF_ASSIGN(const JobRecord job, find(id));
+  QF_ANSWER(const std::string answer, store_.answer(id));
+  Json json;
+  json["results"] = service::to_json(
+      job.status == JobStatus::Done ? results_of(roots_, job, answer.size()) : std::vector<JobResult>(), id);
+  return json;
+}
+
+Answer<Response> JobRunner::result(const std::string& id, const std::string& name, const Request& request) {
+  QF_ASSIGN(const JobRecord job, find(id));
+  QF_ANSWER(std::string answer, store_.answer(id));
+  if (job.status == JobStatus::Done)
+    for (const JobResult& result : results_of(roots_, job, answer.size())) {
+      if (result.name != name) continue;
+      if (result.file.empty()) return text_response(200, "application/json", std::move(answer));
+      return file_response(roots_, result, request);
+    }
+  return problem(ProblemKind::NotFound, fmt::format("the job made no {}", printable(name)));
+}
+
+std::map<std::string, std::uint64_t> JobRunner::counts() {
+  auto counts = store_.counts();
+  return counts ? std::move(counts).value() : std::map<std::string, std::uint64_t>();
+}
+
+void JobRunner::fill() {
+  if (stopping_) return;
+  const auto jobs = store_.unfinished();
+  if (!jobs) return warn(jobs.error());
+  std::set<std::string> states;
+  for (const auto& [id, running] : running_) states.insert(running->job.state);
+  for (const JobRecord& job : jobs.value()) {
+    if (running_.size() >= shares_.jobs) return;
+    // Whoever waits for a state file keeps its place: the next job of the same model finds what this one
+    // measured.
+    if (job.status != JobStatus::Queued || !states.insert(job.state).second) continue;
+    if (auto launched = launch(job); !launched) {
+      warn(launched.error());
+      return;
+    }
+  }
+}
+
+Result<void> JobRunner::launch(JobRecord job) {
+  std::vector<std::string> words = words_of(job);
+  // Outputs are in the job's own folder: what is there is from an attempt that was cut off.
+  for (const char* word : {"--progress", "json", "--json"}) words.emplace_back(word);
+  if (!job.folder.empty()) words.emplace_back("--force");
+  job.status = JobStatus::Running;
+  job.started = now();
+  ++job.attempts;
+  QF_TRY(store_.update(job));
+  auto child = start_child(words, lock_);
+  if (!child) {
+    job.status = JobStatus::Failed;
+    job.finished = now();
+    job.problem = service::to_json(problem_of(child.error())).dump();
+    QF_TRY(store_.update(job));
+    tell(job);
+    events_.close(job.id);
+    return outcome::success();
+  }
+  auto running = std::make_shared<Running>(io_, std::move(job));
+  running->process = child.value().process;
+  running->out.assign(child.value().out.release());
+  running->err.assign(child.value().err.release());
+  running_[running->job.id] = running;
+  tell(running->job);
+  read(running, true);
+  read(running, false);
+  return outcome::success();
+}
+
+void JobRunner::read(std::shared_ptr<Running> running, bool out) {
+  auto& stream = out ? running->out : running->err;
+  auto& buffer = out ? running->out_buffer : running->err_buffer;
+  stream.async_read_some(
+      asio::buffer(buffer), [this, running, out](boost::system::error_code error, std::size_t count) {
+        const std::string_view text((out ? running->out_buffer : running->err_buffer).data(), count);
+        if (out) {
+          if (running->answer.size() + count <= kMostAnswerBytes) running->answer += text;
+        } else {
+          std::string_view rest = text;
+          while (!rest.empty()) {
+            const std::size_t end = std::min(rest.find('\n'), rest.size());
+            if (running->line.size() + end > kLongestLine) running->skipping = true;
+            if (!running->skipping) running->line += rest.substr(0, end);
+            if (end == rest.size()) break;
+            if (!running->skipping) take_line(*running, running->line);
+            running->line.clear();
+            running->skipping = false;
+            rest.remove_prefix(end + 1);
+          }
+        }
+        if (!error) return read(running, out);
+        --running->open_ends;
+        finish_if_ended(running);
+      });
+}
+
+// A line of --progress json. What else a process may write there (a library's last words) is a message.
+void JobRunner::take_line(Running& running, std::string_view line) {
+  Json event = Json::parse(line, nullptr, false);
+  if (!event.is_object() || !event.contains("event") || !event["event"].is_string()) {
+    if (line.empty()) return;
+    event = {{"event", "message"}, {"level", "warning"}, {"text", to_utf8(line)}};
+  }
+  const std::string name = event["event"];
+  if (name == "progress") running.progress = event;
+  if (name == "error" && event.contains("text") && event["text"].is_string())
+    running.trouble = problem(kind_of_code(event.value("code", "")), event["text"]);
+  std::string text = cli::line_text(event);
+  text.pop_back();
+  const bool plain = name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_") == std::string::npos;
+  events_.add(running.job.id, plain ? name : "message", std::move(text));
+}
+
+void JobRunner::wait_for_children() {
+  children_.async_wait([this](boost::system::error_code error, int /*number*/) {
+    if (error) return;
+    wait_for_children();
+    reap();
+  });
+}
+
+void JobRunner::reap() {
+  const auto all = running_;
+  for (const auto& [id, running] : all) {
+    int status = 0;
+    if (running->status || waitpid(running->process, &status, WNOHANG) != running->process) continue;
+    running->status = status;
+    finish_if_ended(running);
+  }
+}
+
+void JobRunner::interrupt(Running& running) {
+  if (running.status) return;
+  kill(running.process, SIGINT);
+  running.grace.expires_after(kGrace);
+  running.grace.async_wait([this, id = running.job.id](boost::system::error_code stopped) {
+    const auto found = running_.find(id);
+    if (!stopped && found != running_.end() && !found->second->status) kill(found->second->process, SIGKILL);
+  });
+}
+
+void JobRunner::finish_if_ended(const std::shared_ptr<Running>& running) {
+  if (running->open_ends != 0 || !running->status) return;
+  running->grace.cancel();
+  finish(*running);
+  running_.erase(running->job.id);
+  if (!stopping_) return fill();
+  if (running_.empty() && ended_) {
+    children_.cancel();
+    events_.flush();
+    ended_();
+  }
+}
+
+void JobRunner::finish(Running& running) {
+  JobRecord& job = running.job;
+  const int status = *running.status;
+  const bool ended_itself = WIFEXITED(status);
+  std::optional<std::string> answer;
+  job.exit_status = ended_itself ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  job.finished = now();
+  if (job.exit_status == cli::kDone) {
+    job.status = JobStatus::Done;
+    answer = std::move(running.answer);
+  } else if (job.stopping) {
+    job.status = JobStatus::Cancelled;
+    job.problem.clear();
+  } else if (stopping_) {
+    // Interrupted by the end of the service: it goes on after the next start.
+    job.status = JobStatus::Queued;
+    job.finished = 0;
+    job.exit_status.reset();
+  } else {
+    job.status = JobStatus::Failed;
+    if (!running.trouble)
+      running.trouble = ended_itself ? problem(ProblemKind::Internal,
+                                               fmt::format("the job ended with status {}", *job.exit_status))
+                                     : ended_by(WTERMSIG(status));
+    job.problem = cli::line_text(service::to_json(*running.trouble));
+    if (job.exit_status == cli::kInfeasible) answer = std::move(running.answer);  // says what could be
+  }
+  job.stopping = false;
+  if (auto stored = store_.update(job, answer); !stored) {
+    // The queue on disk says that it runs: after the next start it is done again, to the same bytes.
+    warn(stored.error());
+  }
+  running.progress = nullptr;
+  tell(job);
+  events_.flush();
+  if (job.is_over()) events_.close(job.id);
+}
+
+}  // namespace quantfit::service
