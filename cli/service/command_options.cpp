@@ -145,6 +145,7 @@ Answer<CommandOptions> read_options(const Roots& roots, std::string_view command
   cli::add_input_options(table, job);
   cli::add_calibration_options(table, job);
   cli::add_objective_options(table, job);
+  cli::add_candidates_option(table, job);
   cli::add_target_options(table, job);
   cli::add_search_options(table, job);
   table.add("--split-max-size", job.split_max_size, "", "");

@@ -427,9 +427,13 @@ void JobRunner::fill() {
 
 Result<void> JobRunner::launch(JobRecord job) {
   std::vector<std::string> words = words_of(job);
-  // Outputs are in the job's own folder: what is there is from an attempt that was cut off.
   for (const char* word : {"--progress", "json", "--json"}) words.emplace_back(word);
-  if (!job.folder.empty()) words.emplace_back("--force");
+  if (!job.folder.empty() && job.attempts > 0) {
+    // What is in the job's own folder is from an attempt that was cut off.
+    const auto name = roots_.parse(job.folder);
+    if (name && roots_.remove_folder(*name.value().root, name.value().path))
+      (void)roots_.make_folder(*name.value().root, name.value().path);
+  }
   job.status = JobStatus::Running;
   job.started = now();
   ++job.attempts;

@@ -21,6 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kLongestName = 4096;
 constexpr std::string_view kReadOnly = ":ro";
+constexpr int kDeepestRemoval = 8;
 
 // One part after the other, links refused: for kernels and containers without openat2.
 int open_step_by_step(int folder, std::string_view path, int flags) {
@@ -57,6 +58,24 @@ int open_beneath(int folder, std::string_view path, int flags) {
 bool is_root_letter(char letter) {
   return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') ||
          (letter >= '0' && letter <= '9') || letter == '.' || letter == '-' || letter == '_';
+}
+
+// Removes what is in a folder; links themselves, and nothing behind them.
+void remove_below(int parent, const char* name, int depth) {
+  const int folder = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (folder < 0) return;
+  DIR* const list = fdopendir(folder);
+  if (list == nullptr) {
+    close(folder);
+    return;
+  }
+  while (const dirent* entry = readdir(list)) {
+    const std::string_view one = entry->d_name;
+    if (one == "." || one == ".." || unlinkat(folder, entry->d_name, 0) == 0 || depth == 0) continue;
+    remove_below(folder, entry->d_name, depth - 1);
+    unlinkat(folder, entry->d_name, AT_REMOVEDIR);
+  }
+  closedir(list);
 }
 
 Problem not_found(const FileName& name) {
@@ -199,19 +218,12 @@ Answer<Descriptor> Roots::make_folder(const Root& root, std::string_view path) c
 }
 
 Answer<void> Roots::remove_folder(const Root& root, std::string_view path) const {
-  auto folder = open_folder(root, path);
-  if (!folder) return outcome::success();
-  DIR* const list = fdopendir(fcntl(folder.value().number(), F_DUPFD_CLOEXEC, 0));
-  if (list == nullptr) return refused(fmt::format("{}/{}", root.name, path), errno);
-  while (const dirent* entry = readdir(list)) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") unlinkat(folder.value().number(), entry->d_name, 0);
-  }
-  closedir(list);
   const std::size_t slash = path.rfind('/');
   const std::string last(path.substr(slash == std::string_view::npos ? 0 : slash + 1));
-  auto parent = open_folder(root, slash == std::string_view::npos ? "" : path.substr(0, slash));
-  if (parent && unlinkat(parent.value().number(), last.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
+  const auto parent = open_folder(root, slash == std::string_view::npos ? "" : path.substr(0, slash));
+  if (!parent) return outcome::success();
+  remove_below(parent.value().number(), last.c_str(), kDeepestRemoval);
+  if (unlinkat(parent.value().number(), last.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT)
     return refused(fmt::format("{}/{}", root.name, path), errno);
   return outcome::success();
 }

@@ -72,7 +72,8 @@ class Roots {
   [[nodiscard]] bool exists(const FileName& name) const;
   // Makes a folder, and those above it. Forbidden in a root that is not writable; NoSpace, InputOutput.
   [[nodiscard]] Answer<Descriptor> make_folder(const Root& root, std::string_view path) const;
-  // Removes the files of a folder, and the folder; what is not there is no error.
+  // Removes a folder with what is in it, links alone and not what they lead to; what is not there is no
+  // error.
   [[nodiscard]] Answer<void> remove_folder(const Root& root, std::string_view path) const;
 
  private:
