@@ -47,6 +47,8 @@ nlohmann::ordered_json json_of(const tuning::TuneResult& result) {
     attempts.push_back({{"level", tuning::to_string(attempt.level)},
                         {"steps", attempt.steps},
                         {"best_step", attempt.best_step},
+                        {"codes", attempt.codes},
+                        {"codes_moved", attempt.codes_moved},
                         {"kept", attempt.kept},
                         {"looks", looks},
                         {"divergence", json_of(attempt.gain)}});
@@ -152,9 +154,10 @@ Command make_tune_command() {
   table.add("--output", options->output, "FILE", "the tuned file").alias("-o").file();
   table
       .add("--level", options->level, "NAME",
-           "what is trained: norms (with biases and routers), or scales of blocks besides; auto: the highest "
-           "that --memory has room for, lower ones where text held back refuses it")
-      .one_of({"auto", "norms", "scales"});
+           "what is trained: norms (with biases and routers), scales of blocks besides, or codes of weights "
+           "besides; auto: the highest that --memory has room and the text tokens for, lower ones where text "
+           "held back refuses it")
+      .one_of({"auto", "norms", "scales", "codes"});
   table.add("--steps", options->steps, "N", "steps of training, of 1024 tokens each")
       .range(1, 1000000)
       .default_is("one pass over the text, up to four over a short one");

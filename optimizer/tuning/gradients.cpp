@@ -115,6 +115,10 @@ void GradientCollector::add_matrix(const engine::MatrixGradient& g, std::span<co
           for (std::size_t i = 0; i < width; ++i) sum[i] += static_cast<double>(outer.row(r)[i]);
           continue;
         }
+        if (parameter.codes) {
+          float* weights = parameter.codes->gradient().data() + (first_row + row + r) * columns + column;
+          for (std::size_t i = 0; i < width; ++i) weights[i] += outer.row(r)[i];
+        }
         double* sum = parameter.gradient.data() +
                       ((first_row + row + r) * row_blocks + column / format.block_len) * scales;
         for (std::size_t b = 0; b < width / format.block_len; ++b)
@@ -151,6 +155,11 @@ Result<void> GradientCollector::lookup(const engine::LookupGradient& g) {
     }
   });
   for (std::size_t t = 0; t < g.tokens.size(); ++t) {
+    if (parameter->codes) {
+      float* weights = parameter->codes->gradient().data() + static_cast<std::size_t>(g.tokens[t]) * columns +
+                       g.first_column;
+      for (std::size_t i = 0; i < g.gradient.columns; ++i) weights[i] += g.gradient.row(t)[i];
+    }
     double* sum = parameter->gradient.data() + static_cast<std::size_t>(g.tokens[t]) * row_blocks * scales;
     for (std::size_t b = 0; b < row_blocks * scales; ++b) sum[b] += shares[t * row_blocks * scales + b];
   }

@@ -12,10 +12,11 @@ enum class Level : std::uint8_t {
   None,
   Norms,   // F32 tensors: norms, biases, routers
   Scales,  // and the binary16 scales and minimums of blocks
+  Codes,   // and the codes of weights within their grids
 };
 
 [[nodiscard]] std::string_view to_string(Level level);
-// "none", "norms", "scales"; nothing for other words.
+// "none", "norms", "scales", "codes"; nothing for other words.
 [[nodiscard]] std::optional<Level> parse_level(std::string_view word);
 
 }  // namespace quantfit::tuning

@@ -14,7 +14,6 @@
 namespace quantfit::tuning {
 namespace {
 
-constexpr double kMeanDecay = 0.9, kSquareDecay = 0.99;
 constexpr double kSmallest = 1e-9;       // beside the root of the mean square, nats
 constexpr float kLargestHalf = 65504;    // that is finite
 constexpr std::size_t kPiece = 1 << 14;  // numbers of a task
@@ -33,7 +32,17 @@ std::optional<Parameter::Kind> kind_of(const TensorInfo& tensor, const engine::M
     if (!table) return Parameter::Kind::Values;
   }
   if (level >= Level::Scales && kernels::block_scales(tensor.format) != 0) return Parameter::Kind::Scales;
+  if (level >= Level::Codes && Codes::can(tensor.format)) return Parameter::Kind::Scales;
   return std::nullopt;
+}
+
+// The original's tensor that latents of codes begin at, or null.
+const TensorInfo* source_of_codes(const TensorInfo& tensor, const Model& original, Level level) {
+  if (level < Level::Codes || !Codes::can(tensor.format)) return nullptr;
+  const TensorInfo* source = original.find(tensor.name);
+  const bool fits =
+      source != nullptr && source->ne == tensor.ne && traits(source->format).kind == FormatKind::Float;
+  return fits ? source : nullptr;
 }
 
 std::size_t numbers_of(const TensorInfo& tensor, Parameter::Kind kind) {
@@ -70,7 +79,8 @@ void Parameter::store() {
   });
 }
 
-Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph, Level level) {
+Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph,
+                                       const Model& original, const kernels::RowKernels& rows, Level level) {
   Parameters out;
   try {
     for (const TensorInfo& tensor : model.tensors()) {
@@ -99,12 +109,14 @@ Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGr
       one.offset.assign(one.size(), 0.0F);
       one.mean = one.square = one.offset;
       one.gradient.assign(one.size(), 0.0);
+      if (const TensorInfo* source = source_of_codes(tensor, original, level))
+        one.codes.emplace(rows, tensor, one.bytes, original, *source);
       out.index_.emplace(&tensor, out.all_.size());
       out.all_.push_back(std::move(one));
     }
   } catch (const std::bad_alloc&) {
     return fail(ErrorCode::NoSpace, "out of memory for what is tuned: {}",
-                format_bytes(sizes(model, graph, level).bytes));
+                format_bytes(sizes(model, graph, original, level).bytes));
   }
   return out;
 }
@@ -114,61 +126,56 @@ Parameter* Parameters::find(const TensorInfo* tensor) {
   return found == index_.end() ? nullptr : &all_[found->second];
 }
 
-ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& graph, Level level) {
-  // The best offsets so far are kept besides.
-  constexpr std::uint64_t kBytesOfNumber = 5 * sizeof(float) + sizeof(double);
+ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& graph, const Model& original,
+                                 Level level) {
+  constexpr std::uint64_t kBytesOfNumber = 4 * sizeof(float) + sizeof(double);
   ParameterSizes out;
   for (const TensorInfo& tensor : model.tensors()) {
     const auto kind = kind_of(tensor, graph, level);
     if (!kind) continue;
     const std::uint64_t numbers = numbers_of(tensor, *kind);
     (*kind == Parameter::Kind::Values ? out.values : out.scales) += numbers;
-    out.bytes += tensor.bytes + kBytesOfNumber * numbers;
+    // The best bytes so far are kept besides.
+    out.bytes += 2 * tensor.bytes + kBytesOfNumber * numbers;
+    if (source_of_codes(tensor, original, level) == nullptr) continue;
+    out.codes += tensor.elements() / kernels::code_shape(tensor.format).group;
+    out.bytes += Codes::memory(tensor);
   }
   return out;
 }
 
 void Parameters::clear_gradients() {
-  for (Parameter& one : all_) std::ranges::fill(one.gradient, 0.0);
-}
-
-// Adam (Kingma and Ba 2015, algorithm 1).
-void Parameters::step(Parameter::Kind kind, const StepRule& rule, std::uint64_t tokens) {
-  double mean_left = 1, square_left = 1;
-  for (std::uint64_t i = 0; i < rule.step; ++i) mean_left *= kMeanDecay, square_left *= kSquareDecay;
   for (Parameter& one : all_) {
-    if (one.kind != kind) continue;
-    for_numbers(one.size(), [&](std::size_t i) {
-      const double offset = one.offset[i];
-      const double gradient = one.gradient[i] / static_cast<double>(tokens) * one.unit(i);
-      const double whole = gradient + rule.stiffness * offset;
-      const double mean = kMeanDecay * one.mean[i] + (1 - kMeanDecay) * whole;
-      const double square = kSquareDecay * one.square[i] + (1 - kSquareDecay) * whole * whole;
-      one.mean[i] = static_cast<float>(mean);
-      one.square[i] = static_cast<float>(square);
-      if (mean == 0) return;
-      const double size = std::sqrt(square / (1 - square_left)) + kSmallest;
-      one.offset[i] = static_cast<float>(offset - rule.rate * mean / (1 - mean_left) / size);
-    });
+    std::ranges::fill(one.gradient, 0.0);
+    if (one.codes) std::ranges::fill(one.codes->gradient(), 0.0F);
   }
 }
 
-void Parameters::store() {
-  for (Parameter& one : all_) one.store();
+void Parameters::step(const Rates& rates, std::uint64_t step, std::uint64_t tokens) {
+  for (Parameter& one : all_) {
+    // Codes first: their gradients are those at the scales that the pass has seen.
+    if (one.codes) one.codes->step({rates.codes, step}, tokens, one.bytes);
+    const Adam adam({one.kind == Parameter::Kind::Values ? rates.values : rates.scales, step}, kSmallest);
+    for_numbers(one.size(), [&](std::size_t i) {
+      const double gradient =
+          one.gradient[i] / static_cast<double>(tokens) * static_cast<double>(one.unit(i)) +
+          rates.stiffness * static_cast<double>(one.offset[i]);
+      const double change = adam.change(gradient, one.mean[i], one.square[i]);
+      one.offset[i] = static_cast<float>(static_cast<double>(one.offset[i]) + change);
+    });
+    one.store();
+  }
 }
 
-std::vector<float> Parameters::offsets() const {
-  std::vector<float> out;
-  for (const Parameter& one : all_) out.insert(out.end(), one.offset.begin(), one.offset.end());
+std::vector<std::vector<std::byte>> Parameters::snapshot() const {
+  std::vector<std::vector<std::byte>> out;
+  for (const Parameter& one : all_) out.push_back(one.bytes);
   return out;
 }
 
-void Parameters::restore(const std::vector<float>& offsets) {
-  std::size_t at = 0;
-  for (Parameter& one : all_) {
-    for (float& offset : one.offset) offset = offsets[at++];
-    one.store();
-  }
+void Parameters::restore(const std::vector<std::vector<std::byte>>& bytes) {
+  // In place: who reads the bytes keeps its pointers.
+  for (std::size_t i = 0; i < all_.size(); ++i) std::ranges::copy(bytes[i], all_[i].bytes.begin());
 }
 
 }  // namespace quantfit::tuning

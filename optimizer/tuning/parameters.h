@@ -4,12 +4,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
 #include "core/error.h"
 #include "core/model.h"
+#include "kernels/row_kernels.h"
 #include "optimizer/engine/graph.h"
+#include "optimizer/tuning/adam.h"
+#include "optimizer/tuning/codes.h"
 #include "optimizer/tuning/level.h"
 
 namespace quantfit::tuning {
@@ -29,6 +33,7 @@ struct Parameter {
   std::vector<float> offset;
   std::vector<float> mean, square;  // Adam's moments of the gradient
   std::vector<double> gradient;     // of the loss at the numbers themselves; added to during a pass
+  std::optional<Codes> codes;       // of Scales, where they are tuned, too
   std::vector<std::byte> bytes;     // of the tensor, as the numbers are now
 
   [[nodiscard]] std::size_t size() const { return start.size(); }
@@ -37,23 +42,18 @@ struct Parameter {
   void store();
 };
 
-// What a step of Adam does: gradients are those of the mean loss per token.
-struct StepRule {
-  double rate = 0;         // of offsets
-  double stiffness = 0;    // the loss has stiffness / 2 * offset^2 for every number besides
-  std::uint64_t step = 1;  // counted from 1, for the corrections of the moments
-};
-
 // How many there are, and the bytes that Parameters takes for them.
 struct ParameterSizes {
-  std::uint64_t values = 0, scales = 0, bytes = 0;
+  std::uint64_t values = 0, scales = 0, codes = 0, bytes = 0;
 };
 
 class Parameters {
  public:
-  // Of the tensors of `graph`'s model, as far as `level` goes: None has none. Malformed where a stored number
-  // is not finite; NoSpace.
+  // Of the tensors of `graph`'s model, as far as `level` goes: None has none. Codes need the original's
+  // tensor of the same name, dimensions and a float format. Malformed where a stored number is not finite;
+  // NoSpace.
   [[nodiscard]] static Result<Parameters> collect(const Model& model, const engine::ModelGraph& graph,
+                                                  const Model& original, const kernels::RowKernels& rows,
                                                   Level level);
 
   [[nodiscard]] std::vector<Parameter>& all() { return all_; }
@@ -62,16 +62,20 @@ class Parameters {
   [[nodiscard]] Parameter* find(const TensorInfo* tensor);
 
   // Of what collect() would give, without reading anything.
-  [[nodiscard]] static ParameterSizes sizes(const Model& model, const engine::ModelGraph& graph, Level level);
+  [[nodiscard]] static ParameterSizes sizes(const Model& model, const engine::ModelGraph& graph,
+                                            const Model& original, Level level);
 
   void clear_gradients();
-  // One step of Adam on the numbers of that kind, from gradients that are sums over `tokens` tokens.
-  void step(Parameter::Kind kind, const StepRule& rule, std::uint64_t tokens);
-  void store();
+  // One step of Adam on everything, from gradients that are sums over `tokens` tokens; then the bytes.
+  // `stiffness`: the mean loss has stiffness / 2 * offset^2 for every value and scale besides.
+  struct Rates {
+    double values = 0, scales = 0, codes = 0, stiffness = 0;
+  };
+  void step(const Rates& rates, std::uint64_t step, std::uint64_t tokens);
 
-  // The offsets of all numbers, in order; put back by restore(), which also stores.
-  [[nodiscard]] std::vector<float> offsets() const;
-  void restore(const std::vector<float>& offsets);
+  // The bytes of all tensors, in order.
+  [[nodiscard]] std::vector<std::vector<std::byte>> snapshot() const;
+  void restore(const std::vector<std::vector<std::byte>>& bytes);
 
  private:
   std::vector<Parameter> all_;

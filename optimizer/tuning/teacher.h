@@ -32,6 +32,7 @@ class Teacher {
                                            const engine::RunOptions& options, bool in_memory,
                                            ProgressSink& progress, const CancellationToken& cancel);
 
+  [[nodiscard]] const Model& original() const { return original_->model(); }
   [[nodiscard]] const engine::TokenWindows& windows() const { return *windows_; }
   [[nodiscard]] std::size_t window_tokens() const { return windows_->lengths.front(); }
 

@@ -29,6 +29,7 @@ struct TuneOptions {
   std::uint32_t seed = 1;            // of the order of windows
   double value_rate = 0.007;         // of the first step, relative to the root mean square of a tensor
   double scale_rate = 0.007;         // relative to each scale
+  double code_rate = 0.01;           // in usual distances of levels
   // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
   // beside it for every number, as if offsets had a normal prior of that spread.
   double spread = 0.5;
@@ -40,7 +41,7 @@ struct TuneOptions {
 // What a run will do and need.
 struct TunePlan {
   Level level = Level::None;  // that it begins with
-  std::uint64_t values = 0, scales = 0;
+  std::uint64_t values = 0, scales = 0, codes = 0;
   std::uint64_t training_tokens = 0, held_back_tokens = 0;
   std::uint32_t steps = 0;
   std::vector<engine::RunPlan::Item> memory;  // at the peak
@@ -71,7 +72,8 @@ struct Look {  // at the text held back
 struct Attempt {
   Level level = Level::None;
   std::uint32_t steps = 0, best_step = 0;
-  Gain gain;  // of the best step
+  Gain gain;                                 // of the best step
+  std::uint64_t codes = 0, codes_moved = 0;  // that could move, and that differ from the file's
   bool kept = false;
   std::vector<Look> looks;
 };

@@ -75,7 +75,9 @@ void expect_gradients_of_the_loss(const Model& original, const Model& quantized,
   const auto teacher = Teacher::run(base, text, {.threads = 1}, true, progress, cancel).value();
   WindowList list;
   for (std::uint32_t w = 0; w < text.lengths.size(); ++w) list.push_back(w);
-  Parameters parameters = Parameters::collect(quantized, plain.graph(), Level::Scales).value();
+  Parameters parameters = Parameters::collect(quantized, plain.graph(), original,
+                                              *kernels::default_kernels().value(), Level::Scales)
+                              .value();
   const Gradients gradients = gradients_of(quantized, teacher, list, parameters, {.threads = 1});
   const auto mean = teacher.divergences(plain, list, progress, cancel).value();
   double sum = 0;
@@ -163,7 +165,9 @@ TEST(TuningGradients, SameBitsWhateverTheThreadsAndBatches) {
   const CancellationToken cancel;
   const auto teacher = Teacher::run(base, text, {.threads = 1}, true, progress, cancel).value();
   const auto pass = [&](const engine::RunOptions& run) {
-    Parameters parameters = Parameters::collect(quantized, plain.graph(), Level::Scales).value();
+    Parameters parameters = Parameters::collect(quantized, plain.graph(), trained_model(),
+                                                *kernels::default_kernels().value(), Level::Scales)
+                                .value();
     return gradients_of(quantized, teacher, {0, 2}, parameters, run).all;
   };
   const auto reference = pass({.threads = 1});
