@@ -191,19 +191,21 @@ Answer<JobRecord> JobRunner::find(const std::string& id) {
   return std::move(*job);
 }
 
-Json JobRunner::to_json(const JobRecord& job) {
+JobRunner::Places JobRunner::places() {
+  Places places;
+  if (const auto all = store_.unfinished())
+    for (const JobRecord& job : all.value())
+      if (job.status == JobStatus::Queued) places.emplace(job.id, places.size() + 1);
+  return places;
+}
+
+Json JobRunner::to_json(const JobRecord& job, const Places& places) {
   Json json = {{"id", job.id},
                {"command", job.command},
                {"options", Json::parse(job.given, nullptr, false)},
                {"status", to_string(job.status)}};
   if (job.stopping) json["stopping"] = true;
-  if (job.status == JobStatus::Queued)
-    if (const auto all = store_.unfinished()) {
-      std::size_t before = 0;
-      for (const JobRecord& other : all.value())
-        if (other.status == JobStatus::Queued && other.place < job.place) ++before;
-      json["position"] = before + 1;
-    }
+  if (const auto place = places.find(job.id); place != places.end()) json["position"] = place->second;
   json["created"] = time_text(job.created);
   if (job.started != 0) json["started"] = time_text(job.started);
   if (job.finished != 0) json["finished"] = time_text(job.finished);
@@ -218,8 +220,7 @@ Json JobRunner::to_json(const JobRecord& job) {
   if (job.exit_status) json["exit_status"] = *job.exit_status;
   if (!job.problem.empty()) json["problem"] = Json::parse(job.problem, nullptr, false);
   if (job.status == JobStatus::Done) {
-    const auto answer = store_.answer(job.id);
-    json["results"] = service::to_json(results_of(roots_, job, answer ? answer.value().size() : 0), job.id);
+    json["results"] = service::to_json(results_of(roots_, job), job.id);
   }
   return json;
 }
@@ -323,7 +324,8 @@ Answer<Json> JobRunner::list(const std::string& status, const std::string& befor
   QF_ANSWER(const std::vector<JobRecord> jobs, store_.list(wanted, sequence, *count));
   Json json;
   json["jobs"] = Json::array();
-  for (const JobRecord& job : jobs) json["jobs"].push_back(to_json(job));
+  const Places queued = places();
+  for (const JobRecord& job : jobs) json["jobs"].push_back(to_json(job, queued));
   return json;
 }
 
@@ -360,6 +362,7 @@ Answer<Json> JobRunner::retry(const std::string& id) {
   job.finished = 0;
   job.exit_status.reset();
   job.problem.clear();
+  job.answer_bytes = 0;
   QF_ANSWER_TRY(store_.requeue(job));
   tell(job);
   fill();
@@ -383,21 +386,20 @@ Answer<void> JobRunner::remove(const std::string& id) {
 
 Answer<Json> JobRunner::results(const std::string& id) {
   QF_ASSIGN(const JobRecord job, find(id));
-  QF_ANSWER(const std::string answer, store_.answer(id));
   Json json;
   json["results"] = service::to_json(
-      job.status == JobStatus::Done ? results_of(roots_, job, answer.size()) : std::vector<JobResult>(), id);
+      job.status == JobStatus::Done ? results_of(roots_, job) : std::vector<JobResult>(), id);
   return json;
 }
 
 Answer<Response> JobRunner::result(const std::string& id, const std::string& name, const Request& request) {
   QF_ASSIGN(const JobRecord job, find(id));
-  QF_ANSWER(std::string answer, store_.answer(id));
   if (job.status == JobStatus::Done)
-    for (const JobResult& result : results_of(roots_, job, answer.size())) {
+    for (const JobResult& result : results_of(roots_, job)) {
       if (result.name != name) continue;
-      if (result.file.empty()) return text_response(200, "application/json", std::move(answer));
-      return file_response(roots_, result, request);
+      if (!result.file.empty()) return file_response(roots_, result, request);
+      QF_ANSWER(std::string answer, store_.answer(id));
+      return text_response(200, "application/json", std::move(answer));
     }
   return problem(ProblemKind::NotFound, fmt::format("the job made no {}", printable(name)));
 }
@@ -572,6 +574,7 @@ void JobRunner::finish(Running& running) {
     if (job.exit_status == cli::kInfeasible) answer = std::move(running.answer);  // says what could be
   }
   job.stopping = false;
+  if (answer) job.answer_bytes = answer->size();
   if (auto stored = store_.update(job, answer); !stored) {
     // The queue on disk says that it runs: after the next start it is done again, to the same bytes.
     warn(stored.error());

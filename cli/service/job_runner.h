@@ -62,7 +62,10 @@ class JobRunner {
   struct Running;
 
   [[nodiscard]] Answer<JobRecord> find(const std::string& id);
-  [[nodiscard]] nlohmann::ordered_json to_json(const JobRecord& job);
+  using Places = std::map<std::string, std::size_t>;  // of queued jobs, 1 is next
+  [[nodiscard]] Places places();
+  [[nodiscard]] nlohmann::ordered_json to_json(const JobRecord& job) { return to_json(job, places()); }
+  [[nodiscard]] nlohmann::ordered_json to_json(const JobRecord& job, const Places& places);
   void tell(const JobRecord& job);  // an event about the job itself
   void fill();                      // starts as many as may run
   [[nodiscard]] Result<void> launch(JobRecord job);

@@ -26,7 +26,8 @@ constexpr state::Sql kSchema =
     "NOT NULL,"
     " status TEXT NOT NULL, stopping INTEGER NOT NULL, place INTEGER NOT NULL, created INTEGER NOT NULL,"
     " started INTEGER NOT NULL, finished INTEGER NOT NULL, attempts INTEGER NOT NULL, exit_status INTEGER,"
-    " problem TEXT NOT NULL, answer TEXT NOT NULL, key TEXT UNIQUE, digest TEXT NOT NULL) STRICT;"
+    " problem TEXT NOT NULL, answer TEXT NOT NULL, answer_bytes INTEGER NOT NULL DEFAULT 0, key TEXT UNIQUE, "
+    "digest TEXT NOT NULL) STRICT;"
     "CREATE INDEX job_status ON job (status, place);"
     "CREATE TABLE event (job TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL, data TEXT NOT NULL,"
     " PRIMARY KEY (job, number)) STRICT, WITHOUT ROWID;"
@@ -38,7 +39,7 @@ static_assert(kApplication == 1902539638);
 #define QF_JOB_COLUMNS                                                                                \
   "sequence, id, command, given, options, outputs, state, folder, status, stopping, place, created, " \
   "started, "                                                                                         \
-  "finished, attempts, exit_status, problem"
+  "finished, attempts, exit_status, problem, answer_bytes"
 
 JobRecord record_of(Statement& row) {
   JobRecord job;
@@ -59,6 +60,7 @@ JobRecord record_of(Statement& row) {
   job.attempts = row.integer(14);
   if (!row.is_null(15)) job.exit_status = row.integer(15);
   job.problem = row.text(16);
+  job.answer_bytes = row.unsigned_integer(17);
   return job;
 }
 
@@ -192,13 +194,15 @@ Result<std::map<std::string, std::uint64_t>> JobStore::counts() {
 }
 
 Result<void> JobStore::update(const JobRecord& job, const std::optional<std::string>& answer) {
-  QF_ASSIGN(auto statement,
-            Statement::prepare(
-                database_,
-                "UPDATE job SET status = ?, stopping = ?, place = ?, started = ?, finished = ?, "
-                "attempts = ?, exit_status = ?, problem = ?, answer = COALESCE(?, answer) WHERE id = ?"));
+  QF_ASSIGN(
+      auto statement,
+      Statement::prepare(database_,
+                         "UPDATE job SET status = ?, stopping = ?, place = ?, started = ?, finished = ?, "
+                         "attempts = ?, exit_status = ?, problem = ?, answer = COALESCE(?, answer), "
+                         "answer_bytes = COALESCE(?, answer_bytes) WHERE id = ?"));
   return statement.run(to_string(job.status), job.stopping, job.place, job.started, job.finished,
-                       job.attempts, job.exit_status, job.problem, answer, job.id);
+                       job.attempts, job.exit_status, job.problem, answer,
+                       answer ? std::optional<std::uint64_t>(answer->size()) : std::nullopt, job.id);
 }
 
 Result<void> JobStore::requeue(JobRecord& job) {

@@ -35,7 +35,8 @@ struct JobRecord {
   std::int64_t created = 0, started = 0, finished = 0;  // seconds since 1970; 0: not yet
   std::int64_t attempts = 0;
   std::optional<std::int64_t> exit_status;
-  std::string problem;  // a problem document; empty: none
+  std::string problem;             // a problem document; empty: none
+  std::uint64_t answer_bytes = 0;  // of the document that the command printed
 
   [[nodiscard]] bool is_over() const { return status != JobStatus::Queued && status != JobStatus::Running; }
 };

@@ -52,9 +52,9 @@ std::string percent_encoded(std::string_view text) {
 
 }  // namespace
 
-std::vector<JobResult> results_of(const Roots& roots, const JobRecord& job, std::uint64_t answer_bytes) {
+std::vector<JobResult> results_of(const Roots& roots, const JobRecord& job) {
   std::vector<JobResult> results;
-  if (answer_bytes != 0) results.push_back({std::string(kAnswerName), "answer", answer_bytes, ""});
+  if (job.answer_bytes != 0) results.push_back({std::string(kAnswerName), "answer", job.answer_bytes, ""});
   if (job.folder.empty()) return results;
   const auto name = roots.parse(job.folder);
   if (!name) return results;

@@ -20,9 +20,8 @@ struct JobResult {
   std::uint64_t bytes = 0;
   std::string file;  // ROOT/PATH; empty: in no file
 };
-// By name. `answer_bytes`: of the document; 0 where there is none.
-[[nodiscard]] std::vector<JobResult> results_of(const Roots& roots, const JobRecord& job,
-                                                std::uint64_t answer_bytes);
+// By name.
+[[nodiscard]] std::vector<JobResult> results_of(const Roots& roots, const JobRecord& job);
 [[nodiscard]] nlohmann::ordered_json to_json(const std::vector<JobResult>& results, const std::string& job);
 
 // A file of a job, whole or the range that the request asks for; 304 where the client has it already.

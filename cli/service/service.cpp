@@ -28,6 +28,9 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kLongestTokenFile = std::uint64_t{1} << 20;
 constexpr std::string_view kOwnFolder = ".quantfit";
+// From the working folder: clients may see this name in a message, and no other of a place outside of the
+// roots.
+constexpr const char* kQueue = "../service.sqlite";
 constexpr int kFirstHandedOver = 3;  // sd_listen_fds(3)
 constexpr unsigned kWorkers = 4;
 // For jobs to stop and replies to be taken at the end.
@@ -150,7 +153,8 @@ Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
   Metrics metrics;
 
   QF_ASSIGN(const Descriptor lock, lock_folder(own));
-  QF_ASSIGN(JobStore store, JobStore::open(own / "service.sqlite"));
+  QF_TRY(enter_roots(own, roots));
+  QF_ASSIGN(JobStore store, JobStore::open(kQueue));
   EventLog events(io, store, console.logger());
   Catalog catalog(roots);
   Planner planner(roots);
@@ -175,7 +179,6 @@ Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
   QF_ASSIGN(AccessRules rules, access_rules(options, endpoint));
   rules.tokens = tokens;
   Access access(std::move(rules));
-  QF_TRY(enter_roots(own, roots));
   Api api(
       {io, workers, roots, access, catalog, planner, jobs, events, metrics, limits, shares, !tokens.empty()});
   late.handler = &api;

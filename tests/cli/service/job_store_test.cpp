@@ -50,6 +50,7 @@ TEST(JobStore, KeepsQueueAndHistoryInTheirOrder) {
   EXPECT_THAT(ids(store.value().list({}, store.value().find("b").value()->sequence, 10)),
               testing::ElementsAre("a"));
   EXPECT_EQ(store.value().answer("a").value(), "answer");
+  EXPECT_EQ(store.value().find("a").value()->answer_bytes, 6U);
   EXPECT_EQ(store.value().by_key("key").value()->job, "b");
   EXPECT_FALSE(store.value().by_key("other").value());
   EXPECT_EQ(store.value().counts().value()["failed"], 1);
