@@ -10,6 +10,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli/service/event_log.h"
 #include "cli/service/job_store.h"
@@ -25,6 +26,9 @@ struct JobShares {
   unsigned threads = 1;            // of each
   std::uint64_t memory_bytes = 0;  // of each, for running a model; 0: no limit
 };
+
+// The words behind "quantfit" that do what the job does.
+[[nodiscard]] std::vector<std::string> job_words(const JobRecord& job);
 
 // Thread of the sockets alone.
 class JobRunner {
@@ -66,8 +70,10 @@ class JobRunner {
   [[nodiscard]] Places places();
   [[nodiscard]] nlohmann::ordered_json to_json(const JobRecord& job) { return to_json(job, places()); }
   [[nodiscard]] nlohmann::ordered_json to_json(const JobRecord& job, const Places& places);
-  void tell(const JobRecord& job);  // an event about the job itself
-  void fill();                      // starts as many as may run
+  [[nodiscard]] nlohmann::ordered_json progress_of(
+      const std::string& id) const;  // null where it does not run
+  void tell(const JobRecord& job);   // an event about the job itself
+  void fill();                       // starts as many as may run
   [[nodiscard]] Result<void> launch(JobRecord job);
   void read(std::shared_ptr<Running> running, bool out);
   void take_line(Running& running, std::string_view line);
