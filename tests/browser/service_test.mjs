@@ -283,6 +283,11 @@ const walk = async () => {
   await page.locator('#model-name', {hasText: 'tale-dense'}).waitFor();
   await page.reload();
   await page.locator('#model-name', {hasText: 'tale-dense'}).waitFor();
+  await page.goto('about:blank');
+  await stopped(running, 'SIGTERM');
+  running = await serve('--listen', `127.0.0.1:${running.port}`, '--token-file', tokens);
+  await page.goto(running.url);
+  await page.locator('#model-name', {hasText: 'tale-dense'}).waitFor();
   expect('nobody is asked again', (await page.locator('dialog[open]').count()) === 0);
 };
 

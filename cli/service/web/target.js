@@ -154,6 +154,5 @@ export const targetControl = (form, changed) => {
       show_kind();
       changed(false);
     },
-    amount,
   };
 };
