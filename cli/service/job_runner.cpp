@@ -106,6 +106,7 @@ Result<void> JobRunner::start() {
   wait_for_children();
   QF_ASSIGN(std::vector<JobRecord> jobs, store_.unfinished());
   for (JobRecord& job : jobs) {
+    events_.open(job.id);
     if (job.status != JobStatus::Running) continue;
     job.status = job.stopping ? JobStatus::Cancelled : JobStatus::Queued;
     if (job.stopping) job.finished = now();

@@ -300,6 +300,8 @@ class Queue(unittest.TestCase):
                         break
                 service.kill()
                 service.start()
+            last = list(service.events(jobs[-1]))[-1]  # of a job that was queued when the service began
+            self.assertEqual((last[1], last[2]["status"]), ("job", "done"))
             self.assertEqual([self.digest(service, job) for job in jobs], wanted)
             self.assertEqual([job["id"] for job in service.api("GET", "/jobs").json["jobs"]], jobs[::-1])
             self.assertEqual([path for path in service.root.rglob("*.quantfit") if path.name != ".quantfit"], [])
