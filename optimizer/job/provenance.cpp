@@ -31,6 +31,13 @@ GgufKeyValue of_float64(std::string key, double value) {
   return result;
 }
 
+// 32 hexadecimal digits over all that decides the covariances.
+std::string fingerprint_of(const CovarianceProvider& covariances) {
+  Digest digest;
+  digest.text(covariances.identity());
+  return digest.hex();
+}
+
 }  // namespace
 
 std::string recipe_fingerprint(const Recipe& recipe) {
@@ -63,6 +70,8 @@ std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequ
       text("effort", kernels::to_string(request.sampler.effort)),
   };
   if (inputs.importance) keys.push_back(text("importance_fingerprint", inputs.importance_fingerprint));
+  if (request.sampler.covariances != nullptr)
+    keys.push_back(text("second_moments_fingerprint", fingerprint_of(*request.sampler.covariances)));
   if (solution == nullptr || solution->error_is_known) {
     keys.push_back(of_float64(own("predicted_error"), solution != nullptr ? solution->predicted_error : 0));
     keys.push_back(text("error_unit", unit == state::SensitivityUnit::Nats ? "nats" : "relative"));
@@ -111,6 +120,8 @@ std::map<std::string, std::string> provenance_of(const JobInputs& inputs, const 
     provenance["importance matrix"] = inputs.importance->path().filename().string();
     provenance["importance fingerprint"] = inputs.importance_fingerprint;
   }
+  if (request.sampler.covariances != nullptr)
+    provenance["error feedback"] = "second moments " + fingerprint_of(*request.sampler.covariances);
   return provenance;
 }
 

@@ -15,6 +15,7 @@
 
 #include "core/text.h"
 #include "kernels/row_quantizer.h"
+#include "optimizer/measurement/interaction.h"
 #include "optimizer/parallel/first_failure.h"
 #include "optimizer/parallel/workers.h"
 
@@ -384,12 +385,17 @@ class TensorSampler {
       const kernels::RowError error = quantizer.encode_and_measure(task_.formats[f], options_.effort);
       const auto finished = std::chrono::steady_clock::now();
       const std::chrono::duration<double> elapsed = finished - started;
-      costs_[slot * task_.formats.size() + f] = {weight * error.total(), weight * error.bias,
+      costs_[slot * task_.formats.size() + f] = {weight * cost_of(error), weight * error.bias,
                                                  elapsed.count()};
       started = finished;
     }
     if (index < announced_) progress_.advance(task_.tensor->row_length(), task_.tensor->name);
     return outcome::success();
+  }
+
+  [[nodiscard]] double cost_of(const kernels::RowError& error) const {
+    if (options_.covariances == nullptr || !(error.energy > 0)) return error.total();
+    return error.energy * interacting(error.total() / error.energy);
   }
 
   void add_up(std::uint64_t begin, std::uint64_t count) {

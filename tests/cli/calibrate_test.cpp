@@ -10,6 +10,7 @@
 #include "core/atomic_file.h"
 #include "core/file_util.h"
 #include "core/importance_matrix.h"
+#include "core/model.h"
 #include "tests/support/process.h"
 #include "tests/support/test_paths.h"
 
@@ -164,6 +165,30 @@ TEST(Calibrate, AGivenMatrixGoesWithATextForGradients) {
   EXPECT_EQ(answers["auto"]["predicted_error"], answers["measured"]["predicted_error"]);
   EXPECT_EQ(test::read_file(folder / "auto.gguf"), test::read_file(folder / "measured.gguf"));
   EXPECT_NE(test::read_file(folder / "prior.gguf"), test::read_file(folder / "measured.gguf"));
+}
+
+TEST(Calibrate, FilesEncodedWithFeedbackNameTheMomentsAndAreTheSameAgain) {
+  const TemporaryFolder folder;
+  const auto make = [&](const std::string& name, const std::string& feedback) {
+    return program(
+        with_text({"quantize", kModel, "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf", "--formats",
+                   "Q4_0,Q5_0", "--effort", "fast", "--objective", "prior", "--target-bpw", "5",
+                   "--error-feedback", feedback, "--state", folder / "m.qfstate", "-o", folder / name}));
+  };
+  for (const auto& [name, feedback] :
+       std::map<std::string, std::string>{{"a", "on"}, {"b", "on"}, {"c", "off"}}) {
+    const ProcessResult made = make(name + ".gguf", feedback);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  EXPECT_EQ(test::read_file(folder / "a.gguf"), test::read_file(folder / "b.gguf"));
+  const auto key_of = [&](const std::string& name) {
+    const auto model = Model::open(folder / name);
+    EXPECT_TRUE(model);
+    const GgufKeyValue* key = model.value().metadata().find("quantfit.second_moments_fingerprint");
+    return key == nullptr ? std::string() : std::string(key->as_string().value_or(""));
+  };
+  EXPECT_EQ(key_of("a.gguf").size(), 32U);
+  EXPECT_EQ(key_of("c.gguf"), "");
 }
 
 TEST(Calibrate, ATextIsNotReadWhenNoMatrixIsWanted) {
