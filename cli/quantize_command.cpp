@@ -193,6 +193,21 @@ Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::
   return evaluated;
 }
 
+// What was predicted beside what was measured, where both are in nats.
+std::string foreseen_text(const std::vector<PlanReport>& answers, const std::vector<WrittenFile>& written,
+                          const optimizer::EvaluatedFiles& evaluated) {
+  std::string text;
+  for (std::size_t i = 0; i < written.size(); ++i) {
+    const PlanReport& answer = answers[written[i].answer];
+    const double measured = evaluated.files[i].figures.divergence.value;
+    if (answer.error_unit != "nats" || !answer.predicted_error || !(*answer.predicted_error > 0)) continue;
+    text += fmt::format("{}: predicted {:.5g} nats of KL divergence, measured {:.5g}: {:.2f} times as much\n",
+                        escaped(written[i].path.filename().string()), *answer.predicted_error, measured,
+                        measured / *answer.predicted_error);
+  }
+  return text.empty() ? text : '\n' + text;
+}
+
 // One page about all answers, with the whole curve where formats were searched for.
 Result<void> write_report(const QuantizeOptions& options, const Session& session,
                           const std::vector<PlanReport>& answers, const std::string& command,
@@ -305,7 +320,9 @@ int run_job(QuantizeOptions& options, Console& console) {
   if (!evaluation.text.texts.empty() && !written.empty()) {
     auto evaluated = evaluate_written(session, written, evaluation, context, figures);
     if (!evaluated) return console.fail(evaluated.error());  // what was written stays
-    if (!options.job.json) console.print("\n" + to_text(evaluated.value(), written.size() == 1));
+    if (!options.job.json)
+      console.print("\n" + to_text(evaluated.value(), written.size() == 1) +
+                    foreseen_text(reports, written, evaluated.value()));
     measured = std::move(evaluated).value();
   }
   if (!options.report.empty() && status == kDone) {

@@ -25,6 +25,21 @@ Result<Session> Session::open(const JobOptions& options, bool with_targets, cons
   return session;
 }
 
+namespace {
+
+// What a pass through the model will take, said before it starts. Time: at what one core does of
+// multiply-adds, about (benchmarks/README.md, "The engine").
+std::string foreseen(std::string_view what, std::uint64_t tokens, double multiply_adds,
+                     std::uint64_t memory_bytes, std::uint64_t scratch_bytes) {
+  constexpr double kPerCoreSecond = 3e10;
+  return fmt::format(
+      "to find {}: {} tokens, {:.3g} multiply-adds (about {} of one core), {} of memory{}", what, tokens,
+      multiply_adds, format_duration(multiply_adds / kPerCoreSecond), format_bytes(memory_bytes),
+      scratch_bytes == 0 ? "" : fmt::format(", {} in scratch files", format_bytes(scratch_bytes)));
+}
+
+}  // namespace
+
 bool Session::wants_calibration() const {
   return options->importance.empty() && can_calibrate;
 }
@@ -86,6 +101,9 @@ Result<void> Session::measure_moments(const JobContext& context) {
                                           : enough.error().message));
     return outcome::success();
   }
+  QF_ASSIGN(const engine::RunPlan plan, optimizer::plan_moments(inputs->model, moments));
+  context.logger.log(LogLevel::Info, foreseen("how inputs vary together", plan.tokens, plan.multiply_adds,
+                                              plan.memory_bytes, plan.scratch_bytes));
   QF_ASSIGN(optimizer::MeasuredMoments done,
             optimizer::measure_moments(*inputs, request.paths, moments, {context.progress, context.cancel}));
   if (!done.covariances) return not_measured("how inputs vary together on this text is not");
@@ -94,9 +112,12 @@ Result<void> Session::measure_moments(const JobContext& context) {
   request.sampler.covariances = covariances.get();
   context.logger.log(
       LogLevel::Info,
-      done.known ? std::string("how inputs vary together was measured before")
-                 : fmt::format("measured how inputs vary together over {} tokens in {} ({})", done.tokens,
-                               format_duration(done.seconds), format_bytes(done.file_bytes)));
+      done.known
+          ? std::string("how inputs vary together was measured before")
+          : fmt::format(
+                "measured how inputs vary together over {} tokens in {} ({}){}", done.tokens,
+                format_duration(done.seconds), format_bytes(done.file_bytes),
+                done.continued_at == 0 ? "" : fmt::format(", continued at layer {}", done.continued_at)));
   return outcome::success();
 }
 
@@ -184,6 +205,9 @@ Result<void> Session::measure_sensitivities(const JobContext& context) {
                                    plan.error().message));
     return outcome::success();
   }
+  context.logger.log(LogLevel::Info,
+                     foreseen("what errors cost", plan.value().tokens, plan.value().multiply_adds,
+                              plan.value().memory_bytes, plan.value().scratch_bytes));
   QF_ASSIGN(
       const optimizer::MeasuredSensitivities done,
       optimizer::measure_sensitivities(*inputs, request, sensitivities, {context.progress, context.cancel}));

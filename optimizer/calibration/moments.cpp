@@ -4,7 +4,11 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
+#include <chrono>
+#include <optional>
 #include <utility>
+
+#include "optimizer/calibration/checkpoint.h"
 
 namespace quantfit::calibration {
 namespace {
@@ -171,19 +175,168 @@ Result<void> MomentsCollector::end_layer(std::uint32_t) {
   return outcome::success();
 }
 
-Result<void> collect_moments(const engine::Engine& engine, const Text& text,
-                             const std::filesystem::path& path, const MomentsOptions& options,
-                             ProgressSink& progress, const CancellationToken& cancel) {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path part_path(const fs::path& checkpoint, std::uint32_t layer) {
+  return checkpoint.string() + fmt::format(".{}", layer);
+}
+
+// The files of moments of layers 0 .. layers - 1, of the same model and text; nothing where one is missing.
+std::optional<std::vector<SecondMomentsFile>> open_parts(const fs::path& checkpoint, std::uint32_t layers,
+                                                         const SecondMomentsIdentity& identity) {
+  std::vector<SecondMomentsFile> parts;
+  for (std::uint32_t layer = 0; layer < layers; ++layer) {
+    auto part = SecondMomentsFile::open(part_path(checkpoint, layer));
+    if (!part || part.value().identity() != identity) return std::nullopt;
+    parts.push_back(std::move(part).value());
+  }
+  return parts;
+}
+
+// The lower triangles of the blocks of a full matrix.
+void pack(const SecondMomentsInput& input, std::span<const float> full, std::vector<float>& out) {
+  std::size_t base = 0;
+  for (std::size_t first = 0; first < input.columns; first += input.block) {
+    const std::size_t n = std::min<std::size_t>(input.block, input.columns - first);
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j <= i; ++j) out.push_back(full[base + i * n + j]);
+    base += n * n;
+  }
+}
+
+Result<void> append_part(const SecondMomentsFile& part, SecondMomentsWriter& writer) {
+  for (const SecondMomentsInput& input : part.inputs()) {
+    std::vector<float> moments;
+    std::vector<float> diagonals;
+    std::vector<double> rows;
+    for (std::uint32_t i = 0; i < input.matrices; ++i) {
+      QF_ASSIGN(const std::vector<float> full, part.moments(input, i));
+      pack(input, full, moments);
+    }
+    for (std::uint32_t i = 0; i < input.experts; ++i) {
+      QF_ASSIGN(const std::vector<float> one, part.diagonal(input, i));
+      diagonals.insert(diagonals.end(), one.begin(), one.end());
+    }
+    for (std::uint32_t i = 0; i < std::max(input.matrices, input.experts); ++i)
+      rows.push_back(part.rows(input, i));
+    QF_TRY(writer.append(input, moments, diagonals, rows));
+  }
+  return outcome::success();
+}
+
+// Moments layer by layer into files of their own, and now and then what the next layer begins with.
+class PartsCollector final : public engine::ForwardObserver {
+ public:
+  PartsCollector(const kernels::MathKernels& kernels, const MomentsOptions& options,
+                 SecondMomentsIdentity identity, CheckpointIdentity checkpoint)
+      : options_(&options),
+        identity_(std::move(identity)),
+        checkpoint_(std::move(checkpoint)),
+        collector_(kernels, options.form,
+                   [this](const SecondMomentsInput& input, std::span<const float> moments,
+                          std::span<const float> diagonals, std::span<const double> rows) -> Result<void> {
+                     if (!part_) {
+                       QF_ASSIGN(
+                           SecondMomentsWriter made,
+                           SecondMomentsWriter::create(part_path(options_->checkpoint, layer_), identity_));
+                       part_.emplace(std::move(made));
+                     }
+                     return part_->append(input, moments, diagonals, rows);
+                   }),
+        saved_(Clock::now()) {}
+
+  Result<void> begin_layer(std::uint32_t layer) override {
+    layer_ = layer;
+    writer_.reset();
+    const double waited = std::chrono::duration<double>(Clock::now() - saved_).count();
+    if (layer > 0 && waited >= options_->checkpoint_seconds) {
+      QF_ASSIGN(writer_, CheckpointWriter::create(options_->checkpoint, checkpoint_, layer, {}));
+    }
+    return collector_.begin_layer(layer);
+  }
+  Result<void> layer_input(std::uint32_t, std::uint64_t, kernels::MatrixView<const float> rows) override {
+    if (!writer_) return outcome::success();
+    QF_TRY(writer_->append(rows));
+    if (writer_->complete()) {
+      writer_.reset();
+      saved_ = Clock::now();
+    }
+    return outcome::success();
+  }
+  Result<void> product(const engine::MatrixProduct& product) override { return collector_.product(product); }
+  Result<void> end_layer(std::uint32_t layer) override {
+    QF_TRY(collector_.end_layer(layer));
+    if (!part_) return outcome::success();
+    QF_TRY(part_->commit());
+    part_.reset();
+    return outcome::success();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const MomentsOptions* options_;
+  SecondMomentsIdentity identity_;
+  CheckpointIdentity checkpoint_;
+  std::uint32_t layer_ = 0;
+  std::optional<SecondMomentsWriter> part_;  // of the layer at hand
+  MomentsCollector collector_;
+  std::optional<CheckpointWriter> writer_;
+  Clock::time_point saved_;
+};
+
+}  // namespace
+
+Result<std::uint32_t> collect_moments(const engine::Engine& engine, const Text& text, const fs::path& path,
+                                      const MomentsOptions& options, ProgressSink& progress,
+                                      const CancellationToken& cancel) {
   QF_ASSIGN(const kernels::MathKernels* kernels, kernels::default_math_kernels());
-  QF_ASSIGN(SecondMomentsWriter writer,
-            SecondMomentsWriter::create(
-                path, {options.model_fingerprint, text.fingerprint, engine::kEngineVersion}));
-  MomentsCollector collector(
-      *kernels, options.form,
-      [&](const SecondMomentsInput& input, std::span<const float> moments, std::span<const float> diagonals,
-          std::span<const double> rows) { return writer.append(input, moments, diagonals, rows); });
-  QF_TRY(engine.run(text.inputs(), options.run, &collector, progress, cancel, nullptr));
-  return writer.commit();
+  const SecondMomentsIdentity identity{options.model_fingerprint, text.fingerprint, engine::kEngineVersion};
+  if (options.checkpoint.empty() || !engine.can_resume()) {
+    QF_ASSIGN(SecondMomentsWriter writer, SecondMomentsWriter::create(path, identity));
+    MomentsCollector collector(
+        *kernels, options.form,
+        [&](const SecondMomentsInput& input, std::span<const float> moments, std::span<const float> diagonals,
+            std::span<const double> rows) { return writer.append(input, moments, diagonals, rows); });
+    QF_TRY(engine.run(text.inputs(), options.run, &collector, progress, cancel, nullptr));
+    QF_TRY(writer.commit());
+    return 0U;
+  }
+
+  const CheckpointIdentity begun{options.model_fingerprint, text.fingerprint, text.tokens(),
+                                 engine.graph().width, engine::kEngineVersion};
+  const auto layers = static_cast<std::uint32_t>(engine.graph().layers.size());
+  std::optional<Checkpoint> checkpoint = Checkpoint::open(options.checkpoint, begun);
+  if (checkpoint &&
+      (checkpoint->layer() > layers || !open_parts(options.checkpoint, checkpoint->layer(), identity)))
+    checkpoint.reset();
+  engine::Resume resume;
+  if (checkpoint) {
+    resume.layer = checkpoint->layer();
+    resume.layer_input = [&](std::uint64_t first, kernels::MatrixView<float> rows) {
+      return checkpoint->layer_input(first, rows);
+    };
+  }
+  std::error_code ignored;
+  for (std::uint32_t layer = resume.layer; layer <= layers; ++layer)
+    fs::remove(part_path(options.checkpoint, layer), ignored);
+  PartsCollector collector(*kernels, options, identity, begun);
+  QF_TRY(
+      engine.run(text.inputs(), options.run, &collector, progress, cancel, checkpoint ? &resume : nullptr));
+
+  QF_ASSIGN(SecondMomentsWriter writer, SecondMomentsWriter::create(path, identity));
+  for (std::uint32_t layer = 0; layer <= layers; ++layer) {
+    if (!fs::exists(part_path(options.checkpoint, layer), ignored)) continue;
+    QF_ASSIGN(const SecondMomentsFile part, SecondMomentsFile::open(part_path(options.checkpoint, layer)));
+    QF_TRY(append_part(part, writer));
+  }
+  QF_TRY(writer.commit());
+  checkpoint.reset();
+  fs::remove(options.checkpoint, ignored);
+  for (std::uint32_t layer = 0; layer <= layers; ++layer)
+    fs::remove(part_path(options.checkpoint, layer), ignored);
+  return resume.layer;
 }
 
 }  // namespace quantfit::calibration

@@ -58,13 +58,20 @@ struct MomentsOptions {
   engine::RunOptions run;
   MomentsForm form;
   std::string model_fingerprint;
+  // Where a run that was interrupted continues; empty: nowhere. This file holds the hidden states of all
+  // tokens, files beside it (PATH.0, PATH.1, ...) the moments of finished layers; they are gone after a run
+  // that ends well.
+  std::filesystem::path checkpoint;
+  double checkpoint_seconds = 5;  // between two saves of hidden states, at least
 };
 
 // Runs the text through the model and writes the second moments of all inputs to `path`. At a time one
 // layer's matrices are in memory, beside what the run plans for: columns^2 floats for each of its inputs.
-// Errors of Engine::run and of the file; Interrupted, which leaves no file.
-[[nodiscard]] Result<void> collect_moments(const engine::Engine& engine, const Text& text,
-                                           const std::filesystem::path& path, const MomentsOptions& options,
-                                           ProgressSink& progress, const CancellationToken& cancel);
+// Returns the layer at which this run began: above 0, it continued, to the same bytes. Errors of Engine::run
+// and of the files; Interrupted, which leaves no file but the checkpoint's.
+[[nodiscard]] Result<std::uint32_t> collect_moments(const engine::Engine& engine, const Text& text,
+                                                    const std::filesystem::path& path,
+                                                    const MomentsOptions& options, ProgressSink& progress,
+                                                    const CancellationToken& cancel);
 
 }  // namespace quantfit::calibration

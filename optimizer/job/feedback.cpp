@@ -31,6 +31,30 @@ Result<bool> enough_for_moments(const Model& model, const MomentsRequest& reques
   return text.tokens() >= MomentsRequest::kRowsPerColumn * widest;
 }
 
+Result<engine::RunPlan> plan_moments(const Model& model, const MomentsRequest& request) {
+  QF_ASSIGN(const calibration::Text text, calibration::read_text(model, request.text));
+  QF_ASSIGN(const engine::Engine engine, engine::Engine::open(model));
+  QF_ASSIGN(engine::RunPlan plan, engine.plan(text.inputs(), request.run));
+  // As if every tensor had an input of its own: tensors that share one are not told apart here.
+  const calibration::MomentsForm form;
+  std::uint64_t most = 0;
+  for (const engine::LayerGraph& layer : engine.graph().layers) {
+    std::uint64_t bytes = 0;
+    for (const TensorInfo* tensor : layer.tensors) {
+      if (tensor->significant_dims() < 2) continue;
+      const std::uint64_t columns = tensor->row_length();
+      const std::uint64_t numbers = columns * (columns <= form.full_columns ? columns : form.block);
+      const std::uint64_t all = numbers * sizeof(float) * tensor->matrices();
+      bytes += all > form.expert_bytes ? numbers * sizeof(float) : all;
+      plan.multiply_adds += static_cast<double>(plan.tokens) * static_cast<double>(numbers) / 2;
+    }
+    most = std::max(most, bytes);
+  }
+  plan.memory.push_back({"second moments of a layer's inputs", most});
+  plan.memory_bytes += most;
+  return plan;
+}
+
 Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths,
                                         const MomentsRequest& request, const JobControl& control) {
   const auto started = std::chrono::steady_clock::now();
@@ -53,7 +77,9 @@ Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths
     calibration::MomentsOptions options;
     options.run = request.run;
     options.model_fingerprint = inputs.model_fingerprint;
-    QF_TRY(calibration::collect_moments(engine, text, out.path, options, control.progress, control.cancel));
+    if (inputs.store) options.checkpoint = out.path.string() + ".pass";
+    QF_ASSIGN(out.continued_at, calibration::collect_moments(engine, text, out.path, options,
+                                                             control.progress, control.cancel));
     if (inputs.store) QF_TRY(remember(*inputs.store, out.path, kKind, identity, control.cancel));
   }
   QF_ASSIGN(SecondMomentsFile file, SecondMomentsFile::open(out.path));

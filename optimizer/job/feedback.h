@@ -24,9 +24,10 @@ struct MomentsRequest {
 
 struct MeasuredMoments {
   std::shared_ptr<const CovarianceProvider> covariances;
-  std::filesystem::path path;  // of the file that they are read from
-  bool temporary = false;      // the caller removes it when the job is over
-  bool known = false;          // measured before
+  std::filesystem::path path;      // of the file that they are read from
+  bool temporary = false;          // the caller removes it when the job is over
+  bool known = false;              // measured before
+  std::uint32_t continued_at = 0;  // the layer where an interrupted pass was continued; 0: it was not
   std::uint64_t file_bytes = 0;
   std::uint64_t tokens = 0;
   double seconds = 0;
@@ -36,8 +37,13 @@ struct MeasuredMoments {
 // kRowsPerColumn for every column of a block. Errors of read_text and Engine::open.
 [[nodiscard]] Result<bool> enough_for_moments(const Model& model, const MomentsRequest& request);
 
-// Runs the whole text through the model unless the state file names the result already. Errors of read_text,
-// Engine::open, collect_moments, and of the files.
+// What the pass needs, to be shown before it starts: a forward pass, and at most so many multiply-adds and so
+// much memory for the moments.
+[[nodiscard]] Result<engine::RunPlan> plan_moments(const Model& model, const MomentsRequest& request);
+
+// Runs the whole text through the model unless the state file names the result already; a pass that was
+// interrupted continues at the layer it had reached. Errors of read_text, Engine::open, collect_moments, and
+// of the files.
 [[nodiscard]] Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths,
                                                       const MomentsRequest& request,
                                                       const JobControl& control);

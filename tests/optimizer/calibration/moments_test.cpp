@@ -114,6 +114,79 @@ TEST(CollectMoments, AnInterruptedRunLeavesNothing) {
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
+// Cancels after so many steps of progress.
+class StopAfter final : public ProgressSink {
+ public:
+  StopAfter(CancellationToken& cancel, int steps) : cancel_(&cancel), left_(steps) {}
+  void begin(std::string_view, std::uint64_t) override {}
+  void advance(std::uint64_t, std::string_view) override {
+    if (--left_ <= 0) cancel_->cancel();
+  }
+  void end() override {}
+
+ private:
+  CancellationToken* cancel_;
+  int left_;
+};
+
+TEST(CollectMoments, InterruptedAnywhereAndContinuedToTheSameBytes) {
+  const TemporaryFolder folder;
+  const Text text = trained_text(4);
+  const auto engine = engine::Engine::open(trained_model()).value();
+  collect(text, folder / "first");
+  const auto expected = read_file(folder / "first");
+  MomentsOptions options;
+  options.checkpoint = folder / "pass";
+  options.checkpoint_seconds = 0;
+  options.run.batch_tokens = 64;  // four batches a layer
+  std::uint32_t began = 0;
+  for (const int steps : {3, 9, 14, 6, 11}) {  // in the first layer, between layers, in the midst of one
+    CancellationToken cancel;
+    StopAfter stop(cancel, steps);
+    const auto done = collect_moments(engine, text, folder / "again", options, stop, cancel);
+    if (done) break;
+    ASSERT_EQ(done.error().code, ErrorCode::Interrupted) << done.error().message;
+    EXPECT_FALSE(std::filesystem::exists(folder / "again"));
+  }
+  NoProgress progress;
+  const CancellationToken cancel;
+  const auto done = collect_moments(engine, text, folder / "again", options, progress, cancel);
+  ASSERT_TRUE(done) << done.error().message;
+  began = done.value();
+  EXPECT_GT(began, 2U);
+  EXPECT_TRUE(read_file(folder / "again") == expected);
+  // Nothing else is left.
+  const auto files = std::filesystem::directory_iterator(folder.path());
+  EXPECT_EQ(std::distance(files, std::filesystem::directory_iterator()), 2);
+}
+
+TEST(CollectMoments, AMissingPartOrAnotherTextBeginsAnew) {
+  const TemporaryFolder folder;
+  const auto engine = engine::Engine::open(trained_model()).value();
+  MomentsOptions options;
+  options.checkpoint = folder / "pass";
+  options.checkpoint_seconds = 0;
+  options.run.batch_tokens = 64;
+  const auto interrupt = [&] {
+    CancellationToken cancel;
+    StopAfter stop(cancel, 15);
+    EXPECT_FALSE(collect_moments(engine, trained_text(4), folder / "x", options, stop, cancel));
+    EXPECT_TRUE(std::filesystem::exists(folder / "pass"));
+    EXPECT_TRUE(std::filesystem::exists(folder / "pass.1"));
+  };
+  NoProgress progress;
+  const CancellationToken cancel;
+  interrupt();
+  std::filesystem::remove(folder / "pass.1");
+  const auto missing = collect_moments(engine, trained_text(4), folder / "x", options, progress, cancel);
+  ASSERT_TRUE(missing) << missing.error().message;
+  EXPECT_EQ(missing.value(), 0U);
+  interrupt();
+  const auto other = collect_moments(engine, trained_text(4, 64, 4), folder / "y", options, progress, cancel);
+  ASSERT_TRUE(other) << other.error().message;
+  EXPECT_EQ(other.value(), 0U);
+}
+
 // Experts: routed rows by the hand of the test, through the collector alone.
 struct Collected {
   SecondMomentsInput input;
