@@ -63,6 +63,7 @@ def main():
             quick = "" if any(shown for _, shown in blocks) else "--effort fast --error-feedback off "
             tokens = "" if not quick else "--gradient-tokens 512 "
             wrapper.write_text("#!/bin/sh\ncommand=$1; shift\ncase $command in\n"
+                               "tune) set -- --steps 2 -q \"$@\";;\n"
                                f"measure) set -- {quick}-q \"$@\";;\n"
                                f"{'|'.join(SLOW)}) set -- {quick}{tokens}-q \"$@\";;\nesac\n"
                                f"exec {binary} \"$command\" \"$@\"\n")

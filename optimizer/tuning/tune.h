@@ -18,6 +18,9 @@
 
 namespace quantfit::tuning {
 
+// Windows that a text has to have.
+inline constexpr std::uint32_t kFewestWindows = 8;
+
 struct TuneOptions {
   // threads, and the memory of everything together; nothing depends on them but time.
   engine::RunOptions run = {};
