@@ -203,11 +203,11 @@ inline constexpr int kPartLanes = static_cast<int>(hn::MaxLanes(DF()));
 inline constexpr int kParts = 16 / kPartLanes;
 
 // NEON vectors of Highway are no trivial types, and an implicit constructor would not inherit the target's
-// instruction set.
+// instruction set. Not forced inline: structs that hold lanes have implicit ones of their own, which call it.
 #undef QF_LANES_CONSTRUCTOR
 #if HWY_ARCH_ARM
 #define QF_LANES_CONSTRUCTOR(type) \
-  HWY_INLINE type() {}
+  type() {}
 #else
 #define QF_LANES_CONSTRUCTOR(type)
 #endif

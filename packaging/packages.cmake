@@ -9,8 +9,8 @@ install(DIRECTORY ${CMAKE_SOURCE_DIR}/docs/ DESTINATION ${documentation}/docs)
 # The texts of the licences of libraries that are compiled in, as Debian ships them.
 foreach(library libcli11-dev nlohmann-json3-dev libboost1.74-dev libfmt-dev libhwy-dev libtbb-dev libsqlite3-dev
                 libxxhash-dev libpcre2-dev)
-  if(EXISTS /usr/share/doc/${library}/copyright)
-    install(FILES /usr/share/doc/${library}/copyright DESTINATION ${documentation}/licences RENAME ${library}.txt)
+  if(EXISTS ${CMAKE_SYSROOT}/usr/share/doc/${library}/copyright)
+    install(FILES ${CMAKE_SYSROOT}/usr/share/doc/${library}/copyright DESTINATION ${documentation}/licences RENAME ${library}.txt)
   endif()
 endforeach()
 
@@ -35,7 +35,14 @@ if(NOT DEFINED ENV{SOURCE_DATE_EPOCH})
 endif()
 
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
-set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+if(CMAKE_CROSSCOMPILING)
+  # What the libraries are called is known to the other machine's dpkg only.
+  set(CPACK_DEBIAN_PACKAGE_ARCHITECTURE arm64)
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6, libgcc-s1, libstdc++6, libtbb12, libsqlite3-0, libhwy1, libfmt9, libxxhash0, \
+libpcre2-8-0, libboost-regex1.74.0")
+else()
+  set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+endif()
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_DESCRIPTION "Quantizes GGUF models to an exact size, with the lowest error that fits.
 It measures what every GGUF format costs every tensor, chooses the best mix for a size or a memory, proves how

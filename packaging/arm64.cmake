@@ -1,0 +1,15 @@
+# Builds for 64-bit ARM on another Debian machine; scripts/setup-arm64 installs the compiler and fills the folder.
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(QUANTFIT_ARM64_ROOT "${CMAKE_CURRENT_LIST_DIR}/../build/arm64-root" CACHE PATH "Debian's arm64 libraries")
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES QUANTFIT_ARM64_ROOT)
+
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_SYSROOT "${QUANTFIT_ARM64_ROOT}")
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)
+# Tests run in an emulator.
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64-static;-L;${QUANTFIT_ARM64_ROOT})
