@@ -11,6 +11,7 @@
 #include "cli/report/json.h"
 #include "cli/report/state_text.h"
 #include "core/atomic_file.h"
+#include "core/byte_size.h"
 #include "core/text.h"
 #include "state/export.h"
 #include "state/merge.h"
@@ -151,6 +152,7 @@ int prune(const StateOptions& options, Console& console) {
     json["dry_run"] = options.dry_run;
     json["bytes_before"] = done.bytes_before;
     json["bytes_after"] = done.bytes_after;
+    json["bytes_beside"] = done.bytes_beside;
     console.print(document_text(json));
     return kDone;
   }
@@ -159,6 +161,9 @@ int prune(const StateOptions& options, Console& console) {
     text += fmt::format("{} {}\n", options.dry_run ? "would remove" : "removed", sentence);
   if (done.removed.empty()) text += "nothing may go\n";
   if (!options.dry_run) text += fmt::format("{} bytes before, {} now\n", done.bytes_before, done.bytes_after);
+  if (done.bytes_beside != 0)
+    text += fmt::format("{} of files beside it{}\n", format_bytes(done.bytes_beside),
+                        options.dry_run ? " would go" : " went");
   console.print(text);
   return kDone;
 }
@@ -252,8 +257,8 @@ Command make_state_command() {
   add_json(clean, *options);
   clean.notes = {
       "Removed are runs that a newer encoder measured again, runs without measurements, partial sensitivity "
-      "sets, importance matrices that nothing was measured with, and entries of statistics files that are "
-      "gone."};
+      "sets, importance matrices that nothing was measured with, and files of statistics beside the state "
+      "file that serve nothing in it."};
   command.commands.push_back(std::move(clean));
 
   options = std::make_shared<StateOptions>();

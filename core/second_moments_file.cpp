@@ -7,7 +7,9 @@
 #include <system_error>
 #include <utility>
 
+#include "core/file_util.h"
 #include "core/gguf_writer.h"
+#include "core/port.h"
 #include "core/text.h"
 
 namespace quantfit {
@@ -78,31 +80,29 @@ Result<SecondMomentsWriter> SecondMomentsWriter::create(const std::filesystem::p
                                                         SecondMomentsIdentity identity) {
   SecondMomentsWriter writer;
   writer.path_ = path;
-  writer.waiting_ = path;
-  writer.waiting_ += ".waiting";
   writer.identity_ = std::move(identity);
+  // Of a name that no other program takes, and that goes at once: a killed program leaves nothing.
+  std::uint64_t number = 0;
+  if (const int reason = port::random_bytes(std::as_writable_bytes(std::span(&number, 1))); reason != 0)
+    return io_error(path, "cannot get random numbers", reason);
+  writer.waiting_ = path;
+  writer.waiting_ += fmt::format(".{:016x}.waiting", number);
   writer.file_.open(writer.waiting_, std::ios::binary | std::ios::in | std::ios::out | std::ios::trunc);
-  if (!writer.file_) {
-    const std::filesystem::path waiting = std::exchange(writer.waiting_, {});
-    return fail(ErrorCode::Io, "{}: cannot be written", waiting.string());
-  }
+  if (!writer.file_) return fail(ErrorCode::Io, "{}: cannot be written", writer.waiting_.string());
+  std::error_code ignored;
+  std::filesystem::remove(writer.waiting_, ignored);
   return writer;
 }
 
 SecondMomentsWriter::SecondMomentsWriter(SecondMomentsWriter&& other) noexcept
     : path_(std::move(other.path_)),
-      waiting_(std::exchange(other.waiting_, {})),
+      waiting_(std::move(other.waiting_)),
       identity_(std::move(other.identity_)),
       file_(std::move(other.file_)),
       inputs_(std::move(other.inputs_)),
       input_of_(std::move(other.input_of_)) {}
 
-SecondMomentsWriter::~SecondMomentsWriter() {
-  if (waiting_.empty()) return;
-  file_.close();
-  std::error_code ignored;
-  std::filesystem::remove(waiting_, ignored);
-}
+SecondMomentsWriter::~SecondMomentsWriter() = default;
 
 Result<void> SecondMomentsWriter::append(const SecondMomentsInput& input, std::span<const float> moments,
                                          std::span<const float> diagonals, std::span<const double> rows) {

@@ -41,8 +41,8 @@ struct SecondMomentsIdentity {
   friend bool operator==(const SecondMomentsIdentity&, const SecondMomentsIdentity&) = default;
 };
 
-// Writes input after input; they wait in a file beside `path` until the last one is known. Destroyed without
-// commit(), nothing is left. The same inputs give the same bytes.
+// Writes input after input; they wait in a nameless file beside `path` until the last one is known. Destroyed
+// without commit(), nothing is left. The same inputs give the same bytes.
 //
 // A GGUF file, general.type "quantfit.second_moments", keys second_moments.version (1), .model, .text,
 // .engine_version, and by input .inputs (names), .columns, .blocks, .matrices, .experts, by tensor .tensors

@@ -524,18 +524,31 @@ Result<void> verify_extended(const Database& database, const Database& reference
 constexpr Sql kCheckTable = "SELECT quick_check FROM pragma_quick_check(?)";
 constexpr Sql kCheckEverything = "PRAGMA quick_check(1)";
 
+// SQLite's check tells of a page that could not be read among the damage: "... error code=8458".
+bool tells_of_reading(std::string_view answer) {
+  constexpr std::string_view kMark = "error code=";
+  constexpr unsigned kIoError = 10;     // the lowest byte, SQLITE_IOERR
+  constexpr unsigned kShortRead = 522;  // the file ends too early: that is damage
+  const std::size_t at = answer.find(kMark);
+  if (at == std::string_view::npos) return false;
+  unsigned code = 0;
+  std::from_chars(answer.data() + at + kMark.size(), answer.data() + answer.size(), code);
+  return (code & 0xffU) == kIoError && code != kShortRead;
+}
+
+}  // namespace
+
 Result<void> check_structure(const Database& database, Statement check) {
   QF_ASSIGN(const bool row, check.step());
   const std::string answer = row ? check.text(0) : std::string();
   QF_TRY(check.finish());
-  if (answer != "ok")
-    return fail(ErrorCode::Malformed,
-                "{}: the file is damaged ({}); restore a copy, or remove it to measure again",
-                database.path(), escaped(answer));
-  return outcome::success();
+  if (answer == "ok") return outcome::success();
+  if (tells_of_reading(answer))
+    return fail(ErrorCode::Io, "{}: cannot be read: disk I/O error ({})", database.path(), escaped(answer));
+  return fail(ErrorCode::Malformed,
+              "{}: the file is damaged ({}); restore a copy, or remove it to measure again", database.path(),
+              escaped(answer));
 }
-
-}  // namespace
 
 std::span<const Migration> migrations() {
   return kMigrations;

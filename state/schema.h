@@ -37,6 +37,10 @@ enum class FileKind { Empty, Current, Older, NewerCompatible };
 // another process does the same at the same time. After an error or kill -9 the file has one of the versions.
 [[nodiscard]] Result<void> migrate(Database& database, std::span<const Migration> steps = migrations());
 
+// Runs one of SQLite's own checks, whose first row is "ok" or what is wrong: Malformed, or Io when a part of
+// the file could not be read.
+[[nodiscard]] Result<void> check_structure(const Database& database, Statement check);
+
 // Malformed when the file is not what its version says, as far as this program uses it: a table, view or
 // index of ours is missing or defined otherwise, someone added an index or a trigger to one of our tables, or
 // SQLite's own check of the structure finds damage. Additional tables and views are the user's business and

@@ -1,5 +1,6 @@
 #include "state/statistics_files.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <optional>
@@ -14,6 +15,7 @@
 namespace quantfit::state {
 namespace {
 
+constexpr std::size_t kTextDigits = 16;
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 
 // Calls take(piece) for the bytes of the file from first to last.
@@ -43,6 +45,28 @@ Result<std::string> file_digest(const std::filesystem::path& path, const Cancell
     return outcome::success();
   }));
   return digest.hex();
+}
+
+std::string statistics_name(const std::filesystem::path& state, std::string_view text_fingerprint,
+                            std::string_view kind) {
+  return fmt::format("{}-{}.{}", state.stem().string(), text_fingerprint.substr(0, kTextDigits), kind);
+}
+
+std::vector<std::filesystem::path> statistics_files_of(const std::filesystem::path& state) {
+  const std::string begin = state.stem().string() + "-";
+  const auto ours = [&](std::string_view name) {
+    if (!name.starts_with(begin) || !name.ends_with(".gguf")) return false;
+    name.remove_prefix(begin.size());
+    return name.find_first_not_of("0123456789abcdef") == kTextDigits && name[kTextDigits] == '.';
+  };
+  std::vector<std::filesystem::path> files;
+  const std::filesystem::path folder = state.has_parent_path() ? state.parent_path() : ".";
+  std::error_code trouble;
+  for (std::filesystem::directory_iterator at(folder, trouble), end; !trouble && at != end;
+       at.increment(trouble))
+    if (ours(at->path().filename().string())) files.push_back(path_beside(state, at->path().filename()));
+  std::ranges::sort(files);
+  return files;
 }
 
 std::filesystem::path path_beside(const std::filesystem::path& state, const std::string& name) {

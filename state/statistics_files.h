@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/error.h"
@@ -14,6 +15,13 @@ namespace quantfit::state {
 // Digest of all bytes of a file. Io when it cannot be read, Interrupted when cancelled.
 [[nodiscard]] Result<std::string> file_digest(const std::filesystem::path& path,
                                               const CancellationToken* cancel = nullptr);
+
+// What a statistics file of the state file `state` is called: STATE-TEXT.KIND, TEXT the first 16 digits of
+// the text's fingerprint, `kind` for example "moments.gguf".
+[[nodiscard]] std::string statistics_name(const std::filesystem::path& state,
+                                          std::string_view text_fingerprint, std::string_view kind);
+// Files of such names beside the state file, by name, whether it names them or not.
+[[nodiscard]] std::vector<std::filesystem::path> statistics_files_of(const std::filesystem::path& state);
 
 // Where a statistics file of the state file is.
 [[nodiscard]] std::filesystem::path path_beside(const std::filesystem::path& state, const std::string& name);

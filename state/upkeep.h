@@ -28,7 +28,8 @@ struct PruneRequest {
 struct PruneReport {
   std::vector<std::string> removed;
   std::uint64_t bytes_before = 0;
-  std::uint64_t bytes_after = 0;  // the same after a dry run
+  std::uint64_t bytes_after = 0;   // the same after a dry run
+  std::uint64_t bytes_beside = 0;  // of statistics files that went, or would go
 };
 
 // Removes what nothing will read again:
@@ -36,9 +37,11 @@ struct PruneReport {
 //    encoder replaces, with their recipes; and runs without measurements
 //  - sensitivity sets that are partial
 //  - importance matrices that no run refers to and that no sensitivity set was measured under
-//  - entries of statistics files that are not there any more
+//  - statistics files that nothing which stays was measured with, and those of this state file that it does
+//    not name; entries whose file is not there any more, or another one of a later entry
 //  - recipes beyond `keep_recipes`
-// and gives the space back. All or nothing but for the last.
+// and gives the space back. What stands in the file goes as a whole or not at all, and before the files
+// beside it. Checkpoints of unfinished passes stay.
 [[nodiscard]] Result<PruneReport> prune_file(const std::filesystem::path& path, const PruneRequest& request,
                                              const CancellationToken* cancel = nullptr);
 

@@ -9,9 +9,7 @@ namespace quantfit::optimizer {
 namespace fs = std::filesystem;
 
 fs::path statistics_path(const fs::path& state, std::string_view text_fingerprint, std::string_view suffix) {
-  constexpr std::size_t kDigits = 16;
-  return state::path_beside(
-      state, fmt::format("{}-{}.{}", state.stem().string(), text_fingerprint.substr(0, kDigits), suffix));
+  return state::path_beside(state, state::statistics_name(state, text_fingerprint, suffix));
 }
 
 Result<bool> is_known(const state::StateStore& store, const fs::path& path, std::string_view kind,

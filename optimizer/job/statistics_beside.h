@@ -11,7 +11,7 @@
 
 namespace quantfit::optimizer {
 
-// STATE-TEXT.SUFFIX in the folder of the state file, TEXT the first digits of the text's fingerprint.
+// state::statistics_name in the folder of the state file.
 [[nodiscard]] std::filesystem::path statistics_path(const std::filesystem::path& state,
                                                     std::string_view text_fingerprint,
                                                     std::string_view suffix);

@@ -84,6 +84,74 @@ TEST(Prune, RemovesWhatNothingWillReadAgain) {
   EXPECT_FALSE(std::filesystem::exists(folder / "none"));
 }
 
+TEST(Prune, FilesBesideGoWithWhatTheyServed) {
+  const TemporaryFolder folder;
+  const auto path = folder / "m.qfstate";
+  const std::string used(16, '1'), unused(16, '2'), cut_short(16, '3');
+  const auto put = [&](const std::string& name) {
+    test::write_file(folder / name, std::vector<std::byte>(9));
+  };
+  const auto entry = [&](const std::string& text, const std::string& kind, const std::string& suffix,
+                         const std::string& created) {
+    StatisticsFile file{
+        text + kind + created, statistics_name(path, text, suffix), kind, 9, text + "-3", created};
+    put(file.name);
+    return file;
+  };
+  {
+    auto store = StateStore::open(path, model_case()).value();
+    ASSERT_TRUE(
+        store.remember_importance({"bb22", statistics_name(path, used, "imatrix.gguf"), "", 1, true}));
+    ASSERT_TRUE(
+        store.remember_importance({"cc33", statistics_name(path, unused, "imatrix.gguf"), "", 1, true}));
+    RunParameters parameters = parameters_case();
+    parameters.metric = "kappa=5 covariances=model=aa11,text=" + used + ",engine=3";
+    const RunId run = store.begin_run(parameters, "1").value();
+    ASSERT_TRUE(store.save_tensor(run, measurement_case("t", 1)));
+    SensitivitySet set = sensitivity_case();
+    set.scope.text_fingerprint = used;
+    ASSERT_TRUE(store.save_sensitivity_set(set));
+    for (const std::string& text : {used, unused}) {
+      ASSERT_TRUE(store.save_statistics_file(entry(text, "importance", "imatrix.gguf", "2")));
+      ASSERT_TRUE(store.save_statistics_file(entry(text, "moments", "moments.gguf", "2")));
+      ASSERT_TRUE(store.save_statistics_file(entry(text, "row weights", "8.gradients.gguf", "2")));
+    }
+    // Of an older engine: its name was taken since.
+    ASSERT_TRUE(store.save_statistics_file(entry(used, "moments", "moments.gguf", "1")));
+  }
+  put(statistics_name(path, cut_short, "moments.gguf"));
+  // Not ours: of another state file, without a text, a checkpoint.
+  const std::vector<std::string> others = {statistics_name(folder / "m-2.qfstate", unused, "moments.gguf"),
+                                           "m-notes.gguf",
+                                           statistics_name(path, unused, "imatrix.gguf.pass")};
+  for (const std::string& name : others) put(name);
+
+  PruneRequest request;
+  request.dry_run = true;
+  const auto would = prune_file(path, request).value();
+  EXPECT_TRUE(std::filesystem::exists(folder / statistics_name(path, cut_short, "moments.gguf")));
+  request.dry_run = false;
+  const auto done = prune_file(path, request);
+  ASSERT_TRUE(done) << done.error().message;
+  EXPECT_EQ(done.value().removed, would.removed);
+  EXPECT_EQ(done.value().bytes_beside, would.bytes_beside);
+  EXPECT_GT(done.value().bytes_beside, 0U);
+  EXPECT_THAT(
+      done.value().removed,
+      testing::UnorderedElementsAre(HasSubstr("importance matrix"), HasSubstr("a newer one has its name"),
+                                    HasSubstr("cut short"), HasSubstr("nothing that is known"),
+                                    HasSubstr("nothing that is known"), HasSubstr("nothing that is known")));
+  std::vector<std::string> left;
+  for (const auto& file : std::filesystem::directory_iterator(folder.path()))
+    left.push_back(file.path().filename().string());
+  std::vector<std::string> expected = others;
+  for (const char* kind : {"imatrix.gguf", "moments.gguf", "8.gradients.gguf"})
+    expected.push_back(statistics_name(path, used, kind));
+  expected.emplace_back("m.qfstate");
+  EXPECT_THAT(left, testing::UnorderedElementsAreArray(expected));
+  EXPECT_TRUE(prune_file(path, request).value().removed.empty());
+}
+
 TEST(Verify, FindsDamageOfTheFileAndOfThoseBesideIt) {
   const TemporaryFolder folder;
   make_file(folder / "a");

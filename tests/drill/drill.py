@@ -1,0 +1,164 @@
+"""Drills: a whole job whose calls to the system fail one by one, or which is killed, and is then run again.
+
+usage: drill.py QUANTFIT FAIL_CALL.so DATA [--faults N] [--kills N] [--seed N] [--report]
+
+The job makes an importance matrix, second moments and gradients from token numbers, measures, and writes a model in
+several files. After each failure: an error that names a file and a reason, or success; no half of an output, nothing that
+is not known; and the next run gives the same bytes as one that was never disturbed. --faults and --kills say how many of
+each kind of call are tried, spread over all of them; 0: every one.
+"""
+import argparse
+import collections
+import errno
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+# What calls fail with.
+FAULTS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EIO, "ftruncate": errno.EIO, "read": errno.EIO}
+REASONS = ("No space left", "Input/output error", "disk I/O error", "disk is full", "cannot be written", "cannot be read",
+           "cannot read", "cannot write", "free")
+KNOWN = re.compile(r"(model\.qfstate(-wal|-shm|-journal)?"
+                   r"|model-[0-9a-f]{16}\.(imatrix|moments|[0-9]+\.gradients)\.gguf(\.pass)?"
+                   r"|out-[0-9]{5}-of-[0-9]{5}\.gguf)$")
+
+
+class Drill:
+    def __init__(self, options):
+        self.options = options
+        self.top = pathlib.Path(tempfile.mkdtemp(prefix="quantfit-drill-"))
+        self.random = random.Random(options.seed)
+        self.ids = self.top / "ids.txt"
+        self.ids.write_text(" ".join(str(self.random.randrange(40)) for _ in range(700)))
+        self.folder = self.top / "job"
+        self.messages = collections.Counter()
+        self.failures = []
+        self.tries = collections.Counter()
+
+    def run(self, call=None, count=None):
+        command = [self.options.quantfit, "quantize", str(pathlib.Path(self.options.data) / "engine" / "llama.gguf"),
+                   "--token-ids", str(self.ids), "--context", "64", "--gradient-tokens", "128", "--error-feedback", "on",
+                   "--formats", "Q4_0,Q5_0,Q8_0", "--threads", "2", "--target-bpw", "10", "--split-max-tensors", "9",
+                   "--state", "model.qfstate", "-o", "out.gguf", "-q"]
+        environment = dict(os.environ)
+        if call:
+            environment.update(LD_PRELOAD=self.options.library, FAIL_CALL=call, FAIL_FOLDER=str(self.folder))
+        if count:
+            environment["FAIL_COUNT"] = str(count)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
+
+    def fresh(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+
+    def outputs(self):
+        return {path.name: path.read_bytes() for path in sorted(self.folder.glob("out*.gguf"))}
+
+    def prepare(self):
+        self.fresh()
+        done = self.run()
+        if done.returncode != 0:
+            sys.exit("the undisturbed job fails: " + done.stderr)
+        self.expected = self.outputs()
+        if len(self.expected) < 3:
+            sys.exit("the undisturbed job writes fewer files than it should")
+
+    def number_of(self, kind):
+        self.fresh()
+        count = self.top / "count"
+        self.run(f"{kind}:0:5", count)
+        return int(count.read_text())
+
+    def complain(self, what, done):
+        self.failures.append(f"{what}: {done.stderr.strip()[-400:]}")
+
+    def check(self, what, done, killed):
+        """What must hold after a disturbed run, and after the next one."""
+        there = self.outputs()
+        if there and there != self.expected:
+            complete = set(there) == set(self.expected)
+            first = next(iter(self.expected))
+            # Killed between the names of files: the first, through which the others are found, comes last.
+            if not killed or complete or first in there:
+                self.complain(f"{what} left {sorted(there)}", done)
+        strange = [path.name for path in self.folder.iterdir() if not KNOWN.match(path.name)]
+        if strange:
+            self.complain(f"{what} left {strange}", done)
+        if not killed:
+            if done.returncode == 0:
+                if there != self.expected:
+                    self.complain(f"{what} succeeded with other bytes", done)
+            else:
+                text = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
+                self.messages[re.sub(r"[0-9a-f]{16}", "TEXT", text)] += 1
+                if done.returncode != 1 or not text.startswith("error: ") or not any(r in text for r in REASONS):
+                    self.complain(f"{what} ended with {done.returncode}", done)
+        # The next run: what was named before the end stands in its way, as for any user.
+        for name in there:
+            (self.folder / name).unlink()
+        again = self.run()
+        if again.returncode != 0 or self.outputs() != self.expected:
+            self.complain(f"after {what} the next run is not as it should be", again)
+
+    def numbers(self, kind, most):
+        total = self.number_of(kind)
+        if most == 0 or most >= total:
+            return range(1, total + 1)
+        return sorted({1, total, *(self.random.randint(1, total) for _ in range(most - 2))})
+
+    def faults(self, most):
+        for kind, error in FAULTS.items():
+            for number in self.numbers(kind, most):
+                self.fresh()
+                self.check(f"{kind} {number} failing", self.run(f"{kind}:{number}:{error}"), killed=False)
+                self.tries["faults"] += 1
+
+    def kills(self, most):
+        """Just before calls that change something, and at random moments."""
+        for kind in ("write", "fsync", "rename", "ftruncate"):
+            for number in self.numbers(kind, most):
+                self.fresh()
+                done = self.run(f"{kind}:{number}:kill")
+                if done.returncode != -signal.SIGKILL:
+                    self.complain(f"{kind} {number} did not come", done)
+                self.check(f"kill at {kind} {number}", done, killed=True)
+                self.tries["kills"] += 1
+
+    def finish(self):
+        if self.options.report:
+            for message, count in self.messages.most_common():
+                print(f"{count:5} {message}")
+        print(f"{self.tries['faults']} calls failed, {self.tries['kills']} kills, {len(self.failures)} wrong outcomes")
+        for failure in self.failures:
+            print(failure, file=sys.stderr)
+        shutil.rmtree(self.top, ignore_errors=True)
+        sys.exit(1 if self.failures else 0)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("quantfit")
+    parser.add_argument("library")
+    parser.add_argument("data")
+    parser.add_argument("--faults", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    for name in ("quantfit", "library", "data"):
+        setattr(options, name, str(pathlib.Path(getattr(options, name)).resolve()))
+    drill = Drill(options)
+    drill.prepare()
+    drill.faults(drill.options.faults)
+    drill.kills(drill.options.kills)
+    drill.finish()
+
+
+if __name__ == "__main__":
+    main()
