@@ -13,6 +13,7 @@
 #include "core/text.h"
 #include "optimizer/job/preset.h"
 #include "optimizer/job/sensitized.h"
+#include "optimizer/llama_cpp/key_override.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/recipe_io.h"
 
@@ -267,6 +268,11 @@ void add_input_options(OptionTable& table, JobOptions& o) {
           "through the model (--text); none: do without, and without formats below 3 bits")
       .file();
   table
+      .add("--prune-layers", o.prune_layers, "LIST",
+           "leave these layers out of the model, counted from 0 and separated by commas; those behind them "
+           "move up, and what is measured and compared is what is left")
+      .split_at_commas();
+  table
       .add("--state", o.state, "FILE",
            "file that remembers every measurement: an interrupted run continues, another target starts at "
            "once")
@@ -448,6 +454,39 @@ void add_search_options(OptionTable& table, JobOptions& o) {
       .default_is("all cores");
 }
 
+void add_override_option(OptionTable& table, JobOptions& o) {
+  table.add("--override-kv", o.override_kv, "KEY=TYPE:VALUE",
+            "the written file has this metadata instead of the model's; TYPE is int, float, bool or str");
+}
+
+Result<std::vector<GgufKeyValue>> make_overrides(const JobOptions& o, const GgufMetadata& source) {
+  std::vector<GgufKeyValue> overrides;
+  for (const std::string& text : o.override_kv) {
+    QF_ASSIGN(GgufKeyValue value, named("--override-kv", optimizer::parse_key_override(text, source)));
+    for (const GgufKeyValue& other : overrides)
+      if (other.key == value.key)
+        return fail(ErrorCode::InvalidArgument, "--override-kv: {} is given twice", printable(value.key));
+    overrides.push_back(std::move(value));
+  }
+  return overrides;
+}
+
+void add_reuse_options(OptionTable& table, JobOptions& o) {
+  table
+      .add("--reuse", o.reuse, "FILE.gguf",
+           "take tensors from a file that quantfit wrote earlier (the first, when it is sharded) wherever "
+           "encoding anew would give the same bytes; may be given several times")
+      .file();
+  table
+      .add("--cache", o.cache, "FOLDER",
+           "keep encoded tensors in this folder, and take them from there as with --reuse; several programs "
+           "may share it")
+      .folder();
+  table.add("--cache-size", o.cache_size, "SIZE", "most bytes in it; what was used longest ago goes first")
+      .in("bytes")
+      .default_is("50GB");
+}
+
 Result<optimizer::JobRequest> make_request(const JobOptions& o) {
   optimizer::JobRequest request;
   if (o.objective == "prior") request.objective = optimizer::Objective::Prior;
@@ -456,7 +495,7 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
                 "--role-weight speaks the prior's language: it cannot go with --objective measured");
   if (o.importance == kNoImportance && !o.save_imatrix.empty())
     return fail(ErrorCode::InvalidArgument, "--imatrix none and --save-imatrix exclude one another");
-  request.paths = {o.model, o.importance == kNoImportance ? "" : o.importance, o.state};
+  request.paths = {o.model, o.importance == kNoImportance ? "" : o.importance, o.state, o.prune_layers};
   QF_ASSIGN(request.policy.rules, constraint_rules(o));
   request.policy.allow_requantize = o.allow_requantize;
   for (const std::string& text : o.role_weight) {
@@ -470,6 +509,18 @@ Result<optimizer::JobRequest> make_request(const JobOptions& o) {
       return fail(ErrorCode::InvalidArgument, "--split-max-size: a file of 0 bytes holds nothing");
   }
   request.split.max_tensors = o.split_max_tensors;
+  if (o.keep_split && request.split.any())
+    return fail(ErrorCode::InvalidArgument,
+                "--keep-split cuts as the source is cut: it cannot go with --split-max-size and "
+                "--split-max-tensors");
+  request.split.as_source = o.keep_split;
+  for (const std::string& path : o.reuse) request.reuse.files.emplace_back(path);
+  request.reuse.cache = o.cache;
+  if (!o.cache_size.empty()) {
+    if (o.cache.empty())
+      return fail(ErrorCode::InvalidArgument, "--cache-size is about the folder that --cache names");
+    QF_ASSIGN(request.reuse.cache_bytes, size_option("--cache-size", o.cache_size));
+  }
   request.max_nmse = o.max_error;
   request.speed_weight = o.speed_weight;
   if (o.min_fill) {

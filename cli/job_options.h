@@ -76,6 +76,12 @@ struct JobOptions {
   // output
   std::string split_max_size;
   std::uint64_t split_max_tensors = 0;
+  bool keep_split = false;
+  std::vector<std::uint32_t> prune_layers;
+  std::vector<std::string> override_kv;
+  std::vector<std::string> reuse;  // files
+  std::string cache;
+  std::string cache_size;
   bool json = false;
   bool all_tensors = false;
 };
@@ -100,6 +106,13 @@ void add_objective_options(OptionTable& table, JobOptions& options);
 void add_candidates_option(OptionTable& table, JobOptions& options);
 // Formats and constraints, work.
 void add_search_options(OptionTable& table, JobOptions& options);
+
+void add_override_option(OptionTable& table, JobOptions& options);
+// Of --override-kv, against the model's metadata.
+[[nodiscard]] Result<std::vector<GgufKeyValue>> make_overrides(const JobOptions& options,
+                                                               const GgufMetadata& source);
+// Tensors that were encoded before.
+void add_reuse_options(OptionTable& table, JobOptions& options);
 
 // InvalidArgument, naming the option, when a value has no meaning.
 [[nodiscard]] Result<optimizer::JobRequest> make_request(const JobOptions& options);

@@ -27,6 +27,7 @@
 #include "core/text.h"
 #include "optimizer/job/curve.h"
 #include "optimizer/job/evaluation.h"
+#include "optimizer/llama_cpp/prune_layers.h"
 #include "optimizer/llama_cpp/static_recipes.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
@@ -37,7 +38,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // The largest file that hubs take.
-constexpr std::uint64_t kMostBytesOfAFile = 50'000'000'000;
+constexpr std::string_view kMostBytesOfAFile = "50G";
 constexpr std::uint64_t kMostBytesOfACard = std::uint64_t{1} << 24;
 constexpr std::uint64_t kMostBytesOfACopy = std::uint64_t{1} << 36;
 
@@ -108,12 +109,14 @@ bool same_value(const GgufKeyValue* a, const GgufKeyValue& b) {
 // The file is there already, whole, and was made from the same by the same recipe and encoders.
 bool is_there(const fs::path& path, const optimizer::Solution& solution) {
   const auto model = Model::open(path);
-  if (!model || model.value().shards().size() != 1 ||
-      model.value().shards()[0].file_bytes != solution.file_bytes)
-    return false;
+  if (!model) return false;
+  std::uint64_t bytes = 0;
+  for (const GgufShard& shard : model.value().shards()) bytes += shard.file_bytes;
+  if (bytes != solution.file_bytes) return false;
   return std::ranges::all_of(solution.keys, [&](const GgufKeyValue& key) {
-    // Another target may have led to the same recipe.
-    return key.key == "quantfit.target" || same_value(model.value().metadata().find(key.key), key);
+    // Another target may have led to the same recipe; digests of tensors follow from the rest.
+    return key.key == "quantfit.target" || key.key == optimizer::kTensorInputs ||
+           key.key == optimizer::kTensorData || same_value(model.value().metadata().find(key.key), key);
   });
 }
 
@@ -171,7 +174,10 @@ class Publisher {
     // Beside the folder, not in it: it is of no use to others.
     state_ = options_.job.state;
     if (state_.empty()) state_ = fs::path(folder_ / "").parent_path().string() + ".qfstate";
-    for (Wanted& wanted : wanted_) wanted.job.state = state_;
+    for (Wanted& wanted : wanted_) {
+      wanted.job.state = state_;
+      if (wanted.job.split_max_size.empty()) wanted.job.split_max_size = kMostBytesOfAFile;
+    }
     card_.model = base;
     card_.command = console_.command();
     return outcome::success();
@@ -263,13 +269,16 @@ class Publisher {
     file.file_bytes = solution.file_bytes;
     file.answer = make_plan_report(model, *session.job, solution, statics_);
     if (contest) file.answer.candidates = candidate_reports(*contest);
-    if (file.file_bytes > kMostBytesOfAFile)
-      context_.logger.log(
-          LogLevel::Warning,
-          fmt::format("{} has {}: hubs take files of 50 GB at most; split it with llama-gguf-split "
-                      "--split-max-size 50G",
-                      file.name, format_bytes(file.file_bytes)));
-    const fs::path path = folder_ / wanted.file;
+    // Several files are in a folder of the name.
+    QF_ASSIGN(const optimizer::OutputLayout layout,
+              optimizer::output_layout(model, solution.recipe, session.inputs->importance_or_null(),
+                                       solution.keys, session.request.split));
+    const fs::path whole =
+        layout.files.size() == 1 ? fs::path(wanted.file) : fs::path(wanted.file).stem() / wanted.file;
+    for (std::size_t i = 0; i < layout.files.size(); ++i)
+      file.parts.push_back(shard_path(whole, i, layout.files.size()).string());
+    file.name = file.parts.front();
+    const fs::path path = folder_ / file.name;
     std::error_code trouble;
     file.kept = fs::exists(path, trouble) && is_there(path, solution);
     if (file.kept) {
@@ -284,9 +293,15 @@ class Publisher {
                     path.string());
       optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
+      for (const PublishedFile& made : card_.files) writer.reuse.files.push_back(folder_ / made.name);
       writer.existing = options_.force ? Existing::Replace : Existing::Keep;
-      QF_TRY(optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
-                                    writer, *session.kernels, context_.progress, context_.cancel));
+      fs::create_directories(path.parent_path(), trouble);
+      if (trouble) return fail(ErrorCode::Io, "{}: {}", path.parent_path().string(), trouble.message());
+      QF_ASSIGN(const optimizer::WriteSummary done,
+                optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe,
+                                       folder_ / whole, writer, *session.kernels, context_.progress,
+                                       context_.cancel));
+      for (const std::string& note : done.notes) context_.logger.log(LogLevel::Warning, note);
       context_.logger.log(LogLevel::Info,
                           fmt::format("wrote {}, {}", file.name, format_bytes(file.file_bytes)));
     }
@@ -307,7 +322,9 @@ class Publisher {
     QF_ASSIGN(request.options.run, make_run_options(text, options_.job.threads));
     std::vector<fs::path> paths;
     for (const PublishedFile& file : card_.files) paths.push_back(folder_ / file.name);
-    QF_ASSIGN(const Model base, Model::open(options_.job.model));
+    QF_ASSIGN(Model base, Model::open(options_.job.model));
+    std::vector<std::string> told_before;
+    QF_ASSIGN(base, optimizer::prune_layers(std::move(base), options_.job.prune_layers, told_before));
     QF_ASSIGN(const optimizer::EvaluatedFiles evaluated,
               optimizer::evaluate_files(base, paths, request, {context_.progress, context_.cancel}));
     for (std::size_t i = 0; i < card_.files.size(); ++i) {
@@ -334,10 +351,11 @@ class Publisher {
       });
     };
     std::map<std::string, std::string> sums;
-    for (PublishedFile& file : card_.files) {
-      QF_ASSIGN(file.sha256, sum_of(file.name));
-      sums[file.name] = file.sha256;
-    }
+    for (PublishedFile& file : card_.files)
+      for (const std::string& part : file.parts) {
+        QF_ASSIGN(sums[part], sum_of(part));
+        file.sha256.push_back(sums[part]);
+      }
     if (!card_.importance.empty()) {
       QF_ASSIGN(sums[card_.importance], sum_of(card_.importance));
     }
@@ -367,8 +385,10 @@ nlohmann::ordered_json publish_document(const ModelCard& card, const std::string
                                   {"file_bytes", file.file_bytes},
                                   {"tensor_bytes", file.answer.tensor_bytes},
                                   {"bpw", file.answer.bpw},
-                                  {"sha256", file.sha256},
+                                  {"sha256", file.sha256.front()},
                                   {"kept", file.kept}};
+    for (std::size_t i = 0; i < file.parts.size() && file.parts.size() > 1; ++i)
+      row["parts"].push_back({{"name", file.parts[i]}, {"sha256", file.sha256[i]}});
     if (file.answer.predicted_error) row["predicted_error"] = *file.answer.predicted_error;
     row["error_unit"] = file.answer.error_unit;
     if (file.divergence)
@@ -431,6 +451,12 @@ Command make_publish_command() {
       .add("--evaluate", options->evaluate, "TEXT",
            "measure the KL divergence of every file on this text, in chunks of --context")
       .file();
+  table
+      .add("--split-max-size", options->job.split_max_size, "SIZE",
+           "larger ones are cut into files of at most this size, in a folder of their name")
+      .default_is("50G, the most that hubs take");
+  add_override_option(table, options->job);
+  add_reuse_options(table, options->job);
   table.flag("--force", options->force,
              "replace files of these names that are others; never what is being read");
   add_calibration_options(table, options->job);

@@ -303,6 +303,11 @@ int run_job(QuantizeOptions& options, Console& console) {
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
+      for (const std::string& note : done.value().notes) console.logger().log(LogLevel::Warning, note);
+      // What the next targets share with this one is not encoded twice.
+      if (session.request.keep_provenance) session.request.reuse.files.push_back(done.value().files.front());
+      report.encoded_tensors = done.value().encoded_tensors;
+      report.reused_tensors = done.value().reused_tensors;
       report.output = done.value().files.front().string();
       report.write_seconds = done.value().seconds;
       report.source_digest = done.value().source_digest;
@@ -380,6 +385,10 @@ Command make_command(bool write) {
       "of its own");
   table.add("--split-max-tensors", options->job.split_max_tensors, "N",
             "cut the output into files of at most so many tensors; 0: no limit");
+  add_override_option(table, options->job);
+  table.flag("--keep-split", options->job.keep_split,
+             "cut the output as the model is cut: as many files, each with the same tensors");
+  if (write) add_reuse_options(table, options->job);
   table.add("--export-recipe", options->export_recipe, "FILE", "write the recipe, readable by --recipe")
       .file();
   table

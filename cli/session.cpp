@@ -50,6 +50,7 @@ Result<void> Session::open_files(const JobContext& context) {
                                            mode == SessionMode::Recall ? optimizer::StateUse::Recall
                                                                        : optimizer::StateUse::Keep));
   QF_TRY(check_patterns(*options, request, inputs->model.tensors()));
+  QF_ASSIGN(request.overrides, make_overrides(*options, inputs->model.metadata()));
   if (!with_targets) return outcome::success();
   // Before there is an importance matrix, nothing is refused for the lack of one.
   optimizer::JobRequest own = request;
@@ -176,6 +177,7 @@ Result<void> Session::calibrate(const JobContext& context) {
                 "made the importance matrix in {}{}", format_duration(made.seconds),
                 made.continued_at == 0 ? "" : fmt::format(", continued at layer {}", made.continued_at)));
   request.paths.importance = made.path;
+  request.paths.importance_is_pruned = true;
   return open_files(context);
 }
 

@@ -184,6 +184,7 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       file_(std::exchange(other.file_, -1)),
       failed_(other.failed_),
       sealed_(other.sealed_),
+      flushed_to_disk_(other.flushed_to_disk_),
       written_(other.written_),
       flushed_(other.flushed_) {}
 
@@ -196,6 +197,7 @@ AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
     file_ = std::exchange(other.file_, -1);
     failed_ = other.failed_;
     sealed_ = other.sealed_;
+    flushed_to_disk_ = other.flushed_to_disk_;
     written_ = other.written_;
     flushed_ = other.flushed_;
   }
@@ -235,6 +237,23 @@ Result<void> AtomicFile::write(std::span<const std::byte> bytes) {
     port::begin_writing(file_, flushed_ + kFlushStep, kFlushStep);
     port::finish_writing(file_, flushed_, kFlushStep);
     flushed_ += kFlushStep;
+  }
+  return outcome::success();
+}
+
+Result<void> AtomicFile::rewrite(std::uint64_t offset, std::span<const std::byte> bytes) {
+  if (file_ < 0 || failed_ || offset > written_ || bytes.size() > written_ - offset)
+    return fail(ErrorCode::Internal, "{}: {} bytes at {} were not written yet", path_.string(), bytes.size(),
+                offset);
+  flushed_to_disk_ = false;
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(file_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (count < 0) {
+      if (errno == EINTR) continue;
+      return failure("cannot write", errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
   }
   return outcome::success();
 }
@@ -282,8 +301,9 @@ Error AtomicFile::put_beside() {
 
 Result<void> AtomicFile::seal() {
   if (file_ < 0 || failed_) return fail(ErrorCode::Internal, "{}: committed after its end", path_.string());
-  if (!sealed_ && fsync(file_) != 0) return failure("cannot flush to the disk", errno);
   sealed_ = true;
+  if (!flushed_to_disk_ && fsync(file_) != 0) return failure("cannot flush to the disk", errno);
+  flushed_to_disk_ = true;
   return outcome::success();
 }
 

@@ -40,6 +40,9 @@ class AtomicFile {
 
   // Io or NoSpace. After a failure nothing can be written or committed any more.
   [[nodiscard]] Result<void> write(std::span<const std::byte> bytes);
+  // Replaces bytes that were written before, of a sealed file too, which is flushed again when it is sealed
+  // again. Internal when they were not; otherwise as write().
+  [[nodiscard]] Result<void> rewrite(std::uint64_t offset, std::span<const std::byte> bytes);
   // Flushes to the disk; nothing can be written afterwards.
   [[nodiscard]] Result<void> seal();
   // Seals, gives the file its name, and flushes the folder. When another file took the name
@@ -69,6 +72,7 @@ class AtomicFile {
   int file_ = -1;
   bool failed_ = false;
   bool sealed_ = false;
+  bool flushed_to_disk_ = false;  // since the last write
   std::uint64_t written_ = 0;
   std::uint64_t flushed_ = 0;  // handed to the disk already; the page cache may forget it
 };

@@ -20,6 +20,10 @@ void Digest::bytes(std::span<const std::byte> data) {
   XXH3_128bits_update(state_.get(), data.data(), data.size());
 }
 
+std::uint64_t Digest::value() const {
+  return XXH3_128bits_digest(state_.get()).low64;
+}
+
 std::string Digest::hex() const {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));

@@ -36,6 +36,8 @@ class Digest {
 
   // 32 lower-case hexadecimal digits. More may be added afterwards.
   [[nodiscard]] std::string hex() const;
+  // The lower half of the same: enough to tell things apart that nobody made to collide.
+  [[nodiscard]] std::uint64_t value() const;
 
  private:
   struct Free {

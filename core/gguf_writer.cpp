@@ -104,6 +104,18 @@ std::uint64_t header_size(const GgufMetadata& metadata, std::span<const TensorIn
   return saturating_round_up(gguf_unpadded_header_bytes(metadata, tensors), alignment);
 }
 
+// What stands between a key and its bytes: the type, and a length or element type and count.
+std::uint64_t bytes_before_value(const GgufKeyValue& pair) {
+  switch (pair.type) {
+    case GgufType::String:
+      return 4 + 8;
+    case GgufType::Array:
+      return 4 + 4 + 8;
+    default:
+      return 4;
+  }
+}
+
 // The bytes before the data section.
 std::string make_header(const GgufMetadata& metadata, std::span<const TensorInfo> tensors,
                         std::uint32_t alignment) {
@@ -170,9 +182,7 @@ Result<Layout> make_layout(const GgufMetadata& metadata, std::span<const TensorI
 std::uint64_t gguf_unpadded_header_bytes(const GgufMetadata& metadata, std::span<const TensorInfo> tensors) {
   std::uint64_t size = kGgufHeaderBytes;
   for (const GgufKeyValue& pair : metadata.all()) {
-    size += 8 + pair.key.size() + 4 + pair.bytes.size();
-    if (pair.type == GgufType::String) size += 8;
-    if (pair.type == GgufType::Array) size += 4 + 8;
+    size += 8 + pair.key.size() + bytes_before_value(pair) + pair.bytes.size();
   }
   for (const TensorInfo& tensor : tensors)
     size += 8 + tensor.name.size() + 4 + std::uint64_t{8} * written_dims(tensor) + 4 + 8;
@@ -193,6 +203,7 @@ Result<std::uint64_t> gguf_file_bytes(const GgufMetadata& metadata, std::span<co
 
 struct GgufWriter::Impl {
   AtomicFile file;
+  GgufMetadata metadata;
   std::vector<TensorInfo> tensors;
   std::uint32_t alignment;
   std::size_t tensor = 0;       // whose data come next
@@ -237,7 +248,7 @@ Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const G
   QF_ASSIGN(Layout layout, make_layout(metadata, tensors, alignment));
   const std::string header = make_header(metadata, layout.tensors, alignment);
   QF_ASSIGN(AtomicFile file, AtomicFile::create(path, std::max(layout.file_bytes, space_bytes), existing));
-  auto impl = std::make_unique<Impl>(Impl{std::move(file), std::move(layout.tensors), alignment});
+  auto impl = std::make_unique<Impl>(Impl{std::move(file), metadata, std::move(layout.tensors), alignment});
   impl->buffer.reserve(kBufferBytes);
   QF_TRY(impl->put(std::as_bytes(std::span(header))));
   QF_TRY(impl->finish_tensors());  // empty ones at the start
@@ -260,6 +271,22 @@ Result<void> GgufWriter::append(std::span<const std::byte> bytes) {
     QF_TRY(impl_->finish_tensors());
   }
   return outcome::success();
+}
+
+Result<void> GgufWriter::set_value(const GgufKeyValue& value) {
+  std::uint64_t offset = kGgufHeaderBytes;
+  for (const GgufKeyValue& pair : impl_->metadata.all()) {
+    offset += 8 + pair.key.size() + bytes_before_value(pair);
+    if (pair.key == value.key) {
+      if (pair.type != value.type || pair.element_type != value.element_type || pair.count != value.count ||
+          pair.bytes.size() != value.bytes.size())
+        break;
+      QF_TRY(impl_->flush());
+      return impl_->file.rewrite(offset, {value.bytes.data(), value.bytes.size()});
+    }
+    offset += pair.bytes.size();
+  }
+  return fail(ErrorCode::Internal, "the header has no key {} of that type and size", printable(value.key));
 }
 
 Result<void> GgufWriter::seal() {

@@ -52,6 +52,10 @@ class GgufWriter {
   // Io or NoSpace on failure; more bytes than the tensors have is Internal.
   [[nodiscard]] Result<void> append(std::span<const std::byte> bytes);
 
+  // Replaces the value of a key that the header has, by one of the same type and size: for what is known only
+  // when all data are written. Possible until commit(), after seal() too. Internal for other keys; Io.
+  [[nodiscard]] Result<void> set_value(const GgufKeyValue& value);
+
   // Internal when data is missing, or Io: all of it is on the disk afterwards, still without a name.
   [[nodiscard]] Result<void> seal();
 

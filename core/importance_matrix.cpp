@@ -165,8 +165,6 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
   const auto values_of = [&](const TensorInfo& tensor) {
     return FloatsInFile(file.subspan(gguf.data_offset + tensor.offset, tensor.bytes));
   };
-  std::uint64_t unseen = 0;
-  std::uint64_t with_unseen = 0;
   std::uint64_t never = 0;
   std::uint64_t impossible = 0;  // columns of negative variance
   for (const auto& [name, group] : groups) {
@@ -207,12 +205,7 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
       const double square = entry.sum_squares[i] / count;
       impossible += mean * mean > square * (1 + kVarianceTolerance) + kUnderflowingSquare ? 1 : 0;
     }
-    if (zero == counts.size()) {
-      ++never;
-    } else if (zero != 0) {
-      unseen += zero;
-      ++with_unseen;
-    }
+    never += zero == counts.size() ? 1 : 0;
     matrix.entries_.emplace(name, std::move(entry));
   }
   if (impossible != 0)
@@ -222,10 +215,6 @@ Result<ImportanceMatrix> ImportanceMatrix::read_gguf(std::span<const std::byte> 
         impossible));
   if (never != 0)
     matrix.warnings_.push_back(fmt::format("{} importance entries were never reached by calibration", never));
-  if (unseen != 0)
-    matrix.warnings_.push_back(
-        fmt::format("calibration never reached {} experts of {} tensors; they take the mean of the others",
-                    unseen, with_unseen));
   return matrix;
 }
 
@@ -311,6 +300,15 @@ bool ImportanceMatrix::has_activations() const {
 
 Result<void> ImportanceMatrix::check_unchanged() const {
   return file_->check_unchanged();
+}
+
+ImportanceMatrix ImportanceMatrix::renamed(
+    const std::function<std::string(const std::string&)>& name_of) const {
+  ImportanceMatrix copy = *this;
+  copy.entries_.clear();
+  for (const auto& [name, entry] : entries_)
+    if (std::string other = name_of(name); !other.empty()) copy.entries_.emplace(std::move(other), entry);
+  return copy;
 }
 
 Result<std::optional<std::vector<ColumnStatistics>>> ImportanceMatrix::statistics(

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -80,6 +81,9 @@ class ImportanceMatrix {
   // looked up. Io when the file is not what it was when it was read.
   [[nodiscard]] Result<std::optional<std::vector<ColumnStatistics>>> statistics(
       const TensorInfo& tensor) const;
+
+  // The same numbers under other names; entries for which `name_of` gives an empty one are left out.
+  [[nodiscard]] ImportanceMatrix renamed(const std::function<std::string(const std::string&)>& name_of) const;
 
   // Io when the file was cut short or modified since it was read.
   [[nodiscard]] Result<void> check_unchanged() const;

@@ -122,10 +122,8 @@ Result<Model> Model::open(const std::filesystem::path& path, OpenMode mode) {
                     split.count, model.tensors_.size(), kSplitTensors, split.tensors);
     }
 
-    model.by_name_.resize(model.tensors_.size());
-    std::iota(model.by_name_.begin(), model.by_name_.end(), 0U);
+    model.index_names();
     const auto name_of_index = [&](std::uint32_t i) -> const std::string& { return model.tensors_[i].name; };
-    std::ranges::sort(model.by_name_, {}, name_of_index);
     const auto twice = std::ranges::adjacent_find(model.by_name_, {}, name_of_index);
     if (twice != model.by_name_.end()) {
       const TensorInfo& a = model.tensors_[twice[0]];
@@ -144,6 +142,29 @@ Result<Model> Model::open(const std::filesystem::path& path, OpenMode mode) {
     }
     return model;
   });
+}
+
+void Model::index_names() {
+  by_name_.resize(tensors_.size());
+  std::iota(by_name_.begin(), by_name_.end(), 0U);
+  std::ranges::sort(by_name_, {}, [&](std::uint32_t i) -> const std::string& { return tensors_[i].name; });
+}
+
+Result<Model> Model::renamed(Model model, GgufMetadata metadata, std::span<const std::string> names) {
+  std::vector<TensorInfo> kept;
+  for (std::size_t i = 0; i < model.tensors_.size(); ++i) {
+    if (names[i].empty()) continue;
+    kept.push_back(std::move(model.tensors_[i]));
+    kept.back().name = names[i];
+  }
+  model.tensors_ = std::move(kept);
+  model.metadata_ = std::move(metadata);
+  model.index_names();
+  for (std::size_t i = 1; i < model.by_name_.size(); ++i)
+    if (const std::string& name = model.tensors_[model.by_name_[i]].name;
+        name == model.tensors_[model.by_name_[i - 1]].name)
+      return fail(ErrorCode::InvalidArgument, "two tensors would be called {}", printable(name));
+  return model;
 }
 
 const TensorInfo* Model::find(std::string_view name) const {

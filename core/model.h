@@ -41,6 +41,11 @@ class Model {
   // otherwise, with a message that names file, place and cause.
   [[nodiscard]] static Result<Model> open(const std::filesystem::path& path, OpenMode mode = OpenMode::Data);
 
+  // The same files seen in another way: tensor i is called `names[i]`, or left out where that is empty.
+  // InvalidArgument when two have one name.
+  [[nodiscard]] static Result<Model> renamed(Model model, GgufMetadata metadata,
+                                             std::span<const std::string> names);
+
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
@@ -78,6 +83,7 @@ class Model {
  private:
   friend class ModelWatch;
   Model();
+  void index_names();
   GgufMetadata metadata_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::uint32_t> by_name_;  // sorted by name: indices into tensors_

@@ -61,7 +61,26 @@ Result<std::vector<PlannedShard>> plan_shards(const GgufMetadata& metadata,
   return shards;
 }
 
-std::uint64_t most_shard_overhead(const ShardLimits& limits, std::uint64_t tensors, std::uint64_t bytes) {
+Result<std::vector<PlannedShard>> keep_shards(const GgufMetadata& metadata,
+                                              std::span<const TensorInfo> tensors, std::size_t files) {
+  std::vector<PlannedShard> shards;
+  std::size_t first = 0;
+  for (std::size_t i = 0; i < files; ++i) {
+    PlannedShard shard{first, 0, 0};
+    while (first < tensors.size() && tensors[first].shard == i) ++first;
+    shard.tensors = first - shard.first_tensor;
+    QF_ASSIGN(shard.file_bytes, gguf_file_bytes(shard_metadata(metadata, i, files, tensors.size()),
+                                                tensors.subspan(shard.first_tensor, shard.tensors)));
+    shards.push_back(shard);
+  }
+  if (first != tensors.size())
+    return fail(ErrorCode::Internal, "tensor '{}' is in none of {} files", tensors[first].name, files);
+  return shards;
+}
+
+std::uint64_t most_shard_overhead(const ShardLimits& limits, std::uint64_t tensors, std::uint64_t bytes,
+                                  std::uint64_t source_files) {
+  if (limits.as_source) return source_files > 1 ? saturating_product(kMostBytesPerShard, source_files) : 0;
   const bool fits = (limits.max_bytes == 0 || bytes <= limits.max_bytes) &&
                     (limits.max_tensors == 0 || tensors <= limits.max_tensors);
   if (fits) return 0;

@@ -16,8 +16,9 @@ namespace quantfit {
 struct ShardLimits {
   std::uint64_t max_bytes = 0;    // of one file, header included; 0: no limit
   std::uint64_t max_tensors = 0;  // of one file; 0: no limit
+  bool as_source = false;         // instead: as many files as the source has, each with the same tensors
 
-  [[nodiscard]] bool any() const { return max_bytes != 0 || max_tensors != 0; }
+  [[nodiscard]] bool any() const { return max_bytes != 0 || max_tensors != 0 || as_source; }
 };
 
 struct PlannedShard {
@@ -34,10 +35,15 @@ struct PlannedShard {
                                                             std::span<const TensorInfo> tensors,
                                                             const ShardLimits& limits);
 
+// The same tensors in as many files as they are in now, `files` of them: TensorInfo::shard says in which.
+[[nodiscard]] Result<std::vector<PlannedShard>> keep_shards(const GgufMetadata& metadata,
+                                                            std::span<const TensorInfo> tensors,
+                                                            std::size_t files);
+
 // Most bytes that cutting adds to all files together, whatever the formats, when they hold `tensors` tensors
-// and `bytes` bytes.
+// and `bytes` bytes; their source has `source_files` files.
 [[nodiscard]] std::uint64_t most_shard_overhead(const ShardLimits& limits, std::uint64_t tensors,
-                                                std::uint64_t bytes);
+                                                std::uint64_t bytes, std::uint64_t source_files = 1);
 
 // The metadata of file `index` of `count`, counted from 0, of a model of `tensors` tensors; the model's own
 // for a single file.

@@ -231,6 +231,8 @@ Json to_json(const PlanReport& report) {
     json["output_files"] = report.more_files + 1;
     json["write_seconds"] = report.write_seconds;
     json["source_digest"] = report.source_digest;
+    json["encoded_tensors"] = report.encoded_tensors;
+    json["reused_tensors"] = report.reused_tensors;
     json["run_command"] = report.run_command;
   }
   return json;

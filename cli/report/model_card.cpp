@@ -87,7 +87,9 @@ std::string to_markdown(const ModelCard& card) {
                     : "not measured | ";
     else if (file.answer.predicted_error)
       quality = fmt::format("{:.4g}", *file.answer.predicted_error);
-    text += fmt::format("| {} | {} | {:.3f} | {} | {} | {} |\n", code(file.name), prose(file.label),
+    const std::string more =
+        file.parts.size() > 1 ? fmt::format(" and {} more", file.parts.size() - 1) : std::string();
+    text += fmt::format("| {}{} | {} | {:.3f} | {} | {} | {} |\n", code(file.name), more, prose(file.label),
                         file.answer.bpw, format_bytes(file.file_bytes), quality, use_of(file));
   }
   if (measured)

@@ -12,11 +12,12 @@
 namespace quantfit::cli {
 
 struct PublishedFile {
-  std::string name;   // of the file: "Model-Q4_K_M.gguf"
-  std::string label;  // "Q4_K_M", "4.50bpw"
+  std::string name;  // of the file: "Model-Q4_K_M.gguf"; of several the first, in a folder of their own
+  std::vector<std::string> parts;  // all files: `name` alone, or all that it is the first of
+  std::string label;               // "Q4_K_M", "4.50bpw"
   PlanReport answer;
   std::uint64_t file_bytes = 0;
-  std::string sha256;
+  std::vector<std::string> sha256;         // of the parts
   bool kept = false;                       // it was there already
   std::optional<double> divergence;        // mean KL divergence from the original, nats
   std::optional<double> divergence_error;  // its standard error over chunks

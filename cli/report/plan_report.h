@@ -174,6 +174,8 @@ struct PlanReport {
   std::size_t more_files = 0;  // beside `output`
   double write_seconds = 0;
   std::string source_digest;             // of every weight that was read for it
+  std::uint64_t encoded_tensors = 0;     // that changed their format
+  std::uint64_t reused_tensors = 0;      // of these, taken as they were encoded before
   std::vector<std::string> run_command;  // the words that start llama.cpp's server with it
 };
 

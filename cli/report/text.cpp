@@ -255,8 +255,12 @@ std::string to_text(const PlanReport& report, bool all_tensors) {
 
 std::string written_text(const PlanReport& report) {
   const std::string more = report.more_files == 0 ? "" : fmt::format(" and {} more", report.more_files);
-  return fmt::format("\nwrote {}{} ({}) in {}\nrun it with: {}\n", escaped(report.output), more,
-                     format_bytes(report.file_bytes), format_duration(report.write_seconds),
+  const std::string reused = report.reused_tensors == 0
+                                 ? ""
+                                 : fmt::format("; {} of {} tensors were encoded before",
+                                               report.reused_tensors, report.encoded_tensors);
+  return fmt::format("\nwrote {}{} ({}) in {}{}\nrun it with: {}\n", escaped(report.output), more,
+                     format_bytes(report.file_bytes), format_duration(report.write_seconds), reused,
                      escaped(shell_text(report.run_command)));
 }
 

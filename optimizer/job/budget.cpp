@@ -107,7 +107,8 @@ Result<Budget> find_budget(const JobInputs& inputs, std::span<const TensorCandid
                 output_layout(inputs.model, recipe_of(infos), inputs.importance_or_null(), keys));
       QF_ASSIGN(one.overhead_bytes, gguf_header_bytes(layout.metadata, layout.tensors));
       one.overhead_bytes =
-          saturating_sum(one.overhead_bytes, most_shard_overhead(split, infos.size(), file->bytes));
+          saturating_sum(one.overhead_bytes,
+                         most_shard_overhead(split, infos.size(), file->bytes, inputs.model.shards().size()));
       one.kind = BudgetKind::File;
       one.alignment = kFileAlignment;
       one.bytes = file->bytes;

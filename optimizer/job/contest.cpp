@@ -146,6 +146,9 @@ Result<Contest> hold_contest(const JobInputs& inputs, const JobRequest& request,
     WriterOptions writer = writer_options(inputs, request);
     writer.existing = Existing::Replace;
     writer.split = {};
+    // What they have in common is encoded once.
+    writer.keys = tensor_digest_keys(inputs.model.tensors().size());
+    for (const auto& earlier : files.paths()) writer.reuse.files.push_back(earlier);
     QF_ASSIGN(const WriteSummary written,
               write_model(inputs.model, inputs.importance_or_null(), one.recipe, files.add(), writer, kernels,
                           control.progress, control.cancel));

@@ -7,10 +7,14 @@
 #include "core/fingerprint.h"
 #include "core/out_of_memory.h"
 #include "core/text.h"
+#include "optimizer/llama_cpp/prune_layers.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 
 namespace quantfit::optimizer {
 namespace {
+
+// Up to this share of a tensor's experts, those that no token reached are nothing to be warned of.
+constexpr double kManyUnseen = 0.05;
 
 // The importance matrix must speak of this model: entries that fit, and at least some for its matrices.
 Result<void> check_importance(const Model& model, const ImportanceMatrix& importance,
@@ -34,6 +38,7 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
     warnings.push_back(fmt::format("{} of {} importance entries have no tensor in the model ('{}', ...)",
                                    unmatched, importance.entries().size(), first_unmatched));
   std::size_t imputed = 0;
+  double most_imputed = 0;  // share of a tensor's matrices
   std::size_t quantizable = 0;
   std::size_t without_entry = 0;
   std::string first_without;
@@ -47,7 +52,9 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
       if (wanted && without_entry++ == 0) first_without = tensor.name;
       continue;
     }
-    for (const ColumnStatistics& matrix : *statistics.value()) imputed += matrix.imputed ? 1 : 0;
+    const auto unseen = std::ranges::count_if(*statistics.value(), &ColumnStatistics::imputed);
+    imputed += static_cast<std::size_t>(unseen);
+    most_imputed = std::max(most_imputed, double(unseen) / double(statistics.value()->size()));
   }
   if (2 * without_entry > quantizable)
     return fail(
@@ -60,10 +67,11 @@ Result<void> check_importance(const Model& model, const ImportanceMatrix& import
         fmt::format("{} quantizable tensors have no importance data ('{}', ...): all their columns "
                     "count the same",
                     without_entry, first_without));
-  if (imputed != 0)
-    warnings.push_back(fmt::format(
-        "{} expert matrices were never reached by the calibration text; the mean of the others stands in",
-        imputed));
+  if (most_imputed > kManyUnseen)
+    warnings.push_back(
+        fmt::format("{} expert matrices were never reached by the calibration text, up to {:.0f} % of a "
+                    "tensor's; the mean of the others stands in: a longer text tells more",
+                    imputed, 100 * most_imputed));
   return outcome::success();
 }
 
@@ -82,11 +90,19 @@ Result<state::StateStore> recall(const JobPaths& paths, const std::string& finge
 
 Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel, StateUse use) {
   return or_out_of_memory(paths.model.string(), [&]() -> Result<JobInputs> {
+    std::vector<std::string> warnings;
     QF_ASSIGN(Model model, Model::open(paths.model));
+    QF_ASSIGN(model, prune_layers(std::move(model), paths.pruned_layers, warnings));
     QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
-    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}, {}};
+    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}, std::move(warnings)};
     if (!paths.importance.empty()) {
       QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
+      if (!paths.pruned_layers.empty() && !paths.importance_is_pruned) {
+        std::vector<std::uint32_t> layers = paths.pruned_layers;
+        std::ranges::sort(layers);
+        inputs.importance = inputs.importance->renamed(
+            [&](const std::string& name) { return name_without_layers(name, layers); });
+      }
       std::ranges::copy(inputs.importance->warnings(), std::back_inserter(inputs.warnings));
       QF_TRY(check_importance(inputs.model, *inputs.importance, inputs.has_importance, inputs.warnings));
       inputs.importance_fingerprint = fingerprint(*inputs.importance);

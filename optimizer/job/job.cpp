@@ -8,6 +8,7 @@
 #include "optimizer/job/provenance.h"
 #include "optimizer/llama_cpp/quantize_rules.h"
 #include "optimizer/planning/measured_sensitivity.h"
+#include "optimizer/planning/requantization.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -87,6 +88,9 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
       job.sensitivity_source.push_back(std::move(sensitivity.obtained));
     }
     std::ranges::move(sensitivities.notes, std::back_inserter(job.notes));
+    const std::string_view unit = job.error_unit == state::SensitivityUnit::Nats ? "nats" : "relative";
+    if (auto lost = requantization_sentence(inputs.model.tensors(), job.sensitivity, unit); !lost.empty())
+      job.notes.push_back(std::move(lost));
     for (const RoleWeight& role : request.role_weights)
       if (applies_to_none(role.pattern, inputs.model.tensors()))
         job.notes.push_back(fmt::format("{} '{}' applies to no tensor", role.given_as, role.pattern.text()));

@@ -57,7 +57,7 @@ std::string recipe_fingerprint(const Recipe& recipe) {
 std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequest& request,
                                           const Target& target, state::SensitivityUnit unit,
                                           const Solution* solution) {
-  if (!request.keep_provenance) return {};
+  if (!request.keep_provenance) return request.overrides;
   const auto text = [](std::string_view name, std::string_view value) {
     return GgufKeyValue::of_string(own(name), value);
   };
@@ -72,6 +72,10 @@ std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequ
   if (inputs.importance) keys.push_back(text("importance_fingerprint", inputs.importance_fingerprint));
   if (request.sampler.covariances != nullptr)
     keys.push_back(text("second_moments_fingerprint", fingerprint_of(*request.sampler.covariances)));
+  keys.push_back(GgufKeyValue::of_string(
+      std::string(kMetricKey),
+      metric_identity(request.sampler.error_model.to_text(), request.sampler.covariances)));
+  for (GgufKeyValue& key : tensor_digest_keys(inputs.model.tensors().size())) keys.push_back(std::move(key));
   if (solution == nullptr || solution->error_is_known) {
     keys.push_back(of_float64(own("predicted_error"), solution != nullptr ? solution->predicted_error : 0));
     keys.push_back(text("error_unit", unit == state::SensitivityUnit::Nats ? "nats" : "relative"));
@@ -81,6 +85,7 @@ std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequ
     keys.push_back(GgufKeyValue::of_uint32(own("candidates"), judged ? solution->judged->candidates : 0));
     keys.push_back(of_float64(own("measured_divergence"), judged ? solution->judged->divergence : 0));
   }
+  keys.insert(keys.end(), request.overrides.begin(), request.overrides.end());
   return keys;
 }
 

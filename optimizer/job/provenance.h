@@ -18,9 +18,10 @@ namespace quantfit::optimizer {
                                                                const JobRequest& request,
                                                                const Solution& solution);
 
-// What a written file says about its origin, under names of our own (README.md, "Keys"); empty where
-// JobRequest::keep_provenance is off. `solution`: the answer, whose recipe and error are set; null: not known
-// yet, and in their places stand values of the same sizes, so that a file's size is known before its recipe.
+// What a written file says about its origin, under names of our own (README.md, "Keys"), none where
+// JobRequest::keep_provenance is off; behind them JobRequest::overrides. `solution`: the answer, whose recipe
+// and error are set; null: not known yet, and in their places stand values of the same sizes, so that a
+// file's size is known before its recipe.
 [[nodiscard]] std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequest& request,
                                                         const Target& target, state::SensitivityUnit unit,
                                                         const Solution* solution);

@@ -12,6 +12,7 @@
 #include "optimizer/job/target.h"
 #include "optimizer/measurement/sampler.h"
 #include "optimizer/measurement/shard.h"
+#include "optimizer/output/encoded_tensors.h"
 #include "optimizer/planning/candidates.h"
 #include "optimizer/planning/sensitivity.h"
 
@@ -19,8 +20,11 @@ namespace quantfit::optimizer {
 
 struct JobPaths {
   std::filesystem::path model;
-  std::filesystem::path importance;  // empty: none
-  std::filesystem::path state;       // empty: nothing is remembered
+  std::filesystem::path importance;               // empty: none
+  std::filesystem::path state;                    // empty: nothing is remembered
+  std::vector<std::uint32_t> pruned_layers = {};  // left out of the model, whatever is done with it
+  // The importance matrix was made from what is left, not from the whole model.
+  bool importance_is_pruned = false;
 };
 
 // Where the weights between tensors come from.
@@ -41,6 +45,8 @@ struct JobRequest {
   std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
   AllocatorLimits allocator;
   ShardLimits split;  // of what is written: what cutting costs counts in file sizes
+  ReuseSources reuse;
+  std::vector<GgufKeyValue> overrides;  // metadata that the written file has instead of the source's
   std::string program_version;
   std::uint32_t candidates = 1;  // recipes that are written and run, of which the best is kept (contest.h)
   bool keep_provenance = true;   // written files say how they were made

@@ -148,6 +148,7 @@ WriterOptions writer_options(const JobInputs& inputs, const JobRequest& request)
   writer.covariances = request.sampler.covariances;
   writer.source_fingerprint = inputs.model_fingerprint;
   writer.split = request.split;
+  writer.reuse = request.reuse;
   return writer;
 }
 

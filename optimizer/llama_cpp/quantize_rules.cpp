@@ -104,6 +104,11 @@ bool stays_in_state_space(std::string_view tensor_name) {
   return role == "ssm_alpha" || role == "ssm_beta" || role == "ssm_ba";
 }
 
+bool is_of_a_tower(std::string_view tensor_name) {
+  constexpr std::string_view kTowers[] = {"v.", "a.", "mm.", "resampler."};
+  return std::ranges::any_of(kTowers, [&](std::string_view tower) { return tensor_name.starts_with(tower); });
+}
+
 Result<void> check_sources(std::span<const TensorInfo> tensors, bool allow_requantize) {
   if (allow_requantize) return outcome::success();
   for (const TensorInfo& tensor : tensors)

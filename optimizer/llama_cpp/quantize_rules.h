@@ -27,6 +27,11 @@ struct Quantizability {
 // publishers of hybrid models keep in F32.
 [[nodiscard]] bool stays_in_state_space(std::string_view tensor_name);
 
+// True for matrices of vision and audio towers and of the projectors behind them, in a model's file or in an
+// mmproj file of their own. Nothing calibrates them, and an error there spoils all that is read afterwards:
+// they get 8 bits or more unless somebody says otherwise.
+[[nodiscard]] bool is_of_a_tower(std::string_view tensor_name);
+
 // InvalidArgument naming the first quantizable tensor whose source is quantized already, unless
 // `allow_requantize`.
 [[nodiscard]] Result<void> check_sources(std::span<const TensorInfo> tensors, bool allow_requantize);

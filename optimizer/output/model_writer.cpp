@@ -4,21 +4,20 @@
 #include <tbb/parallel_pipeline.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <memory>
 #include <optional>
 #include <unordered_map>
 
 #include "core/digest.h"
-#include "core/file_util.h"
 #include "core/fingerprint.h"
-#include "core/gguf_layout.h"
-#include "core/gguf_writer.h"
 #include "core/out_of_memory.h"
 #include "core/text.h"
 #include "kernels/row_quantizer.h"
 #include "kernels/validate.h"
 #include "optimizer/llama_cpp/static_recipes.h"
+#include "optimizer/output/output_files.h"
 #include "optimizer/parallel/first_failure.h"
 #include "optimizer/parallel/workers.h"
 
@@ -28,9 +27,49 @@ namespace {
 // Rows are cut into chunks of about this many source bytes: enough to amortize a task, small enough that the
 // chunks in flight stay far below the memory bound.
 constexpr std::uint64_t kChunkBytes = 1U << 20;
+// At a time, where a tensor is read to find out whether it was encoded before.
+constexpr std::size_t kReadBytes = std::size_t{16} << 20;
 
 // The reference stores at most this many bytes of file and data set names.
 constexpr std::size_t kMaxNameBytes = 127;
+
+// A tensor whose bytes were looked at before its first chunk, to find out whether it was encoded before.
+struct ReadTensor {
+  std::string weights;                  // the digest of all bytes
+  std::uint64_t inputs = 0;             // inputs_digest
+  std::optional<EncodedTensor> reused;  // what stands for encoding it
+};
+
+// Everything that decides the bytes of an encoded tensor, in one number. `weights`: the digest of all bytes
+// of the source; `metric`: null when the format stays.
+std::uint64_t inputs_digest(const TensorInfo& source, Format format, const std::string& weights,
+                            const TensorMetric* metric, const WriterOptions& options) {
+  Digest digest;
+  digest.text("quantfit tensor 1");
+  digest.text(source.name);
+  for (const std::uint64_t extent : source.ne) digest.number(extent);
+  digest.text(name_of(source.format));
+  digest.text(weights);
+  digest.text(name_of(format));
+  if (metric == nullptr) return digest.value();
+  digest.number(kernels::kEncoderVersion);
+  digest.text(kernels::to_string(options.effort));
+  digest.text(options.covariances != nullptr ? options.covariances->identity() : "");
+  digest.number(metric->matrices.size());
+  for (const kernels::ColumnMetric& matrix : metric->matrices) {
+    const auto floats = [&](const float* values) {
+      digest.bytes(std::as_bytes(std::span(values, matrix.columns())));
+    };
+    digest.number(matrix.columns());
+    floats(matrix.second_moment());
+    floats(matrix.variance());
+    floats(matrix.mean());
+    digest.number(matrix.has_mean() ? 1 : 0);
+    digest.number(std::bit_cast<std::uint32_t>(matrix.kappa()));
+    digest.number(std::bit_cast<std::uint64_t>(matrix.scale()));
+  }
+  return digest.value();
+}
 
 // A run of rows of one tensor on its way through the pipeline.
 struct Chunk {
@@ -40,16 +79,20 @@ struct Chunk {
   std::uint64_t first_row = 0;
   std::uint64_t rows = 0;
   std::shared_ptr<const TensorMetric> metric;  // of the tensor; shared by its chunks
+  std::shared_ptr<const ReadTensor> known;     // where the tensor was read as a whole already
   std::span<const std::byte> bytes;            // in the mapping
-  std::vector<std::byte> encoded;              // unused when the format stays
+  std::vector<std::byte> encoded;              // unused when the format stays or the tensor is reused
+
+  [[nodiscard]] bool first() const { return first_row == 0; }
+  [[nodiscard]] bool last() const { return first_row + rows == source->rows(); }
 };
 
 // Hands out the chunks of all tensors in file order.
 class ChunkSource {
  public:
   ChunkSource(const Model& model, const ImportanceMatrix* importance, std::span<const TensorInfo> outputs,
-              const ErrorModel& error_model)
-      : model_(model), importance_(importance), outputs_(outputs), error_model_(error_model) {}
+              const WriterOptions& options, EncodedTensors& earlier)
+      : model_(model), importance_(importance), outputs_(outputs), options_(options), earlier_(earlier) {}
 
   // Null at the end.
   Result<std::unique_ptr<Chunk>> next() {
@@ -59,6 +102,7 @@ class ChunkSource {
       ++tensor_;
       row_ = 0;
       metric_.reset();
+      known_.reset();
     }
     if (tensor_ == outputs_.size()) return std::unique_ptr<Chunk>{};
     const TensorInfo& source = model_.tensors()[tensor_];
@@ -69,29 +113,52 @@ class ChunkSource {
     chunk->first_row = row_;
     const std::uint64_t row_size = source.bytes / source.rows();
     chunk->rows = std::clamp<std::uint64_t>(kChunkBytes / row_size, 1, source.rows() - row_);
-    const auto bytes = model_.data(source).subspan(row_ * row_size, chunk->rows * row_size);
-    model_.will_need(bytes);
-    chunk->bytes = bytes;
+    chunk->bytes = model_.data(source).subspan(row_ * row_size, chunk->rows * row_size);
     if (chunk->format != source.format) {
       if (!metric_) {
-        auto made = make_tensor_metric(source, importance_, error_model_);
+        auto made = make_tensor_metric(source, importance_, options_.error_model);
         if (!made) return std::move(made).error();
         metric_ = std::make_shared<const TensorMetric>(std::move(made).value());
+        if (earlier_.may_have(outputs_[tensor_])) known_ = look_up(source, outputs_[tensor_]);
       }
       chunk->metric = metric_;
+      chunk->known = known_;
     }
+    if (!known_ || !known_->reused) model_.will_need(chunk->bytes);
     row_ += chunk->rows;
     return chunk;
   }
 
  private:
+  // Reads all of a tensor, and finds it among those that were encoded before.
+  std::shared_ptr<const ReadTensor> look_up(const TensorInfo& source, const TensorInfo& output) {
+    Digest digest;
+    const auto all = model_.data(source);
+    const auto piece = [&](std::size_t begin) {
+      return all.subspan(begin, std::min<std::size_t>(kReadBytes, all.size() - begin));
+    };
+    model_.will_need(piece(0));
+    for (std::size_t begin = 0; begin < all.size(); begin += kReadBytes) {
+      if (begin + kReadBytes < all.size()) model_.will_need(piece(begin + kReadBytes));
+      digest.bytes(piece(begin));
+      model_.done_with(piece(begin));
+    }
+    auto read = std::make_shared<ReadTensor>();
+    read->weights = digest.hex();
+    read->inputs = inputs_digest(source, output.format, read->weights, metric_.get(), options_);
+    read->reused = earlier_.find(output, read->inputs);
+    return read;
+  }
+
   const Model& model_;
   const ImportanceMatrix* importance_;
   std::span<const TensorInfo> outputs_;
-  const ErrorModel& error_model_;
+  const WriterOptions& options_;
+  EncodedTensors& earlier_;
   std::size_t tensor_ = 0;
   std::uint64_t row_ = 0;
   std::shared_ptr<const TensorMetric> metric_;
+  std::shared_ptr<const ReadTensor> known_;
 };
 
 // What is copied is looked at too: encoders refuse weights that are no numbers, and a copy would pass them
@@ -109,6 +176,7 @@ Result<void> check_copied(const Chunk& chunk) {
 Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantizer& quantizer,
                           const WriterOptions& options) {
   if (!chunk.metric) return check_copied(chunk);
+  if (chunk.known && chunk.known->reused) return outcome::success();  // its weights were looked at then
   const TensorInfo& source = *chunk.source;
   QF_ASSIGN(const std::uint64_t bytes, row_bytes(chunk.format, source.row_length()));
   chunk.encoded.resize(chunk.rows * bytes);
@@ -128,69 +196,100 @@ Result<void> encode_chunk(const Model& model, Chunk& chunk, kernels::RowQuantize
   return outcome::success();
 }
 
-// The files of an output, filled one after the other.
-class OutputFiles {
+// What leaves the pipeline, in the order of the file: into the files, the digests and the cache.
+class Output {
  public:
-  OutputFiles(const OutputLayout& layout, const std::filesystem::path& path, Existing existing)
-      : layout_(layout), existing_(existing) {
-    for (std::size_t i = 0; i < layout.files.size(); ++i)
-      paths_.push_back(shard_path(path, i, layout.files.size()));
-  }
+  Output(const Model& model, const OutputLayout& layout, const WriterOptions& options, OutputFiles& files,
+         EncodedTensors& earlier)
+      : model_(model),
+        options_(options),
+        files_(files),
+        earlier_(earlier),
+        inputs_(layout.tensors.size()),
+        data_(layout.tensors.size()),
+        tensors_(layout.tensors) {}
 
-  [[nodiscard]] const std::vector<std::filesystem::path>& paths() const { return paths_; }
-
-  // Before any work: the names are free, or may be, and none is a file of the source.
-  [[nodiscard]] Result<void> check_targets(const Model& model) const {
-    for (const std::filesystem::path& path : paths_) {
-      for (const GgufShard& shard : model.shards())
-        if (same_file(shard.path, path))
-          return fail(ErrorCode::InvalidArgument, "{}: the output would replace the model it is made from",
-                      path.string());
-      QF_TRY(check_target(path, existing_));
+  [[nodiscard]] Result<void> take(const Chunk& chunk) {
+    const TensorInfo& source = *chunk.source;
+    if (chunk.first()) start(chunk);
+    const EncodedTensor* reused = chunk.known && chunk.known->reused ? &*chunk.known->reused : nullptr;
+    std::span<const std::byte> bytes = chunk.metric ? chunk.encoded : chunk.bytes;
+    if (reused != nullptr) {
+      const std::uint64_t row = reused->bytes.size() / source.rows();
+      bytes = reused->bytes.subspan(chunk.first_row * row, chunk.rows * row);
     }
+    if (!chunk.known) weights_.bytes(chunk.bytes);
+    encoded_.bytes(bytes);
+    QF_TRY(files_.append(chunk.tensor, bytes));
+    if (keeping_) keep([&](TensorCache& cache) { return cache.keep(bytes); });
+    if (reused != nullptr) reused->file->done_with(bytes);
+    // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
+    if (reused == nullptr) model_.done_with(chunk.last() ? model_.data(source) : chunk.bytes);
+    if (chunk.last()) QF_TRY(finish(chunk, reused));
     return outcome::success();
-  }
-
-  [[nodiscard]] Result<void> begin() {
-    const std::size_t index = writers_.size();
-    const PlannedShard& file = layout_.files[index];
-    // The first is created when nothing is written yet: the space for all of them is asked for there.
-    QF_ASSIGN(GgufWriter writer,
-              GgufWriter::create(
-                  paths_[index],
-                  shard_metadata(layout_.metadata, index, layout_.files.size(), layout_.tensors.size()),
-                  std::span(layout_.tensors).subspan(file.first_tensor, file.tensors), kGgufDefaultAlignment,
-                  existing_, index == 0 ? layout_.file_bytes : 0));
-    writers_.push_back(std::move(writer));
-    return outcome::success();
-  }
-
-  // Bytes of the model's tensor `tensor`; tensors come in order, those without bytes not at all.
-  [[nodiscard]] Result<void> append(std::size_t tensor, std::span<const std::byte> bytes) {
-    while (tensor >= end_of_current()) QF_TRY(next());
-    return writers_.back().append(bytes);
   }
 
   [[nodiscard]] Result<void> commit() {
-    while (writers_.size() < layout_.files.size()) QF_TRY(next());
-    if (writers_.size() == 1) return writers_.front().commit();
-    return GgufWriter::commit_together(writers_);
+    const GgufKeyValue values[] = {uint64_array(kTensorInputs, inputs_), uint64_array(kTensorData, data_)};
+    return files_.commit(values);
+  }
+
+  void describe(WriteSummary& summary) const {
+    summary.source_digest = source_.hex();
+    summary.encoded_tensors = encoded_tensors_;
+    summary.reused_tensors = reused_tensors_;
+    summary.notes = earlier_.notes();
+    summary.notes.insert(summary.notes.end(), notes_.begin(), notes_.end());
   }
 
  private:
-  [[nodiscard]] std::size_t end_of_current() const {
-    const PlannedShard& file = layout_.files[writers_.size() - 1];
-    return file.first_tensor + file.tensors;
-  }
-  [[nodiscard]] Result<void> next() {
-    QF_TRY(writers_.back().seal());
-    return begin();
+  void start(const Chunk& chunk) {
+    weights_ = Digest();
+    encoded_ = Digest();
+    // Known inputs and no entry: the tensor is worth keeping.
+    keeping_ = chunk.known && !chunk.known->reused && earlier_.cache() != nullptr;
+    if (keeping_)
+      keep([&](TensorCache& cache) { return cache.begin(tensors_[chunk.tensor], chunk.known->inputs); });
   }
 
-  const OutputLayout& layout_;
-  Existing existing_;
-  std::vector<std::filesystem::path> paths_;
-  std::vector<GgufWriter> writers_;  // all but the last are sealed
+  [[nodiscard]] Result<void> finish(const Chunk& chunk, const EncodedTensor* reused) {
+    const TensorInfo& source = *chunk.source;
+    const std::string weights = chunk.known ? chunk.known->weights : weights_.hex();
+    inputs_[chunk.tensor] = chunk.known
+                                ? chunk.known->inputs
+                                : inputs_digest(source, chunk.format, weights, chunk.metric.get(), options_);
+    data_[chunk.tensor] = encoded_.value();
+    source_.text(source.name);
+    for (const std::uint64_t extent : source.ne) source_.number(extent);
+    source_.number(static_cast<std::uint64_t>(source.format));
+    source_.text(weights);
+    encoded_tensors_ += chunk.metric ? 1 : 0;
+    reused_tensors_ += reused != nullptr ? 1 : 0;
+    if (reused != nullptr && data_[chunk.tensor] != reused->digest)
+      return fail(ErrorCode::Io, "{}: another program changed it while tensor {} was taken from it",
+                  reused->file->shards().front().path.string(), printable(source.name));
+    if (keeping_) keep([&](TensorCache& cache) { return cache.finish(data_[chunk.tensor]); });
+    return outcome::success();
+  }
+
+  // A cache that fails costs time, not the file.
+  template <class Step>
+  void keep(const Step& step) {
+    if (auto done = step(*earlier_.cache()); !done) notes_.push_back(done.error().message);
+  }
+
+  const Model& model_;
+  const WriterOptions& options_;
+  OutputFiles& files_;
+  EncodedTensors& earlier_;
+  std::vector<std::uint64_t> inputs_, data_;  // by tensor
+  std::span<const TensorInfo> tensors_;
+  Digest source_;             // of all tensors
+  Digest weights_, encoded_;  // of the tensor that is passing
+  bool keeping_ = false;
+  std::uint64_t encoded_tensors_ = 0;
+  std::uint64_t reused_tensors_ = 0;
+  std::vector<std::string> notes_;
 };
 
 std::string shortened(const std::string& text) {
@@ -213,7 +312,6 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
       return fail(ErrorCode::InvalidArgument, "the recipe does not name tensor '{}'", source.name);
     TensorInfo output = source;
     output.format = found->second;
-    output.shard = 0;
     QF_ASSIGN(output.bytes, tensor_bytes(output.format, source.row_length(), source.rows()));
     if (output.format != source.format && traits(source.format).kind == FormatKind::Integer)
       return fail(ErrorCode::InvalidArgument, "tensor '{}' is {}: it can only be copied", source.name,
@@ -253,7 +351,12 @@ Result<OutputLayout> output_layout(const Model& model, const Recipe& recipe,
       layout.metadata.set(GgufKeyValue::of_uint32("quantize.imatrix.chunks_count",
                                                   static_cast<std::uint32_t>(*importance->chunk_count())));
   }
-  QF_ASSIGN(layout.files, plan_shards(layout.metadata, layout.tensors, split));
+  if (split.as_source) {
+    QF_ASSIGN(layout.files, keep_shards(layout.metadata, layout.tensors, model.shards().size()));
+  } else {
+    QF_ASSIGN(layout.files, plan_shards(layout.metadata, layout.tensors, split));
+  }
+  for (TensorInfo& tensor : layout.tensors) tensor.shard = 0;
   for (const PlannedShard& file : layout.files) layout.file_bytes += file.file_bytes;
   return layout;
 }
@@ -277,7 +380,9 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
         return fail(ErrorCode::InvalidArgument, "tensor '{}': {} cannot be encoded", output.name,
                     name_of(output.format));
     }
+    QF_ASSIGN(EncodedTensors earlier, EncodedTensors::open(options.reuse, options.keys));
     QF_TRY(files.begin());
+    Output output(model, layout, options, files, earlier);
 
     const ModelWatch watch(model);
     progress.begin("writing", model.total_elements());
@@ -285,10 +390,9 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
     tbb::enumerable_thread_specific<kernels::RowQuantizer> quantizers(
         [&] { return kernels::RowQuantizer(kernels, longest_row); });
     FirstFailure failure;
-    Digest digest;
     const auto stopped = [&] { return failure.reported() || cancel.cancelled(); };
 
-    ChunkSource chunks(model, importance, layout.tensors, options.error_model);
+    ChunkSource chunks(model, importance, layout.tensors, options, earlier);
     workers.run([&] {
       const auto in_flight = static_cast<std::size_t>(4 * workers.threads());
       const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
@@ -311,19 +415,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
       };
       const auto append = [&](const std::shared_ptr<Chunk>& chunk) {
         if (stopped()) return;
-        if (chunk->first_row == 0) {
-          digest.text(chunk->source->name);
-          for (const std::uint64_t extent : chunk->source->ne) digest.number(extent);
-          digest.number(static_cast<std::uint64_t>(chunk->source->format));
-        }
-        digest.bytes(chunk->bytes);
-        const std::span<const std::byte> bytes =
-            chunk->metric ? std::span<const std::byte>(chunk->encoded) : chunk->bytes;
-        if (auto appended = files.append(chunk->tensor, bytes); !appended)
-          return failure.report(std::move(appended).error());
-        // Pages of the source are not needed twice; those that chunks share go with the tensor's last chunk.
-        const bool last = chunk->first_row + chunk->rows == chunk->source->rows();
-        model.done_with(last ? model.data(*chunk->source) : chunk->bytes);
+        if (auto taken = output.take(*chunk); !taken) return failure.report(std::move(taken).error());
         progress.advance(chunk->rows * chunk->source->row_length(), chunk->source->name);
       };
       tbb::parallel_pipeline(
@@ -345,10 +437,10 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
           "to it",
           model.shards().front().path.string());
     QF_TRY(watch.check());
-    QF_TRY(files.commit());
+    QF_TRY(output.commit());
     WriteSummary summary;
     summary.files = files.paths();
-    summary.source_digest = digest.hex();
+    output.describe(summary);
     summary.file_bytes = layout.file_bytes;
     summary.tensor_bytes = layout.tensor_bytes;
     summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();

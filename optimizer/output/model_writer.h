@@ -20,6 +20,7 @@
 #include "kernels/row_kernels.h"
 #include "optimizer/measurement/covariance_provider.h"
 #include "optimizer/measurement/error_model.h"
+#include "optimizer/output/encoded_tensors.h"
 
 namespace quantfit::optimizer {
 
@@ -34,6 +35,7 @@ struct WriterOptions {
   std::vector<GgufKeyValue> keys;      // further metadata: provenance
   // Where given, rows are encoded with error feedback, as SamplerOptions; must outlive the call.
   const CovarianceProvider* covariances = nullptr;
+  ReuseSources reuse;  // tensors that were encoded before: the bytes are the same, only sooner there
 };
 
 // What the output file looks like: known before any weight is encoded.
@@ -61,9 +63,12 @@ struct WriteSummary {
   std::uint64_t file_bytes = 0;
   std::uint64_t tensor_bytes = 0;
   // Of every weight that was read: 32 hexadecimal digits (XXH3, 128 bits) over name, dimensions, format and
-  // all bytes of every tensor that has any, in the model's order. Equal digests mean equal sources, to the
-  // last bit, where fingerprint() looks at a sample.
+  // the digest of all bytes of every tensor that has any, in the model's order. Equal digests mean equal
+  // sources, to the last bit, where fingerprint() looks at a sample.
   std::string source_digest;
+  std::uint64_t encoded_tensors = 0;  // that changed their format
+  std::uint64_t reused_tensors = 0;   // of these, taken from files or the cache
+  std::vector<std::string> notes;     // for people: what could not be taken, and why
   double seconds = 0;
 };
 
@@ -72,7 +77,8 @@ struct WriteSummary {
 // one of the model's own files. Tensors whose format stays as it is are copied; Malformed, naming tensor and
 // row, for a weight of any tensor that is not a finite number. Memory is bounded by the
 // chunks in flight, whatever the size of the model. Io, and no file, when the model's files change meanwhile
-// in size, time of modification or fingerprint. The bytes do not depend on threads or instruction set.
+// in size, time of modification or fingerprint. The bytes do not depend on threads, instruction set, or what
+// could be reused. Keys kTensorInputs and kTensorData among `options.keys` are filled in, at the end.
 [[nodiscard]] Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance,
                                                const Recipe& recipe, const std::filesystem::path& path,
                                                const WriterOptions& options,

@@ -177,6 +177,7 @@ class Resolver {
                   "tensor '{}': every allowed format ({}) needs importance data, and there are none for it",
                   tensor.name, names_of(pool_));
     if (formats.size() < pool_.size()) without_importance_.push_back(&tensor);
+    spare_tower(tensor, formats);
     const std::vector<Format> before = formats;
     std::erase_if(formats, [&](Format format) {
       return violated(tensor, format, true) != nullptr || violated(tensor, format, false) != nullptr;
@@ -210,6 +211,16 @@ class Resolver {
                       tensor.name, tensor.row_length(), names_of(choices.formats)));
     }
     return choices;
+  }
+
+  // Towers have 8 bits or more, unless formats were listed, a ceiling speaks of them, or none would be left.
+  void spare_tower(const TensorInfo& tensor, std::vector<Format>& formats) const {
+    const bool limited = std::ranges::any_of(
+        rules_.ceilings, [&](const FormatPin& limit) { return limit.pattern.found_in(tensor.name); });
+    if (!rules_.pool.empty() || limited || !is_of_a_tower(tensor.name)) return;
+    std::vector<Format> spared = formats;
+    std::erase_if(spared, [](Format format) { return fewer_bits(format, Format::Q8_0); });
+    if (!spared.empty()) formats = std::move(spared);
   }
 
   bool without_importance(Format format, const TensorInfo& tensor) const {

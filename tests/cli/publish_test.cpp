@@ -119,6 +119,29 @@ TEST(Publish, MakesEverythingAndKeepsWhatIsRight) {
   EXPECT_EQ(publish(folder, forced).exit_code, 0);
 }
 
+TEST(Publish, LargerFilesAreCutInFoldersOfTheirNames) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> options = {"--sizes", "Q4_K_M,3bpw", "--split-max-size", "3MB", "--json"};
+  const ProcessResult made = publish(folder, options);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto document = nlohmann::json::parse(made.out);
+  const auto& cut = document["files"][0];
+  EXPECT_EQ(cut["name"], "tale-dense-Q4_K_M/tale-dense-Q4_K_M-00001-of-00002.gguf");
+  ASSERT_EQ(cut["parts"].size(), 2U);
+  EXPECT_EQ(document["files"][1]["name"], "tale-dense-3.00bpw.gguf");
+  EXPECT_FALSE(document["files"][1].contains("parts"));
+  EXPECT_TRUE(Model::open(folder / "out" / cut["name"].get<std::string>()));
+  const ProcessResult sums =
+      test::run({"/bin/sh", "-c", "cd \"$0\" && sha256sum -c --quiet SHA256SUMS && wc -l < SHA256SUMS",
+                 folder / "out"});
+  EXPECT_EQ(sums.exit_code, 0) << sums.out << sums.err;
+  EXPECT_EQ(std::stoi(sums.out), 4);
+  EXPECT_THAT(text_of(folder / "out" / "README.md"), HasSubstr("-00001-of-00002.gguf` and 1 more"));
+  const auto again = nlohmann::json::parse(publish(folder, options).out);
+  EXPECT_TRUE(again["files"][0]["kept"]);
+  EXPECT_TRUE(again["files"][1]["kept"]);
+}
+
 TEST(Publish, RefusesBeforeAnythingIsMeasured) {
   const TemporaryFolder folder;
   for (const auto& [sizes, words] :

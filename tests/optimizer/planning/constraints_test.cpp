@@ -158,6 +158,22 @@ TEST(Constraints, StateSpaceTensorsAreRaisedOnDemand) {
   EXPECT_THAT(f.of(pinned, "blk.0.ssm_out.weight").formats, ElementsAre(Format::Q6_K));
 }
 
+TEST(Constraints, TowersKeepEightBitsUnlessSomebodySaysOtherwise) {
+  Fixture f;
+  f.add("v.blk.0.attn_q.weight", 512);
+  f.add("mm.0.weight", 512);
+  const auto fewest = [&](const Constraints& constraints, std::string_view name) {
+    return f.of(constraints, name).formats.front();
+  };
+  for (const char* name : {"v.blk.0.attn_q.weight", "mm.0.weight"}) {
+    EXPECT_EQ(fewest(f.resolve({.importance = f.all()}), name), Format::Q8_0);
+    EXPECT_EQ(fewest(f.resolve({.pool = {Format::Q4_K, Format::Q8_0}}), name), Format::Q4_K);
+    EXPECT_EQ(fewest(f.resolve({.ceilings = pins("weight=q6_K"), .importance = f.all()}), "mm.0.weight"),
+              fewest(f.resolve({.importance = f.all()}), "blk.0.attn_q.weight"));
+  }
+  EXPECT_NE(fewest(f.resolve({.excluded = {Format::Q8_0}}), "mm.0.weight"), Format::Q8_0);
+}
+
 TEST(Constraints, TheFirstPinCountsAndExplicitTypesComeBeforeIt) {
   const Fixture f;
   ConstraintRules rules;
