@@ -105,9 +105,9 @@ void Api::later(Reply reply, std::function<Response()> work) {
   });
 }
 
-void Api::ask_planner(Call& call, Answer<Text> (Planner::*question)(const std::string&)) {
-  later(call.reply, [this, question, body = std::move(call.request.body)] {
-    Answer<Text> result = (parts_.planner.*question)(body);
+void Api::ask_planner(Call& call, std::string_view command) {
+  later(call.reply, [this, command, body = std::move(call.request.body)] {
+    Answer<Text> result = parts_.planner.answer(command, body);
     if (!result) return problem_response(result.error());
     Response response = text_response(200, "application/json", "");
     response.body = std::move(result).value();
@@ -203,8 +203,8 @@ void Api::route(Call& call) {
            return answer(200, api.parts_.catalog.inspect(file, metadata));
          });
        }},
-      {"POST", {"plan"}, [](Api& api, Call& c) { api.ask_planner(c, &Planner::plan); }},
-      {"POST", {"frontier"}, [](Api& api, Call& c) { api.ask_planner(c, &Planner::frontier); }},
+      {"POST", {"plan"}, [](Api& api, Call& c) { api.ask_planner(c, "plan"); }},
+      {"POST", {"frontier"}, [](Api& api, Call& c) { api.ask_planner(c, "frontier"); }},
       {"GET",
        {"jobs"},
        [](Api& api, Call& c) {

@@ -45,7 +45,7 @@ class Api final : public Handler {
 
   // Runs `work` on a worker and replies with what it returns.
   void later(Reply reply, std::function<Response()> work);
-  void ask_planner(Call& call, Answer<Text> (Planner::*question)(const std::string&));
+  void ask_planner(Call& call, std::string_view command);
   void route(Call& call);
   [[nodiscard]] Answer<Response> events(Call& call);
   [[nodiscard]] Response page(const std::string& name, const Request& request) const;

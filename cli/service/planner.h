@@ -24,10 +24,9 @@ class Planner {
   explicit Planner(const Roots& roots) : roots_(roots) {}
   ~Planner();
 
-  // `body`: options of `plan` or `frontier` as JSON. The document as text; NotMeasured where the state file
-  // does not know enough, otherwise what the command line says.
-  [[nodiscard]] Answer<Text> plan(const std::string& body) { return answer("plan", body); }
-  [[nodiscard]] Answer<Text> frontier(const std::string& body) { return answer("frontier", body); }
+  // `command`: "plan" or "frontier"; `body`: its options as JSON. The document as text; NotMeasured where the
+  // state file does not know enough, otherwise what the command line says.
+  [[nodiscard]] Answer<Text> answer(std::string_view command, const std::string& body);
 
   // Ends what runs; for the end of the service.
   void stop() { stopped_.cancel(); }
@@ -54,7 +53,6 @@ class Planner {
     Text answer;
   };
 
-  [[nodiscard]] Answer<Text> answer(std::string_view command, const std::string& body);
   [[nodiscard]] static Stamps look_at(const std::vector<std::string>& paths);
   [[nodiscard]] static bool unchanged(const Stamps& stamps);
   [[nodiscard]] Answer<std::shared_ptr<OpenModel>> open_model(const CommandOptions& options);
