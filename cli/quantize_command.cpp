@@ -17,15 +17,19 @@
 #include "cli/report/json.h"
 #include "cli/report/summary_report.h"
 #include "cli/report/text.h"
+#include "cli/report/tuning_report.h"
 #include "cli/run_command.h"
 #include "cli/session.h"
 #include "cli/suggest.h"
 #include "core/atomic_file.h"
+#include "core/gguf_layout.h"
 #include "core/text.h"
 #include "optimizer/job/curve.h"
 #include "optimizer/job/evaluation.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
+#include "optimizer/tuning/tune.h"
+#include "optimizer/tuning/tuned_file.h"
 
 namespace quantfit::cli {
 namespace {
@@ -44,6 +48,7 @@ struct QuantizeOptions {
   bool force = false;
   bool dry_run = false;
   bool no_provenance = false;
+  bool tune = false;
 };
 
 // How a target is called in a file name.
@@ -168,6 +173,64 @@ Result<void> prepare_evaluation(const QuantizeOptions& options, const Model& mod
   return outcome::success();
 }
 
+// The text that files are tuned on, refused before anything is measured.
+Result<calibration::Text> prepare_tuning(const QuantizeOptions& options, const Model& model) {
+  QF_ASSIGN(const calibration::TextRequest request, make_text_request(options.job.text));
+  auto text = calibration::read_text(model, request);
+  if (!text) return fail(text.error().code, "--tune: {}", text.error().message);
+  if (text.value().windows.count() < tuning::kFewestWindows)
+    return fail(ErrorCode::InvalidArgument,
+                "--tune: a text of {} chunks is too short to tune on, {} are the least",
+                text.value().windows.count(), tuning::kFewestWindows);
+  return std::move(text).value();
+}
+
+// Files under names of their own, removed at the end.
+struct TemporaryFiles {
+  std::vector<fs::path> paths;
+  ~TemporaryFiles() {
+    std::error_code ignored;
+    for (const fs::path& path : paths) fs::remove(path, ignored);
+  }
+};
+
+// Bytes that further keys take in a file at most.
+std::uint64_t room_of(const std::vector<GgufKeyValue>& keys) {
+  std::uint64_t bytes = kGgufDefaultAlignment;
+  for (const GgufKeyValue& key : keys) bytes += key.key.size() + key.bytes.size() + 20;  // lengths and type
+  return bytes;
+}
+
+// Tunes what was written to `untuned` and writes it to `path`.
+Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Session& session,
+                                        const calibration::Text& text, const optimizer::Target& target,
+                                        const optimizer::WriteSummary& untuned, const fs::path& path,
+                                        const JobContext& context, std::vector<fs::path>& files) {
+  QF_ASSIGN(const Model quantized, Model::open(untuned.files.front()));
+  tuning::TuneOptions tune;
+  QF_ASSIGN(tune.run, make_run_options(options.job.text, options.job.threads));
+  const Model& model = session.inputs->model;
+  QF_ASSIGN(const tuning::TunePlan plan, tuning::plan_tuning(model, quantized, text, tune));
+  context.logger.log(LogLevel::Info, "tuning: " + plan.describe());
+  QF_ASSIGN(tuning::TuneResult result,
+            tuning::tune(model, quantized, text, tune, context.progress, context.cancel));
+  std::vector<GgufKeyValue> keys;
+  if (!options.no_provenance)
+    keys = tuning::tuned_keys(result, text.fingerprint, session.inputs->model_fingerprint);
+  // The size that was asked for counts more than what the file says about itself.
+  const auto* size = std::get_if<optimizer::FileSizeTarget>(&target);
+  if (size != nullptr && untuned.file_bytes + room_of(keys) > size->bytes) {
+    keys.clear();
+    context.logger.log(LogLevel::Warning,
+                       "the size asked for leaves no room for keys that say that the file was tuned");
+  }
+  QF_ASSIGN(const tuning::WrittenFile written,
+            tuning::write_tuned(quantized, result.replaced(), keys, path,
+                                options.force ? Existing::Replace : Existing::Keep));
+  files = written.files;
+  return result;
+}
+
 struct WrittenFile {
   fs::path path;
   std::size_t answer;  // its place among the answers
@@ -253,6 +316,12 @@ int run_job(QuantizeOptions& options, Console& console) {
   if (options.write && !options.evaluate.empty())
     if (auto usable = prepare_evaluation(options, session.inputs->model, evaluation); !usable)
       return stopped(usable.error(), false);
+  std::optional<calibration::Text> tuning_text;
+  if (options.write && options.tune) {
+    auto text = prepare_tuning(options, session.inputs->model);
+    if (!text) return stopped(text.error(), false);
+    tuning_text = std::move(text).value();
+  }
   if (auto checked = session.check(context); !checked) return stopped(checked.error(), false);
   const Model& model = session.inputs->model;
   // Targets out of reach are told at once, and nothing is measured for the others.
@@ -265,6 +334,7 @@ int run_job(QuantizeOptions& options, Console& console) {
 
   std::vector<PlanReport> reports;
   std::vector<WrittenFile> written;
+  std::vector<nlohmann::ordered_json> tunings;  // per answer
   int status = kDone;
   for (const optimizer::Budget& budget : budgets) {
     const optimizer::Target& target = budget.target;
@@ -300,22 +370,39 @@ int run_job(QuantizeOptions& options, Console& console) {
       optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
-      auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, path,
+      const fs::path first = tuning_text
+                                 ? path.parent_path() / fmt::format(".{}.untuned{}", path.stem().string(),
+                                                                    path.extension().string())
+                                 : path;
+      if (tuning_text) writer.existing = Existing::Replace;  // what an ended process has left
+      auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, first,
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
       for (const std::string& note : done.value().notes) console.logger().log(LogLevel::Warning, note);
-      // What the next targets share with this one is not encoded twice.
-      if (session.request.keep_provenance) session.request.reuse.files.push_back(done.value().files.front());
+      // What the next targets share with this one is not encoded twice; what was tuned is no encoding.
+      if (session.request.keep_provenance && !tuning_text)
+        session.request.reuse.files.push_back(done.value().files.front());
       report.encoded_tensors = done.value().encoded_tensors;
       report.reused_tensors = done.value().reused_tensors;
-      report.output = done.value().files.front().string();
+      std::vector<fs::path> files = done.value().files;
+      std::optional<tuning::TuneResult> tuned;
+      if (tuning_text) {
+        const TemporaryFiles untuned{files};
+        auto result =
+            tune_written(options, session, *tuning_text, target, done.value(), path, context, files);
+        if (!result) return stopped(result.error(), true);
+        tuned = std::move(result).value();
+        tunings.resize(reports.size() + 1);
+        tunings.back() = to_json(*tuned);
+      }
+      report.output = files.front().string();
       report.write_seconds = done.value().seconds;
       report.source_digest = done.value().source_digest;
       report.more_files = done.value().files.size() - 1;
       report.run_command =
           llama_server_command(target, report.ctx_size, options.job.override_tensor, report.output);
-      if (!options.job.json) console.print(written_text(report));
-      written.push_back({done.value().files.front(), reports.size()});
+      if (!options.job.json) console.print((tuned ? to_text(*tuned) : "") + written_text(report));
+      written.push_back({files.front(), reports.size()});
     }
     if (!options.job.json && several) console.print("\n");
     reports.push_back(std::move(report));
@@ -339,6 +426,8 @@ int run_job(QuantizeOptions& options, Console& console) {
     nlohmann::ordered_json document = plan_document(reports);
     for (std::size_t i = 0; i < figures.size(); ++i)
       if (!figures[i].is_null()) document["answers"][i]["evaluation"] = figures[i];
+    for (std::size_t i = 0; i < tunings.size(); ++i)
+      if (!tunings[i].is_null()) document["answers"][i]["tuning"] = tunings[i];
     console.print(document_text(document));
   }
   return status;
@@ -379,6 +468,11 @@ Command make_command(bool write) {
         .add("--evaluate", options->evaluate, "TEXT",
              "at the end measure the KL divergence of what was written on this text, in chunks of --context")
         .file();
+  if (write)
+    table.flag(
+        "--tune", options->tune,
+        "at the end train norms, block scales and codes of what was written on --text, at the same bytes, as "
+        "'quantfit tune' does; an eighth of the text decides what is kept");
   table.add(
       "--split-max-size", options->job.split_max_size, "SIZE",
       "cut the output into files of at most this size, OUT-00001-of-0000N.gguf; a larger tensor has a file "

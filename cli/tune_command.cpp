@@ -9,6 +9,7 @@
 #include "cli/job_options.h"
 #include "cli/output_files.h"
 #include "cli/report/json.h"
+#include "cli/report/tuning_report.h"
 #include "cli/text_options.h"
 #include "core/fingerprint.h"
 #include "core/text.h"
@@ -30,51 +31,6 @@ struct TuneCommandOptions {
   bool dry_run = false;
   bool json = false;
 };
-
-nlohmann::ordered_json json_of(const tuning::Gain& gain) {
-  return {{"before", gain.before},
-          {"after", gain.after},
-          {"difference", gain.difference},
-          {"difference_error", gain.difference_error}};
-}
-
-nlohmann::ordered_json json_of(const tuning::TuneResult& result) {
-  auto attempts = nlohmann::ordered_json::array();
-  for (const tuning::Attempt& attempt : result.attempts) {
-    auto looks = nlohmann::ordered_json::array();
-    for (const tuning::Look& look : attempt.looks)
-      looks.push_back({{"step", look.step}, {"divergence", look.divergence}});
-    attempts.push_back({{"level", tuning::to_string(attempt.level)},
-                        {"steps", attempt.steps},
-                        {"best_step", attempt.best_step},
-                        {"codes", attempt.codes},
-                        {"codes_moved", attempt.codes_moved},
-                        {"kept", attempt.kept},
-                        {"looks", looks},
-                        {"divergence", json_of(attempt.gain)}});
-  }
-  return {{"level", tuning::to_string(result.level)},
-          {"divergence", json_of(result.gain)},
-          {"attempts", attempts},
-          {"training_tokens", result.training_tokens},
-          {"held_back_tokens", result.held_back_tokens},
-          {"seconds", result.seconds}};
-}
-
-std::string text_of(const tuning::TuneResult& result) {
-  std::string out;
-  for (const tuning::Attempt& attempt : result.attempts) {
-    out += fmt::format(
-        "{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
-        "back, {}\n",
-        tuning::to_string(attempt.level), attempt.gain.before, attempt.gain.after, attempt.gain.ratio(),
-        attempt.gain.difference, attempt.gain.difference_error,
-        attempt.kept ? fmt::format("step {} of {}", attempt.best_step, attempt.steps)
-                     : std::string("not kept: no better than chance"));
-  }
-  if (result.level == tuning::Level::None) out += "nothing helped: the file's weights stay as they are\n";
-  return out;
-}
 
 int run_tune(const TuneCommandOptions& options, Console& console) {
   const JobContext context = console.context();
@@ -128,11 +84,11 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
     nlohmann::ordered_json document = document_of("tune");
     document["output"] = options.output;
     document["file_bytes"] = written.value().bytes;
-    document.update(json_of(result));
+    document.update(to_json(result));
     console.print(document_text(document));
     return kDone;
   }
-  console.print(text_of(result) + fmt::format("wrote {}: {} bytes, in {}\n", escaped(options.output),
+  console.print(to_text(result) + fmt::format("wrote {}: {} bytes, in {}\n", escaped(options.output),
                                               written.value().bytes, format_duration(result.seconds)));
   return kDone;
 }

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/file_util.h"
@@ -53,6 +54,48 @@ TEST(TuneCommand, WritesACloserFileOfTheSameFormats) {
       program({"tune", kModel, quantized, "--text", kText, "-o", quantized, "--force"});
   EXPECT_EQ(source.exit_code, 2);
   EXPECT_THAT(source.err, HasSubstr("the model that is tuned"));
+}
+
+TEST(TuneCommand, QuantizeTunesWhatItWritesWithinTheSizeAskedFor) {
+  const TemporaryFolder folder;
+  const std::string out = folder / "t.gguf";
+  std::vector<std::string> words = {"quantize",
+                                    kModel,
+                                    "--target-size",
+                                    "2500000",
+                                    "--effort",
+                                    "fast",
+                                    "--formats",
+                                    "IQ2_XS,Q3_K,Q4_K",
+                                    "--error-feedback",
+                                    "off",
+                                    "--objective",
+                                    "prior",
+                                    "--imatrix",
+                                    test::data_dir() / "tale-dense.imatrix.gguf",
+                                    "--tune",
+                                    "--text",
+                                    kText,
+                                    "--context",
+                                    "32",
+                                    "--chunks",
+                                    "24",
+                                    "--json",
+                                    "-o",
+                                    out};
+  const ProcessResult made = program(words);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto answer = nlohmann::json::parse(made.out)["answers"][0];
+  EXPECT_EQ(answer["output"], out);
+  EXPECT_EQ(answer["tuning"]["training_tokens"], 20 * 32);
+  EXPECT_LE(std::filesystem::file_size(out), 2500000U);
+  // The untuned file is gone.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+  std::filesystem::remove(out);
+  words[words.size() - 4] = "7";
+  const ProcessResult few = program(words);
+  EXPECT_EQ(few.exit_code, 2);
+  EXPECT_THAT(few.out, HasSubstr("7 chunks is too short to tune on"));
 }
 
 TEST(TuneCommand, SaysWhatItWillTake) {

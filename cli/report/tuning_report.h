@@ -1,0 +1,15 @@
+// What a tuning did, for people and for programs.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "optimizer/tuning/tune.h"
+
+namespace quantfit::cli {
+
+[[nodiscard]] std::string to_text(const tuning::TuneResult& result);
+// The members of docs/schema/tune.schema.json that are the result's.
+[[nodiscard]] nlohmann::ordered_json to_json(const tuning::TuneResult& result);
+
+}  // namespace quantfit::cli
