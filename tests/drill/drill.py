@@ -25,7 +25,7 @@ FAULTS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EIO, "ftrun
 REASONS = ("No space left", "Input/output error", "disk I/O error", "disk is full", "cannot be written", "cannot be read",
            "cannot read", "cannot write", "free")
 KNOWN = re.compile(r"(model\.qfstate(-wal|-shm|-journal)?"
-                   r"|model-[0-9a-f]{16}\.(imatrix|moments|[0-9]+\.gradients)\.gguf(\.pass)?"
+                   r"|model-[0-9a-f]{16}\.(imatrix|moments|[0-9]+\.gradients)\.gguf(\.pass(\.[0-9]+)?)?"
                    r"|out-[0-9]{5}-of-[0-9]{5}\.gguf)$")
 
 
