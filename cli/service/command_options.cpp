@@ -17,9 +17,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // What the service decides itself, or what belongs to a terminal.
-constexpr auto kOwn =
-    std::to_array<std::string_view>({"quiet", "verbose", "progress", "log-file", "json", "force", "dry-run",
-                                     "tensors", "scratch", "shard", "steps", "csv", "svg"});
+constexpr auto kOwn = std::to_array<std::string_view>({"quiet", "verbose", "progress", "log-file", "json",
+                                                       "force", "dry-run", "tensors", "scratch", "shard",
+                                                       "steps", "csv", "svg", "cache", "cache-size"});
 // Files that a command makes: names in the folder of the job.
 constexpr auto kOutputs = std::to_array<std::string_view>(
     {"output", "export-recipe", "export-tensor-types", "report", "save-imatrix"});
@@ -150,11 +150,12 @@ Answer<CommandOptions> read_options(const Roots& roots, std::string_view command
   cli::add_search_options(table, job);
   table.add("--split-max-size", job.split_max_size, "", "");
   table.add("--split-max-tensors", job.split_max_tensors, "", "");
-  for (const std::string_view key : {"evaluate", "no-provenance", "points"}) all.erase(std::string(key));
-  for (const std::string_view key : kOutputs)
-    if (key != "save-imatrix") all.erase(std::string(key));
   all["state"] = out.state.text;
-  QF_ANSWER_TRY(table.read_json(all));
+  nlohmann::json part = nlohmann::json::object();  // the rest has been read above
+  for (const cli::Option& option : table.options())
+    if (const auto given = all.find(std::string(option.key())); given != all.end())
+      part[given.key()] = given.value();
+  QF_ANSWER_TRY(table.read_json(part));
   QF_ANSWER_TRY(cli::make_request(job));
   if (command == "quantize" || command == "plan") QF_ANSWER_TRY(cli::check_targets(job));
   return out;

@@ -193,7 +193,13 @@ class Jobs(One):
         self.assertEqual(answer["answers"][0]["output"], results["tale-dense-F16-4.5bpw.gguf"]["file"])
         self.assertIn("sandbox", self.service.get(results["report.html"]["href"]).fields["content-security-policy"])
         self.assertTrue(self.service.get(results["recipe.txt"]["href"]).body)
-        self.ranges(results["tale-dense-F16-4.5bpw.gguf"])
+        file = results["tale-dense-F16-4.5bpw.gguf"]
+        more = self.service.create(target_bpw="4.5", reuse=[file["file"]], override_kv=["general.name=str:other"])
+        self.assertEqual(more.status, 201, more.body)
+        self.assertEqual(self.service.wait(more.json["id"])["exit_status"], 0)
+        self.problem(self.service.create(target_bpw="4.5", cache="models"), 400, "invalid-argument")
+        self.problem(self.service.create(target_bpw="4.5", reuse=["/etc/passwd"]), 400, "invalid-argument")
+        self.ranges(file)
         self.at_once(answer)
         self.deleted(job)
 
