@@ -198,7 +198,7 @@ class Jobs(One):
         self.assertEqual(more.status, 201, more.body)
         self.assertEqual(self.service.wait(more.json["id"])["exit_status"], 0)
         self.problem(self.service.create(target_bpw="4.5", cache="models"), 400, "invalid-argument")
-        self.problem(self.service.create(target_bpw="4.5", reuse=["/etc/passwd"]), 400, "invalid-argument")
+        self.problem(self.service.create(target_bpw="4.5", reuse=["/etc/passwd"]), 404, "not-found")
         self.ranges(file)
         self.at_once(answer)
         self.deleted(job)
