@@ -317,12 +317,21 @@ Result<void> AtomicFile::commit() {
   return flush_folder();
 }
 
-Result<void> AtomicFile::flush_folder() {
-  const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) return outcome::success();  // a folder that cannot be read cannot be flushed
+namespace {
+
+// Zero, or why the folder of this file could not be flushed.
+int flush_folder_of(const std::filesystem::path& path) {
+  const int folder = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return 0;  // a folder that cannot be read cannot be flushed
   const int reason = fsync(folder) != 0 ? errno : 0;
   close(folder);
-  if (reason != 0 && reason != EINVAL)
+  return reason == EINVAL ? 0 : reason;
+}
+
+}  // namespace
+
+Result<void> AtomicFile::flush_folder() {
+  if (const int reason = flush_folder_of(path_); reason != 0)
     return failure(
         "complete and in its place, but its folder could not be flushed to the disk, so that a "
         "power failure now may still undo that",
@@ -352,7 +361,13 @@ Result<void> AtomicFile::commit_together(std::span<AtomicFile* const> files) {
     close(std::exchange(file.file_, -1));
     --named;
     // The others are on the disk before the one through which they are found.
-    if (named <= 1) QF_TRY(file.flush_folder());
+    if (named == 1) {
+      if (reason = flush_folder_of(file.path_); reason != 0) {
+        take_back();
+        return file.failure("cannot flush the folder to the disk; no file was left", reason);
+      }
+    }
+    if (named == 0) return file.flush_folder();
   }
   return outcome::success();
 }
