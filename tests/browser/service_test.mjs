@@ -83,6 +83,7 @@ const walk = async () => {
   const parts = await page.evaluate(async () => {
     const {eventParser} = await import('/api.js');
     const {commandLine} = await import('/options.js');
+    const {colourOf} = await import('/elements.js');
     const stream = ': still here\r\n\r\nid: 7\nevent: progress\ndata: {"a":\ndata: 1}\n\ndata: last\n\nid: 9\n\n';
     const whole = [];
     for (let cut = 0; cut <= stream.length; ++cut) {
@@ -92,10 +93,14 @@ const walk = async () => {
       take(stream.slice(cut));
       whole.push(JSON.stringify(events));
     }
-    return {streams: [...new Set(whole)], line: commandLine('quantize', {model: 'a b.gguf', 'leave-output-tensor': true, 'tensor-type': ["o'f=Q8_0", '$(x)=F16']})};
+    const formats = ['IQ1_S', 'IQ1_M', 'IQ2_XXS', 'IQ2_XS', 'IQ2_S', 'IQ3_XXS', 'IQ3_S', 'IQ4_XS', 'IQ4_NL', 'Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K',
+                     'Q4_0', 'Q4_1', 'Q5_0', 'Q5_1', 'Q8_0', 'F16', 'BF16', 'F32', 'MXFP4', 'NVFP4', 'TQ1_0', 'TQ2_0'];
+    const colours = new Set(formats.map((format) => colourOf(format, 4)));
+    return {streams: [...new Set(whole)], colours: colours.size === formats.length && /^rgb\(\d+,\d+,\d+\)$/.test(colourOf('ANY', 3)), line: commandLine('quantize', {model: 'a b.gguf', 'leave-output-tensor': true, 'tensor-type': ["o'f=Q8_0", '$(x)=F16']})};
   });
   expect(`events ${parts.streams}`, parts.streams.length === 1 && parts.streams[0] ===
          JSON.stringify([{id: '7', event: 'progress', data: '{"a":\n1}'}, {event: 'message', data: 'last'}]));
+  expect('a colour for every format', parts.colours);
   expect(`words ${parts.line}`, execFileSync('bash', ['-c', `quantfit() { printf '%s|' "$@"; }; ${parts.line}`], {encoding: 'utf8'}) ===
          "quantize|a b.gguf|--leave-output-tensor|--tensor-type|o'f=Q8_0|--tensor-type|$(x)=F16|");
 

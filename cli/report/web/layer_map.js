@@ -19,7 +19,7 @@ const legendOf = (tensors) => {
   for (const tensor of tensors) formats.set(tensor.format, bitsOf(tensor));
   return [...formats].sort((a, b) => a[1] - b[1]).map(([format, bits]) => {
     const swatch = make('i');
-    swatch.style.background = colourOf(bits);
+    swatch.style.background = colourOf(format, bits);
     return make('li', {}, swatch, `${format}, ${number(bits, 4)}`);
   });
 };
@@ -70,7 +70,7 @@ export const layerMap = (tensors, width) => {
   const legend = make('ul', {class: 'legend'});
   const paint = () => {
     for (const cell of cells) {
-      const colour = colourOf(bitsOf(cell.tensor));
+      const colour = colourOf(cell.tensor.format, bitsOf(cell.tensor));
       cell.box.setAttribute('fill', colour);
       if (!cell.text) continue;
       cell.text.textContent = cell.tensor.format;

@@ -23,7 +23,7 @@ const drawCurve = (root, data, answer) => {
 const drawMap = (root, answer) => {
   const map = layerMap(answer.tensors, widthOf(root));
   if (!map) return;
-  heading(root, 'map', 'Where the bits went', 'A column per layer, a row per role; the darker, the fewer bits.');
+  heading(root, 'map', 'Where the bits went', 'A column per layer, a row per role; a hue per family of formats, and the darker, the fewer bits.');
   put(root, map.element);
 };
 

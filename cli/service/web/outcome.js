@@ -136,7 +136,7 @@ export const outcomeView = (root, details, pick) => {
     map = layerMap(tensors, details.clientWidth || 900);
     map_place.classList.toggle('wide', map !== null && map.width > 0.6 * details.clientWidth);
     map_place.replaceChildren(...(map ? [section(answer ? 'Where the bits go' : 'Where the bits are', make('p', {class: 'soft'},
-      'A column per layer, a row per role; the darker, the fewer bits.'), map.element)] : []));
+      'A column per layer, a row per role; a hue per family of formats, and the darker, the fewer bits.'), map.element)] : []));
   };
   let width = 0;
   new ResizeObserver(() => {
