@@ -185,14 +185,15 @@ Result<calibration::Text> prepare_tuning(const QuantizeOptions& options, const M
   return std::move(text).value();
 }
 
-// Files under names of their own, removed at the end.
-struct TemporaryFiles {
-  std::vector<fs::path> paths;
-  ~TemporaryFiles() {
-    std::error_code ignored;
-    for (const fs::path& path : paths) fs::remove(path, ignored);
-  }
-};
+// What is written before it is tuned to become `path`.
+fs::path untuned_path(const fs::path& path) {
+  return path.parent_path() / fmt::format(".{}.untuned{}", path.stem().string(), path.extension().string());
+}
+
+void remove_files(const std::vector<fs::path>& paths) {
+  std::error_code ignored;
+  for (const fs::path& path : paths) fs::remove(path, ignored);
+}
 
 // Bytes that further keys take in a file at most.
 std::uint64_t room_of(const std::vector<GgufKeyValue>& keys) {
@@ -209,6 +210,7 @@ Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Se
   QF_ASSIGN(const Model quantized, Model::open(untuned.files.front()));
   tuning::TuneOptions tune;
   QF_ASSIGN(tune.run, make_run_options(options.job.text, options.job.threads));
+  tune.checkpoint = tuning_checkpoint(path);
   const Model& model = session.inputs->model;
   QF_ASSIGN(const tuning::TunePlan plan, tuning::plan_tuning(model, quantized, text, tune));
   context.logger.log(LogLevel::Info, "tuning: " + plan.describe());
@@ -228,6 +230,7 @@ Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Se
             tuning::write_tuned(quantized, result.replaced(), keys, path,
                                 options.force ? Existing::Replace : Existing::Keep));
   files = written.files;
+  remove_files({tune.checkpoint});
   return result;
 }
 
@@ -370,11 +373,12 @@ int run_job(QuantizeOptions& options, Console& console) {
       optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
-      const fs::path first = tuning_text
-                                 ? path.parent_path() / fmt::format(".{}.untuned{}", path.stem().string(),
-                                                                    path.extension().string())
-                                 : path;
-      if (tuning_text) writer.existing = Existing::Replace;  // what an ended process has left
+      const fs::path first = tuning_text ? untuned_path(path) : path;
+      if (tuning_text) {
+        writer.existing = Existing::Replace;  // what an interrupted tuning has left, and is of use still
+        if (session.request.keep_provenance && fs::is_regular_file(first))
+          writer.reuse.files.push_back(first);
+      }
       auto done = optimizer::write_model(model, session.inputs->importance_or_null(), solution.recipe, first,
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
@@ -387,9 +391,16 @@ int run_job(QuantizeOptions& options, Console& console) {
       std::vector<fs::path> files = done.value().files;
       std::optional<tuning::TuneResult> tuned;
       if (tuning_text) {
-        const TemporaryFiles untuned{files};
         auto result =
             tune_written(options, session, *tuning_text, target, done.value(), path, context, files);
+        if (!result && result.error().code == ErrorCode::Interrupted) {
+          const int stopped_status = console.fail(result.error());
+          console.tell(tuning_resume_hint(tuning_checkpoint(path)));
+          console.tell(fmt::format("what is tuned stays in {} until then",
+                                   escaped(done.value().files.front().string())));
+          return stopped_status;
+        }
+        remove_files(done.value().files);
         if (!result) return stopped(result.error(), true);
         tuned = std::move(result).value();
         tunings.resize(reports.size() + 1);

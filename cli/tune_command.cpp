@@ -1,6 +1,7 @@
 // `quantfit tune`: a quantized file made closer to its original at the same bytes.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -61,6 +62,7 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   tuning::TuneOptions tune;
   tune.run = run.value();
   tune.steps = options.steps;
+  if (!options.output.empty()) tune.checkpoint = tuning_checkpoint(options.output);
   if (options.level != "auto") tune.level = tuning::parse_level(options.level);
   auto plan = tuning::plan_tuning(original.value(), quantized.value(), text.value(), tune);
   if (!plan) return console.fail(plan.error());
@@ -72,7 +74,11 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   const ModelWatch watch(original.value());
   auto tuned =
       tuning::tune(original.value(), quantized.value(), text.value(), tune, context.progress, context.cancel);
-  if (!tuned) return console.fail(tuned.error());
+  if (!tuned) {
+    const int status = console.fail(tuned.error());
+    if (tuned.error().code == ErrorCode::Interrupted) console.tell(tuning_resume_hint(tune.checkpoint));
+    return status;
+  }
   if (auto unchanged = watch.check(); !unchanged) return console.fail(unchanged.error());
   const tuning::TuneResult& result = tuned.value();
   auto written =
@@ -80,6 +86,8 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
                           tuning::tuned_keys(result, text.value().fingerprint, fingerprint(original.value())),
                           options.output, options.force ? Existing::Replace : Existing::Keep);
   if (!written) return console.fail(written.error());
+  std::error_code ignored;
+  std::filesystem::remove(tune.checkpoint, ignored);
   if (options.json) {
     nlohmann::ordered_json document = document_of("tune");
     document["output"] = options.output;
@@ -133,7 +141,9 @@ Command make_tune_command() {
   table.flag("--json", options->json, "print one JSON document instead of text");
   add_console_options(table, *command.console);
   command.notes = {
-      "The file keeps its formats and its size, and its metadata say that it was tuned.", "Example:",
+      "The file keeps its formats and its size, and its metadata say that it was tuned.",
+      "Ctrl-C stops; the same command goes on from what was saved in FILE.tuning beside the output.", "",
+      "Example:",
       "  quantfit tune model-F16.gguf model-3bpw.gguf --text calibration.txt -o model-3bpw-tuned.gguf"};
   command.run = [options](Console& console) { return run_tune(*options, console); };
   return command;

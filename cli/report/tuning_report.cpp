@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/text.h"
+
 namespace quantfit::cli {
 namespace {
 
@@ -36,11 +38,13 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result) {
           {"attempts", attempts},
           {"training_tokens", result.training_tokens},
           {"held_back_tokens", result.held_back_tokens},
+          {"continued_at", result.continued_at},
           {"seconds", result.seconds}};
 }
 
 std::string to_text(const tuning::TuneResult& result) {
   std::string out;
+  if (result.continued_at > 0) out += fmt::format("went on after step {}\n", result.continued_at);
   for (const tuning::Attempt& attempt : result.attempts) {
     out += fmt::format(
         "{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
@@ -52,6 +56,18 @@ std::string to_text(const tuning::TuneResult& result) {
   }
   if (result.level == tuning::Level::None) out += "nothing helped: the file's weights stay as they are\n";
   return out;
+}
+
+std::filesystem::path tuning_checkpoint(const std::filesystem::path& output) {
+  return output.string() + ".tuning";
+}
+
+std::string tuning_resume_hint(const std::filesystem::path& checkpoint) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(checkpoint, ignored))
+    return "no step of the tuning was saved: the same command begins it anew";
+  return fmt::format("the same command goes on with the tuning from what was saved last, in {}",
+                     escaped(checkpoint.string()));
 }
 
 }  // namespace quantfit::cli

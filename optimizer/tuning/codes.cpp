@@ -82,6 +82,14 @@ std::uint64_t Codes::memory(const TensorInfo& tensor) {
   return tensor.elements() * 4 * sizeof(float) + tensor.elements() / group * sizeof(float);
 }
 
+std::vector<std::span<std::byte>> Codes::state() {
+  std::vector<std::span<std::byte>> out{std::as_writable_bytes(std::span(latent_)),
+                                        std::as_writable_bytes(std::span(mean_)),
+                                        std::as_writable_bytes(std::span(square_))};
+  if (!shape_->uniform) out.push_back(std::as_writable_bytes(std::span(slack_)));
+  return out;
+}
+
 void Codes::find_lines(std::byte* block, const std::uint16_t* codes, Lines& lines) const {
   const std::size_t n = format_->block_len, group = shape_->group;
   const auto decode = rows_->decode[static_cast<std::size_t>(format_->format)];

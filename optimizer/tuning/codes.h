@@ -36,10 +36,8 @@ class Codes {
   [[nodiscard]] std::uint64_t count() const { return latent_.size() / shape_->group; }
   [[nodiscard]] std::uint64_t moved(std::span<const std::byte> before, std::span<const std::byte> now) const;
 
-  // What a checkpoint keeps besides the tensor's bytes.
-  [[nodiscard]] std::vector<float>& latent() { return latent_; }
-  [[nodiscard]] std::vector<float>& mean() { return mean_; }
-  [[nodiscard]] std::vector<float>& square() { return square_; }
+  // As Parameter::state().
+  [[nodiscard]] std::vector<std::span<std::byte>> state();
 
   // Whether the codes of a tensor of `format` can be tuned.
   [[nodiscard]] static bool can(Format format) { return kernels::code_shape(format).count != 0; }

@@ -79,6 +79,15 @@ void Parameter::store() {
   });
 }
 
+std::vector<std::span<std::byte>> Parameter::state() {
+  std::vector<std::span<std::byte>> out{std::as_writable_bytes(std::span(offset)),
+                                        std::as_writable_bytes(std::span(mean)),
+                                        std::as_writable_bytes(std::span(square)), bytes};
+  if (codes)
+    for (const auto part : codes->state()) out.push_back(part);
+  return out;
+}
+
 Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph,
                                        const Model& original, const kernels::RowKernels& rows, Level level) {
   Parameters out;

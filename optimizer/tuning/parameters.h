@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -40,6 +41,8 @@ struct Parameter {
   [[nodiscard]] float unit(std::size_t i) const;
   // Writes the numbers as the offsets say into `bytes`.
   void store();
+  // Everything that a step changes, but gradients: what is saved and put back when a tuning is interrupted.
+  [[nodiscard]] std::vector<std::span<std::byte>> state();
 };
 
 // How many there are, and the bytes that Parameters takes for them.

@@ -4,8 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
-#include <string>
 #include <vector>
 
 #include "core/error.h"
@@ -13,73 +11,11 @@
 #include "core/progress.h"
 #include "optimizer/calibration/text.h"
 #include "optimizer/engine/forward.h"
-#include "optimizer/tuning/level.h"
+#include "optimizer/tuning/attempt.h"
 #include "optimizer/tuning/parameters.h"
+#include "optimizer/tuning/plan.h"
 
 namespace quantfit::tuning {
-
-// Windows that a text has to have.
-inline constexpr std::uint32_t kFewestWindows = 8;
-
-struct TuneOptions {
-  // threads, and the memory of everything together; nothing depends on them but time.
-  engine::RunOptions run = {};
-  // Nothing: the highest level for which there is memory, and the next lower one where text held back refuses
-  // it.
-  std::optional<Level> level = {};
-  std::uint32_t steps = 0;           // 0: as many as suit the tokens (suitable_steps)
-  std::uint32_t step_tokens = 1024;  // of a step; whole windows, at least one
-  std::uint32_t seed = 1;            // of the order of windows
-  double value_rate = 0.007;         // of the first step, relative to the root mean square of a tensor
-  double scale_rate = 0.007;         // relative to each scale
-  double code_rate = 0.01;           // in usual distances of levels
-  // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
-  // beside it for every number, as if offsets had a normal prior of that spread.
-  double spread = 0.5;
-};
-
-// Steps for so many training tokens: one pass over a long text, up to four over a short one.
-[[nodiscard]] std::uint32_t suitable_steps(std::uint64_t tokens, std::uint32_t step_tokens);
-
-// What a run will do and need.
-struct TunePlan {
-  Level level = Level::None;  // that it begins with
-  std::uint64_t values = 0, scales = 0, codes = 0;
-  std::uint64_t training_tokens = 0, held_back_tokens = 0;
-  std::uint32_t steps = 0;
-  std::vector<engine::RunPlan::Item> memory;  // at the peak
-  std::uint64_t memory_bytes = 0;
-  double multiply_adds = 0;          // of everything
-  double forward_multiply_adds = 0;  // of one pass of the original over the whole text
-  [[nodiscard]] std::string describe() const;
-};
-
-// Errors as those of tune(), as far as they can be known beforehand.
-[[nodiscard]] Result<TunePlan> plan_tuning(const Model& original, const Model& quantized,
-                                           const calibration::Text& text, const TuneOptions& options);
-
-// Mean divergence of the text held back, nats per token; errors are those of means over windows.
-struct Gain {
-  double before = 0, after = 0;
-  double difference = 0, difference_error = 0;  // after - before, windows paired
-  [[nodiscard]] double ratio() const { return before > 0 ? after / before : 1; }
-  // By more than two standard errors: what is kept must be better than chance.
-  [[nodiscard]] bool decided() const { return difference < -2 * difference_error; }
-};
-
-struct Look {  // at the text held back
-  std::uint32_t step = 0;
-  double divergence = 0;
-};
-
-struct Attempt {
-  Level level = Level::None;
-  std::uint32_t steps = 0, best_step = 0;
-  Gain gain;                                 // of the best step
-  std::uint64_t codes = 0, codes_moved = 0;  // that could move, and that differ from the file's
-  bool kept = false;
-  std::vector<Look> looks;
-};
 
 struct TuneResult {
   Level level = Level::None;  // of what was kept; None: the file is left as it is
@@ -87,6 +23,7 @@ struct TuneResult {
   std::vector<Attempt> attempts;
   std::uint64_t training_tokens = 0, held_back_tokens = 0;
   double seconds = 0;
+  std::uint32_t continued_at = 0;  // above 0: began after that step, from a checkpoint
   // Of what was kept, with the bytes of their tensors; empty where nothing was. Refers to the quantized
   // model.
   Parameters parameters;

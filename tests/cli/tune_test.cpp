@@ -1,9 +1,13 @@
 // `tune` through the real program.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
+#include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "core/file_util.h"
 #include "core/model.h"
@@ -96,6 +100,91 @@ TEST(TuneCommand, QuantizeTunesWhatItWritesWithinTheSizeAskedFor) {
   const ProcessResult few = program(words);
   EXPECT_EQ(few.exit_code, 2);
   EXPECT_THAT(few.out, HasSubstr("7 chunks is too short to tune on"));
+}
+
+// Ends the program when it has told of a step of its tuning; false where it came to its end before.
+bool stopped_while_tuning(std::vector<std::string> words, const std::string& log, int signal,
+                          ProcessResult& result) {
+  words.insert(words.begin(), QUANTFIT_BINARY);
+  words.insert(words.end(), {"--log-file", log});
+  test::Process process(words);
+  while (process.running()) {
+    std::ifstream file(log);
+    const std::string told((std::istreambuf_iterator<char>(file)), {});
+    if (told.find("tuning scales: ") != std::string::npos) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  process.signal(signal);
+  result = process.wait();
+  return result.exit_code == 128 + signal;
+}
+
+TEST(TuneCommand, GoesOnToTheSameBytesAfterAnInterruption) {
+  const TemporaryFolder folder;
+  const std::string quantized = folder / "q.gguf", whole = folder / "whole.gguf", out = folder / "t.gguf";
+  ASSERT_EQ(program({"quantize", kModel, "--preset", "Q2_K", "--effort", "fast", "--error-feedback", "off",
+                     "--objective", "prior", "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf", "-o",
+                     quantized})
+                .exit_code,
+            0);
+  std::vector<std::string> words = {"tune",      kModel, quantized, "--text", kText, "--chunks", "16",
+                                    "--context", "16",   "--steps", "16",     "-o",  whole};
+  ASSERT_EQ(program(words).exit_code, 0);
+  words.back() = out;
+  ProcessResult result;
+  // Interrupted, and then killed: what was saved stays.
+  if (!stopped_while_tuning(words, folder / "a.log", SIGTERM, result))
+    GTEST_SKIP() << "the run was too quick to be interrupted";
+  EXPECT_THAT(result.err,
+              testing::AnyOf(HasSubstr("goes on with the tuning from what was saved last, in " + out),
+                             HasSubstr("no step of the tuning was saved")));
+  EXPECT_EQ(result.err.find("no step") == std::string::npos, std::filesystem::exists(out + ".tuning"));
+  (void)stopped_while_tuning(words, folder / "b.log", SIGKILL, result);
+  if (!std::filesystem::exists(out)) {
+    const ProcessResult last = program(words);
+    ASSERT_EQ(last.exit_code, 0) << last.err;
+  }
+  EXPECT_EQ(test::read_file(out), test::read_file(whole));
+  EXPECT_FALSE(std::filesystem::exists(out + ".tuning"));
+}
+
+TEST(TuneCommand, QuantizeGoesOnWithTheTuning) {
+  const TemporaryFolder folder;
+  const std::string whole = folder / "whole.gguf", out = folder / "t.gguf", left = folder / ".t.untuned.gguf";
+  std::vector<std::string> words = {"quantize",
+                                    kModel,
+                                    "--preset",
+                                    "Q2_K",
+                                    "--effort",
+                                    "fast",
+                                    "--tune",
+                                    "--text",
+                                    kText,
+                                    "--context",
+                                    "16",
+                                    "--chunks",
+                                    "16",
+                                    "--imatrix",
+                                    test::data_dir() / "tale-dense.imatrix.gguf",
+                                    "--error-feedback",
+                                    "off",
+                                    "--objective",
+                                    "prior",
+                                    "-o",
+                                    whole};
+  ASSERT_EQ(program(words).exit_code, 0);
+  words.back() = out;
+  ProcessResult result;
+  if (!stopped_while_tuning(words, folder / "a.log", SIGTERM, result))
+    GTEST_SKIP() << "the run was too quick to be interrupted";
+  EXPECT_THAT(result.err, HasSubstr("what is tuned stays in " + left));
+  EXPECT_TRUE(std::filesystem::exists(left));
+  const ProcessResult last = program(words);
+  ASSERT_EQ(last.exit_code, 0) << last.err;
+  EXPECT_THAT(last.out, HasSubstr("tensors were encoded before"));
+  EXPECT_EQ(test::read_file(out), test::read_file(whole));
+  EXPECT_FALSE(std::filesystem::exists(left));
+  EXPECT_FALSE(std::filesystem::exists(out + ".tuning"));
 }
 
 TEST(TuneCommand, SaysWhatItWillTake) {

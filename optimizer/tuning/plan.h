@@ -1,0 +1,85 @@
+// What a tuning will do, and what it will need.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/model.h"
+#include "optimizer/calibration/text.h"
+#include "optimizer/engine/forward.h"
+#include "optimizer/tuning/level.h"
+
+namespace quantfit::tuning {
+
+// Windows that a text has to have.
+inline constexpr std::uint32_t kFewestWindows = 8;
+inline constexpr std::uint32_t kLooks = 4;  // at the text held back during an attempt
+
+struct TuneOptions {
+  // threads, and the memory of everything together; nothing depends on them but time.
+  engine::RunOptions run = {};
+  // Nothing: the highest level for which there is memory, and the next lower one where text held back refuses
+  // it.
+  std::optional<Level> level = {};
+  std::uint32_t steps = 0;           // 0: as many as suit the tokens (suitable_steps)
+  std::uint32_t step_tokens = 1024;  // of a step; whole windows, at least one
+  std::uint32_t seed = 1;            // of the order of windows
+  double value_rate = 0.007;         // of the first step, relative to the root mean square of a tensor
+  double scale_rate = 0.007;         // relative to each scale
+  double code_rate = 0.01;           // in usual distances of levels
+  // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
+  // beside it for every number, as if offsets had a normal prior of that spread.
+  double spread = 0.5;
+  // Where a run that was interrupted goes on; empty: nowhere. Who writes the result removes it.
+  std::filesystem::path checkpoint = {};
+  // Between two saves, at least; more where saving takes long. 0: after every step.
+  double checkpoint_seconds = 5;
+};
+
+// Steps for so many training tokens: one pass over a long text, up to four over a short one.
+[[nodiscard]] std::uint32_t suitable_steps(std::uint64_t tokens, std::uint32_t step_tokens);
+
+// What a run will do and need.
+struct TunePlan {
+  Level level = Level::None;  // that it begins with
+  std::uint64_t values = 0, scales = 0, codes = 0;
+  std::uint64_t training_tokens = 0, held_back_tokens = 0;
+  std::uint32_t steps = 0;
+  std::vector<engine::RunPlan::Item> memory;  // at the peak
+  std::uint64_t memory_bytes = 0;
+  double multiply_adds = 0;          // of everything
+  double forward_multiply_adds = 0;  // of one pass of the original over the whole text
+  [[nodiscard]] std::string describe() const;
+};
+
+// Errors as those of tune(), as far as they can be known beforehand.
+[[nodiscard]] Result<TunePlan> plan_tuning(const Model& original, const Model& quantized,
+                                           const calibration::Text& text, const TuneOptions& options);
+
+// The models and the text of a tuning, opened.
+struct Opened {
+  engine::Engine original, quantized;
+  engine::TokenWindows windows;
+};
+[[nodiscard]] Result<Opened> open_models(const Model& original, const Model& quantized,
+                                         const calibration::Text& text);
+
+// The levels to try, the highest first.
+[[nodiscard]] std::vector<Level> levels_to_try(const Opened& opened, const TuneOptions& options);
+
+// How a level will be gone about, with its memory limit shared out.
+struct LevelPlan {
+  TunePlan plan;
+  bool states_in_memory = true;  // the original's final states
+  engine::RunOptions run = {};   // of the original's pass, and of steps and looks after it
+};
+[[nodiscard]] Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, Level level);
+
+// Windows of a step.
+[[nodiscard]] std::size_t step_windows(const TuneOptions& options, std::size_t window_tokens);
+
+}  // namespace quantfit::tuning
