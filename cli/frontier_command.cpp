@@ -44,8 +44,8 @@ int show_frontier(const FrontierOptions& options, Console& console) {
   }
   auto frontier = optimizer::model_frontier(*session.job, session.request);
   if (!frontier) return console.fail(frontier.error());
-  const FrontierReport report =
-      make_frontier_report(session.inputs->model, frontier.value(), session.statics, session.job->error_unit);
+  const FrontierReport report = make_frontier_report(session.inputs->model.total_elements(), frontier.value(),
+                                                     session.statics, session.job->error_unit);
   if (options.job.json)
     console.print(document_text(to_json(report, options.points.value_or(0))));
   else if (options.svg)

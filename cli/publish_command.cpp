@@ -242,7 +242,8 @@ class Publisher {
               optimizer::model_frontier(*session.job, session.request));
     card_.picture = "curve.svg";
     QF_TRY(put_text(folder_ / card_.picture,
-                    to_svg(make_frontier_report(model, frontier, session.statics, session.job->error_unit))));
+                    to_svg(make_frontier_report(model.total_elements(), frontier, session.statics,
+                                                session.job->error_unit))));
     if (!session.inputs->importance) return outcome::success();
     // The matrix travels along; a copy that is the same stays.
     const fs::path from = session.inputs->importance->path();

@@ -285,9 +285,10 @@ Result<void> write_report(const QuantizeOptions& options, const Session& session
   if (searched) {
     QF_ASSIGN(const optimizer::ModelFrontier frontier,
               optimizer::model_frontier(*session.job, session.request));
-    curve = make_frontier_report(session.inputs->model, frontier, session.statics, session.job->error_unit);
+    curve = make_frontier_report(session.inputs->model.total_elements(), frontier, session.statics,
+                                 session.job->error_unit);
   }
-  SummaryReport report = make_summary(*session.inputs, std::move(curve), answers, command);
+  SummaryReport report = make_summary(*session.inputs, *session.job, std::move(curve), answers, command);
   if (evaluated && !session.inputs->store) add_evaluation(*evaluated, report);  // the state file has them
   return write_file_atomically(options.report, to_html(report),
                                options.force ? Existing::Replace : Existing::Keep);

@@ -52,9 +52,11 @@ Command make_report_command() {
   table.flag("--force", options->force, "replace what exists already");
   add_console_options(table, *command.console);
   command.notes = {
-      "The page needs no network and no other file. 'quantfit plan' and 'quantfit quantize' write a fuller "
-      "one "
-      "with --report: they know the model, and so the whole curve and llama.cpp's mixtures."};
+      "The page needs no network and no other file. Its curve is over all formats that were measured. "
+      "'quantfit "
+      "plan' and 'quantfit quantize' write a fuller one with --report: they know the model, and so a job's "
+      "rules "
+      "and llama.cpp's mixtures."};
   command.run = [options](Console& console) { return write_report(*options, console); };
   return command;
 }

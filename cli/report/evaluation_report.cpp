@@ -73,6 +73,7 @@ nlohmann::ordered_json json_of(const optimizer::EvaluatedFile& file) {
                                 {"probability_difference", json_of(f.probability_difference)},
                                 {"rms_probability_difference", json_of(f.probability_rms)},
                                 {"same_top_token", json_of(f.same_top)}};
+  if (file.predicted) out["predicted_kl_divergence"] = *file.predicted;
   if (file.against_best)
     out["against_best"] = {{"difference", json_of(file.against_best->difference)},
                            {"ratio", json_of(file.against_best->ratio)},
@@ -91,13 +92,25 @@ std::string to_text(const optimizer::EvaluatedFiles& evaluated, bool details) {
       evaluated.arithmetic == engine::Arithmetic::Exact ? "" : "; activations rounded as by llama.cpp",
       evaluated.stopped_early ? "; the precision asked for was reached" : "");
   if (evaluated.files.empty()) return out;
-  Table table({"file", "size", "bpw", "KL divergence", "99 %", "same top", "perplexity"});
+  const bool foreseen =
+      std::ranges::any_of(evaluated.files, [](const auto& file) { return file.predicted.has_value(); });
+  std::vector<std::string> titles = {"file", "size",     "bpw",       "KL divergence",
+                                     "99 %", "same top", "perplexity"};
+  if (foreseen) titles.insert(titles.begin() + 3, "predicted");
+  Table table(titles);
   for (const optimizer::EvaluatedFile& file : evaluated.files) {
     const DivergenceFigures& f = file.figures;
-    table.add({name_of(file.path), format_bytes(file.file_bytes), fmt::format("{:.4f}", file.bpw),
-               fmt::format("{:.5f} ± {:.5f}", f.divergence.value, f.divergence_chunk_error),
-               fmt::format("{:.4f}", f.divergence_quantiles[1]),
-               fmt::format("{:.2f} %", 100 * f.same_top.value), fmt::format("{:.3f}", f.perplexity.value)});
+    std::vector<std::string> cells = {
+        name_of(file.path),
+        format_bytes(file.file_bytes),
+        fmt::format("{:.4f}", file.bpw),
+        fmt::format("{:.5f} ± {:.5f}", f.divergence.value, f.divergence_chunk_error),
+        fmt::format("{:.4f}", f.divergence_quantiles[1]),
+        fmt::format("{:.2f} %", 100 * f.same_top.value),
+        fmt::format("{:.3f}", f.perplexity.value)};
+    if (foreseen)
+      cells.insert(cells.begin() + 3, file.predicted ? fmt::format("{:.5f}", *file.predicted) : "");
+    table.add(cells);
   }
   out += "\n" + table.to_text();
   if (details)

@@ -4,7 +4,7 @@
 
 namespace quantfit::cli {
 
-FrontierReport make_frontier_report(const Model& model, const optimizer::ModelFrontier& frontier,
+FrontierReport make_frontier_report(std::uint64_t elements, const optimizer::ModelFrontier& frontier,
                                     const optimizer::StaticComparisons& statics,
                                     state::SensitivityUnit unit) {
   const optimizer::Knapsack& knapsack = frontier.knapsack;
@@ -12,7 +12,7 @@ FrontierReport make_frontier_report(const Model& model, const optimizer::ModelFr
   const auto point = [&](std::uint64_t bytes, double cost) {
     CurvePoint result;
     result.bytes = bytes + knapsack.fixed_bytes;
-    result.bpw = bits_per_element(result.bytes, model.total_elements());
+    result.bpw = bits_per_element(result.bytes, elements);
     result.error = cost + knapsack.fixed_cost;
     return result;
   };

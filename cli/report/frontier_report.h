@@ -25,7 +25,8 @@ struct FrontierReport {
   std::string error_unit;  // "nats" or "relative"
 };
 
-[[nodiscard]] FrontierReport make_frontier_report(const Model& model,
+// `elements`: weights of the model.
+[[nodiscard]] FrontierReport make_frontier_report(std::uint64_t elements,
                                                   const optimizer::ModelFrontier& frontier,
                                                   const optimizer::StaticComparisons& statics,
                                                   state::SensitivityUnit unit);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -27,18 +28,25 @@ void add_evaluations(const state::Contents& contents, SummaryReport& report) {
                                     estimate.quantity, estimate.value, estimate.standard_error});
 }
 
-// A set of sensitivities that counts for the run: of its importance data and metric, and whole.
-const state::SensitivitySet* sensitivities_of(const state::Contents& contents,
-                                              const state::RunParameters& run) {
-  for (const auto& [key, set] : contents.sensitivities)
-    if (!set.partial && set.scope.metric == run.metric &&
-        set.scope.importance_fingerprint == run.importance_fingerprint)
-      return &set;
-  return nullptr;
+// Where no measured set counts, built-in weights that the sum of the recipe's errors does not contradict.
+void take_built_in_weights(const ObjectiveReport& objective, PlanReport& answer) {
+  double sum = 0;
+  std::map<std::string_view, double> weights;
+  for (const ObjectiveReport::Weight& weight : objective.weights) weights[weight.tensor] = weight.value;
+  const auto weight_of = [&](const TensorReport& row) {
+    const auto found = weights.find(row.name);
+    return row.kept || found == weights.end() ? 0 : found->second;
+  };
+  for (const TensorReport& row : answer.tensors) sum += weight_of(row) * row.nmse;
+  if (!(std::abs(sum - *answer.predicted_error) <= 1e-6 * sum)) return;
+  for (TensorReport& row : answer.tensors) {
+    row.sensitivity = weight_of(row);
+    if (row.sensitivity > 0) row.sensitivity_source = objective.source;
+  }
 }
 
 PlanReport answer_of(const state::SavedRecipe& saved, const state::RunContents& run,
-                     const state::SensitivitySet* set) {
+                     const state::SensitivitySet* set, const ObjectiveReport& objective) {
   PlanReport answer;
   answer.target.kind = "recipe";
   answer.target.text = saved.target;
@@ -87,7 +95,54 @@ PlanReport answer_of(const state::SavedRecipe& saved, const state::RunContents& 
   }
   answer.bpw = bits_per_element(answer.tensor_bytes, answer.elements);
   answer.formats = formats_used(outputs);
+  if (set == nullptr) take_built_in_weights(objective, answer);
   return answer;
+}
+
+// The run of the newest recipe; without recipes the one that knows the most tensors.
+const state::RunContents* run_to_draw(const state::Contents& contents) {
+  const state::RunContents* best = nullptr;
+  const auto rank = [](const state::RunContents& run) {
+    std::string newest;
+    for (const auto& [fingerprint, saved] : run.recipes) newest = std::max(newest, saved.created);
+    return std::pair(newest, run.measurements.size());
+  };
+  for (const auto& [key, run] : contents.runs)
+    if (!run.measurements.empty() && (best == nullptr || rank(run) > rank(*best))) best = &run;
+  return best;
+}
+
+// Bytes of the tensors that a run did not measure: what recipes have beyond the others; without a recipe they
+// are taken to be norms in 32 bits.
+std::uint64_t other_bytes(const state::Contents& contents, const state::RunContents& run) {
+  std::uint64_t elements = 0;
+  for (const auto& [name, measured] : run.measurements) elements += measured.shape.elements();
+  for (const auto& [fingerprint, saved] : run.recipes) {
+    std::uint64_t known = 0;
+    for (const RecipeEntry& entry : saved.recipe.entries) {
+      const auto found = run.measurements.find(entry.tensor);
+      if (found == run.measurements.end()) continue;
+      const TensorInfo& shape = found->second.shape;
+      if (const auto bytes = tensor_bytes(entry.format, shape.row_length(), shape.rows()))
+        known += bytes.value();
+    }
+    if (known <= saved.bytes) return saved.bytes - known;
+  }
+  return sizeof(float) * (contents.model.elements - std::min(contents.model.elements, elements));
+}
+
+FrontierReport curve_of(const state::Contents& contents, const state::RunContents& run,
+                        const ObjectiveReport& objective) {
+  std::map<std::string, double> sensitivity;
+  for (const ObjectiveReport::Weight& weight : objective.weights) sensitivity[weight.tensor] = weight.value;
+  FrontierReport report;
+  report.error_unit = objective.unit;
+  if (const auto frontier =
+          optimizer::recorded_frontier(run.measurements, sensitivity, other_bytes(contents, run)))
+    report = make_frontier_report(
+        contents.model.elements, frontier.value(), {},
+        objective.unit == "nats" ? state::SensitivityUnit::Nats : state::SensitivityUnit::Relative);
+  return report;
 }
 
 std::string markup_escaped(std::string_view text) {
@@ -131,8 +186,9 @@ std::string filled(std::string_view page, const std::map<std::string_view, std::
 
 }  // namespace
 
-SummaryReport make_summary(const optimizer::JobInputs& inputs, FrontierReport frontier,
-                           std::vector<PlanReport> answers, const std::string& command) {
+SummaryReport make_summary(const optimizer::JobInputs& inputs, const optimizer::PreparedJob& job,
+                           FrontierReport frontier, std::vector<PlanReport> answers,
+                           const std::string& command) {
   SummaryReport report;
   report.model_name = inputs.model.shards()[0].path.filename().string();
   report.architecture = inputs.model.architecture();
@@ -152,38 +208,49 @@ SummaryReport make_summary(const optimizer::JobInputs& inputs, FrontierReport fr
     report.provenance.emplace_back("importance matrix", "none: all columns count the same");
   }
   report.provenance.emplace_back("encoder version", std::to_string(kernels::kEncoderVersion));
+  std::optional<state::Contents> contents;
   if (inputs.store)
-    if (const auto contents = inputs.store->contents()) add_evaluations(contents.value(), report);
+    if (auto read = inputs.store->contents()) contents = std::move(read).value();
+  if (contents) add_evaluations(*contents, report);
+  report.objective = make_objective_report(inputs, job, contents ? &*contents : nullptr);
   return report;
 }
 
 void add_evaluation(const optimizer::EvaluatedFiles& evaluated, SummaryReport& report) {
   for (const optimizer::EvaluatedFile& file : evaluated.files) {
-    const auto add = [&](std::string quantity, double value, double error) {
+    const auto add = [&](std::string quantity, double value, std::optional<double> error) {
       report.evaluations.push_back({file.path.filename().string(), evaluated.text, evaluated.chunks,
                                     std::move(quantity), value, error});
     };
     add("mean kl divergence", file.figures.divergence.value, file.figures.divergence_chunk_error);
+    if (file.predicted) add(std::string(optimizer::kPredictedQuantity), *file.predicted, std::nullopt);
     add("same top token", file.figures.same_top.value, file.figures.same_top.error);
     add("perplexity", file.figures.perplexity.value, file.figures.perplexity.error);
   }
 }
 
 SummaryReport make_summary(const state::Contents& contents, const std::string& path) {
+  const state::RunContents* drawn = run_to_draw(contents);
   SummaryReport report;
   report.model_name = contents.model.name;
   report.elements = contents.model.elements;
   std::vector<std::pair<std::string, PlanReport>> answers;  // by time
   for (const auto& [key, run] : contents.runs) {
     const state::SensitivitySet* set = sensitivities_of(contents, run.run.parameters);
+    const ObjectiveReport objective = make_objective_report(contents, run);
     for (const auto& [fingerprint, saved] : run.recipes)
-      answers.emplace_back(saved.created, answer_of(saved, run, set));
+      answers.emplace_back(saved.created, answer_of(saved, run, set, objective));
   }
   std::ranges::stable_sort(answers, {}, &std::pair<std::string, PlanReport>::first);
   if (answers.size() > kMostAnswers)
     answers.erase(answers.begin(), answers.end() - static_cast<std::ptrdiff_t>(kMostAnswers));
   for (auto& [created, answer] : answers) report.answers.push_back(std::move(answer));
   if (!report.answers.empty()) report.error_unit = report.answers.back().error_unit;
+  if (drawn != nullptr) {
+    report.objective = make_objective_report(contents, *drawn);
+    if (report.answers.empty()) report.error_unit = report.objective->unit;
+    report.frontier = curve_of(contents, *drawn, *report.objective);
+  }
   add_evaluations(contents, report);
   report.provenance = {{"program", "quantfit " QUANTFIT_VERSION},
                        {"state file", path},
@@ -209,6 +276,7 @@ nlohmann::ordered_json to_json(const SummaryReport& report) {
   const nlohmann::ordered_json curve = to_json(report.frontier, kCurvePoints);
   json["curve"] = curve["curve"];
   json["static_recipes"] = curve["static_recipes"];
+  if (report.objective) json["objective"] = to_json(*report.objective);
   json["answers"] = nlohmann::ordered_json::array();
   for (const PlanReport& answer : report.answers) {
     json["answers"].push_back(to_json(answer));

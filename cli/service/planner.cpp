@@ -185,9 +185,9 @@ Answer<Text> Planner::solve(OpenModel& model, const CommandOptions& options) {
     QF_ANSWER(const optimizer::ModelFrontier frontier,
               optimizer::model_frontier(*session.job, session.request));
     const auto points = options.options.find("points");
-    return text_of(
-        cli::to_json(cli::make_frontier_report(file, frontier, session.statics, session.job->error_unit),
-                     points == options.options.end() ? 0 : points->get<std::size_t>()));
+    return text_of(cli::to_json(
+        cli::make_frontier_report(file.total_elements(), frontier, session.statics, session.job->error_unit),
+        points == options.options.end() ? 0 : points->get<std::size_t>()));
   }
   optimizer::JobRequest request = session.request;
   {

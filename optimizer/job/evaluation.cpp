@@ -7,6 +7,15 @@
 #include "core/fingerprint.h"
 
 namespace quantfit::optimizer {
+namespace {
+
+std::optional<double> predicted_of(const GgufMetadata& metadata) {
+  if (metadata.string("quantfit.error_unit") != "nats" || metadata.string("quantfit.tuned.level"))
+    return std::nullopt;
+  return metadata.number("quantfit.predicted_error");
+}
+
+}  // namespace
 
 Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::filesystem::path> candidates,
                                       const EvaluationRequest& request, const JobControl& control) {
@@ -31,6 +40,7 @@ Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::fi
     for (const GgufShard& shard : models.back().shards()) file.file_bytes += shard.file_bytes;
     file.bpw = 8.0 * static_cast<double>(models.back().total_tensor_bytes()) /
                static_cast<double>(std::max<std::uint64_t>(models.back().total_elements(), 1));
+    file.predicted = predicted_of(models.back().metadata());
     out.files.push_back(std::move(file));
   }
   std::vector<const Model*> pointers;
@@ -79,14 +89,16 @@ Result<void> save_evaluations(const EvaluatedFiles& evaluated, const std::string
   for (const EvaluatedFile& file : evaluated.files) {
     if (file.fingerprint == evaluated.base_fingerprint) continue;
     const calibration::DivergenceFigures& f = file.figures;
-    QF_TRY(save(file.fingerprint, file.path.filename().string(),
-                {estimate("perplexity", f.perplexity),
-                 {"mean kl divergence", f.divergence.value, f.divergence_chunk_error},
-                 {"maximum kl divergence", f.divergence_max, std::nullopt},
-                 {"99 % quantile of kl divergence", f.divergence_quantiles[1], std::nullopt},
-                 {"median kl divergence", f.divergence_quantiles[4], std::nullopt},
-                 estimate("rms probability difference", f.probability_rms),
-                 estimate("same top token", f.same_top)}));
+    std::vector<state::Estimate> estimates = {
+        estimate("perplexity", f.perplexity),
+        {"mean kl divergence", f.divergence.value, f.divergence_chunk_error},
+        {"maximum kl divergence", f.divergence_max, std::nullopt},
+        {"99 % quantile of kl divergence", f.divergence_quantiles[1], std::nullopt},
+        {"median kl divergence", f.divergence_quantiles[4], std::nullopt},
+        estimate("rms probability difference", f.probability_rms),
+        estimate("same top token", f.same_top)};
+    if (file.predicted) estimates.push_back({std::string(kPredictedQuantity), *file.predicted, std::nullopt});
+    QF_TRY(save(file.fingerprint, file.path.filename().string(), std::move(estimates)));
   }
   return outcome::success();
 }

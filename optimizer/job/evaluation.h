@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/error.h"
@@ -25,6 +26,8 @@ struct EvaluatedFile {
   std::string fingerprint;
   std::uint64_t file_bytes = 0;  // of all shards
   double bpw = 0;                // over all tensors
+  // What the file says was foreseen for it, in nats; nothing where it says nothing or was tuned since.
+  std::optional<double> predicted;
   calibration::DivergenceFigures figures;
   // This file against the one of the lowest divergence; nothing for that one itself.
   std::optional<calibration::PairedComparison> against_best;
@@ -51,6 +54,9 @@ struct EvaluatedFiles {
                                                     std::span<const std::filesystem::path> candidates,
                                                     const EvaluationRequest& request,
                                                     const JobControl& control);
+
+// The name under which a state file keeps EvaluatedFile::predicted beside what was measured.
+inline constexpr std::string_view kPredictedQuantity = "predicted kl divergence";
 
 // Keeps the numbers in the state file of the base model.
 [[nodiscard]] Result<void> save_evaluations(const EvaluatedFiles& evaluated,

@@ -13,7 +13,7 @@ const folder = mkdtempSync(join(tmpdir(), 'quantfit-report-'));
 const run = (...words) => execFileSync(binary, words, {stdio: ['ignore', 'ignore', 'pipe']});
 const page_of = (name) => join(folder, name + '.html');
 
-const common = ['--effort', 'fast', '-q'];
+const common = ['--effort', 'fast', '-q', '--objective', 'prior', '--error-feedback', 'off'];
 run('plan', join(data, 'tale-dense-F16.gguf'), '--imatrix', join(data, 'tale-dense.imatrix.gguf'), ...common, '--target-bpw',
     '3,4.5', '--state', join(folder, 's.qfstate'), '--report', page_of('dense'));
 run('report', join(folder, 's.qfstate'), '-q', '-o', page_of('state'));
@@ -45,10 +45,25 @@ writeFileSync(page_of('large'), with_answer((_, answer) => {
   });
 }));
 reports.push('large');
+// With what only runs of the model add.
+const add_measured = (copy, answer, name) => {
+  const value = (quantity, number) => ({candidate: name, text: name, chunks: 8, quantity, value: number, standard_error: 1e-4});
+  copy.evaluations.push(value('predicted kl divergence', 0.02), value('mean kl divergence', 0.021));
+  answer.candidates = [0.02, 0.03].map((mean, i) => ({rule: name, file_bytes: 1, predicted_error: 0.02, kept: i === 0,
+                                                      kl_divergence: {mean, standard_error_over_chunks: 1e-4}}));
+  copy.objective.gains_by_format = [{format: 'Q4_K', tensors: 2, ratio: 0.7}];
+  copy.objective.gains_by_tensor = [{tensor: name, role: name, layer: 0, formats: 1, ratio: 0.7},
+                                    {tensor: name + '2', role: name, formats: 1, ratio: 1.1}];
+};
+writeFileSync(page_of('measured'), with_answer((copy, answer) => add_measured(copy, answer, 'tale')));
+reports.push('measured');
 const hostile = '</script><img src=x onerror="document.title=1"><b>';
 writeFileSync(page_of('hostile'), with_answer((copy, answer) => {
   copy.model.name = copy.model.architecture = hostile;
   for (const tensor of answer.tensors) tensor.name = tensor.role = hostile + tensor.name;
+  for (const weight of copy.objective.weights) weight.tensor = weight.role = hostile + weight.tensor;
+  copy.objective.source = hostile;
+  add_measured(copy, answer, hostile);
   for (const recipe of answer.static_recipes) recipe.name = hostile;
   answer.notes = [hostile];
   answer.target.text = hostile;
@@ -84,7 +99,8 @@ for (const name of reports)
       });
       expect(`${here}: the page is ${look.wide} pixels wide`, look.wide <= width);
       expect(`${here}: ink and paper`, colorScheme === 'dark' ? look.paper < 60 && look.ink > 200 : look.paper > 240 && look.ink < 60);
-      for (const id of ['map', 'tensors', 'origin', ...(name === 'state' ? [] : ['curve', 'sources', 'statics'])])
+      for (const id of ['map', 'tensors', 'origin', 'curve', 'sources', 'weights', ...(name === 'state' ? [] : ['statics']),
+                        ...(name === 'measured' || name === 'hostile' ? ['foreseen', 'candidates', 'feedback'] : [])])
         expect(`${here}: no section ${id}`, look.headings.includes(id));
       expect(`${here}: ${look.cells} cells`, look.cells >= 24);
       expect(`${here}: markup from a name`, look.images === 0 && look.bold === 0 && look.title !== '1');

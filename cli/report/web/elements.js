@@ -81,6 +81,9 @@ export const colourOf = (format, bits) => {
   const place = Math.min(Math.max(Math.log2(Math.max(bits, 1) / 1.5) / Math.log2(16 / 1.5), 0), 1);
   return COLOURS.get(format) ?? rgbOf(LIGHTNESS_OF_FEW + place * (LIGHTNESS_OF_MANY - LIGHTNESS_OF_FEW), 0, 0);
 };
+// Of a quantity that is no format: from dark at 0 to light at 1, in one hue.
+export const shadeOf = (place) =>
+  rgbOf(LIGHTNESS_OF_FEW + place * (LIGHTNESS_OF_MANY - LIGHTNESS_OF_FEW), 0.09 * (1 - place) + 0.03, 250);
 
 // A line that says what is under the cursor, to screen readers too.
 export const live = () => make('p', {class: 'says', role: 'status', 'aria-live': 'polite'});

@@ -14,6 +14,17 @@ const inkOn = (colour) => {
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? '#000000' : '#ffffff';
 };
 
+// How cells are coloured: by the bits of their formats. Other shades have the same members: `what` a picture shows,
+// `colour`, `says` and, for wide cells, `name` of a tensor, `legend` of all of them; `shows` which tensors have a row.
+const byFormat = {
+  what: 'Map',
+  colour: (tensor) => colourOf(tensor.format, bitsOf(tensor)),
+  says: (tensor) => tensorText(tensor),
+  name: (tensor) => tensor.format,
+  legend: (tensors) => legendOf(tensors),
+  shows: (tensor) => tensor.nmse !== undefined || (tensor.kept_because === undefined && tensor.elements > 16384),
+};
+
 const legendOf = (tensors) => {
   const formats = new Map();
   for (const tensor of tensors) formats.set(tensor.format, bitsOf(tensor));
@@ -25,8 +36,7 @@ const legendOf = (tensors) => {
 };
 
 // Which cell a tensor has: {tensor, row, column}; `roles` name the rows, the last row is for what is in no layer.
-const cellsOf = (tensors) => {
-  const weighs = (tensor) => tensor.nmse !== undefined || (tensor.kept_because === undefined && tensor.elements > 16384);
+const cellsOf = (tensors, weighs) => {
   const placed = tensors.filter((t) => t.layer !== undefined);
   const outside = tensors.filter((t) => t.layer === undefined && (weighs(t) || t.elements > 4096));
   const roles = [...new Set(placed.filter(weighs).map((t) => t.role))];
@@ -42,8 +52,8 @@ const cellsOf = (tensors) => {
 
 // `tensors` as in an answer's JSON; `width`: pixels there are. Returns null when no tensor has a place, else
 // {element, width, update(tensors)}: `update` recolours the same cells, for another answer of the same model.
-export const layerMap = (tensors, width) => {
-  const {cells, roles, layers, outside} = cellsOf(tensors);
+export const layerMap = (tensors, width, shade = byFormat) => {
+  const {cells, roles, layers, outside} = cellsOf(tensors, shade.shows);
   if (cells.length === 0) return null;
   const columns = Math.max(layers, outside), rows = roles.length + (outside ? 1 : 0);
   const label = Math.min(150, 30 + 7 * Math.max(4, ...roles.map((r) => r.length)));
@@ -52,7 +62,7 @@ export const layerMap = (tensors, width) => {
   const named = size >= 48;  // the name of a format fits into a cell
   const svg = draw('svg', {viewBox: `0 0 ${label + columns * size + 2} ${rows * tall + 22}`, width: label + columns * size + 2,
                            height: rows * tall + 22, role: 'img',
-                           'aria-label': `Map of ${roles.length} roles in ${layers} layers; arrow keys walk through it`});
+                           'aria-label': `${shade.what} of ${roles.length} roles in ${layers} layers; arrow keys walk through it`});
   [...roles, ...(outside ? ['outside'] : [])].forEach((role, i) =>
     svg.append(draw('text', {x: label - 8, y: i * tall + tall / 2 + 4, 'text-anchor': 'end'}, role)));
   const every = [1, 2, 5, 10, 20, 50, 100].find((n) => n * size >= 26) || 100;
@@ -70,13 +80,13 @@ export const layerMap = (tensors, width) => {
   const legend = make('ul', {class: 'legend'});
   const paint = () => {
     for (const cell of cells) {
-      const colour = colourOf(cell.tensor.format, bitsOf(cell.tensor));
+      const colour = shade.colour(cell.tensor);
       cell.box.setAttribute('fill', colour);
       if (!cell.text) continue;
-      cell.text.textContent = cell.tensor.format;
+      cell.text.textContent = shade.name(cell.tensor);
       cell.text.style.fill = inkOn(colour);
     }
-    legend.replaceChildren(...legendOf(cells.map((cell) => cell.tensor)));
+    legend.replaceChildren(...shade.legend(cells.map((cell) => cell.tensor)));
   };
   paint();
 
@@ -91,7 +101,7 @@ export const layerMap = (tensors, width) => {
     if (marked) marked.classList.remove('at');
     marked = cells[i].box;
     marked.classList.add('at');
-    return tensorText(cells[i].tensor);
+    return shade.says(cells[i].tensor);
   });
   svg.addEventListener('keydown', (event) => {
     const move = {ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1]}[event.key];

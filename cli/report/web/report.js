@@ -3,6 +3,7 @@
 import {bytes, make, number, percent, put, qualityText, sum, weights} from './elements.js';
 import {curvePicture} from './curve.js';
 import {layerMap} from './layer_map.js';
+import {candidateTable, feedbackGains, foreseen, foreseenTable, weightMap} from './objective.js';
 import {bars, formatTable, gainTable, memoryTable, mixtureTable, table, tensorTable} from './tables.js';
 
 const heading = (root, id, title, text) =>
@@ -67,6 +68,23 @@ const drawSources = (root, answer) => {
                            scale(merged)))));
 };
 
+// What an error of every tensor costs, where that is known from, and what error feedback gained.
+const drawObjective = (root, objective) => {
+  if (!objective) return;
+  const map = weightMap(objective.weights, objective.unit, widthOf(root));
+  if (map) {
+    heading(root, 'weights', 'What an error costs',
+            `Of every tensor the ${objective.unit === 'nats' ? 'nats of KL divergence' : 'predicted error'} that its whole ` +
+            `output being lost would cost to first order; the darker, the more. Known from: ${objective.source}.`);
+    put(root, map);
+  }
+  if (!objective.gains_by_format) return;
+  heading(root, 'feedback', 'What error feedback gains',
+          'Predicted errors of encoders that make up for errors in later columns, over those of encoders that do not: ' +
+          'geometric means over all that was measured both ways.');
+  put(root, feedbackGains(objective));
+};
+
 const drawPlain = (root, id, title, rows, tableOf) => {
   if (!rows || rows.length === 0) return;
   heading(root, id, title);
@@ -109,10 +127,15 @@ const show = (root, data, index) => {
   if (answer) drawFacts(root, data, answer);
   if (answer && answer.run_command)
     put(root, make('p', {class: 'soft'}, `${answer.output} runs with`), make('code', {}, answer.run_text));
+  drawPlain(root, 'foreseen', 'Predicted and measured', foreseen(data.evaluations), foreseenTable);
+  if (answer) drawPlain(root, 'candidates', 'Recipes that were run', answer.candidates, candidateTable);
   drawCurve(root, data, answer);
   if (answer) {
     drawMap(root, answer);
     drawSources(root, answer);
+  }
+  drawObjective(root, data.objective);
+  if (answer) {
     drawPlain(root, 'formats', 'Formats', answer.formats, formatTable);
     drawPlain(root, 'memory', 'Memory besides weights', answer.memory && answer.memory.items, memoryTable);
     drawPlain(root, 'gains', 'Where more bytes would help most', (answer.gains || []).slice(0, 10), gainTable);
