@@ -4,7 +4,8 @@
 
 #include <fmt/format.h>
 
-#include <boost/outcome/result.hpp>
+#include <boost/outcome/basic_result.hpp>
+#include <boost/outcome/policy/terminate.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,7 +38,7 @@ namespace outcome = BOOST_OUTCOME_V2_NAMESPACE;
 
 // Either a T or an Error. Reading value() of a failed Result terminates: test it first.
 template <class T>
-using Result = outcome::result<T, Error, outcome::policy::terminate>;
+using Result = outcome::basic_result<T, Error, outcome::policy::terminate>;
 
 // Builds an Error from a format string: `return fail(ErrorCode::Malformed, "{}: bad magic", path);`
 template <class... Args>

@@ -41,7 +41,7 @@ struct Problem {
 };
 
 template <class T>
-using Answer = outcome::result<T, Problem, outcome::policy::terminate>;
+using Answer = outcome::basic_result<T, Problem, outcome::policy::terminate>;
 
 [[nodiscard]] Problem problem(ProblemKind kind, std::string detail, std::string hint = {});
 // An error of the program below.

@@ -13,19 +13,14 @@ namespace quantfit::test {
 class GgufBytes {
  public:
   GgufBytes(std::uint64_t tensors, std::uint64_t keys, std::uint32_t version = 3) {
+    bytes_.reserve(1024);
     raw("GGUF").put(version).put(tensors).put(keys);
   }
   template <class T>
   GgufBytes& put(T value) {
-    const auto at = bytes_.size();
-    bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &value, sizeof(T));
-    return *this;
+    return append(&value, sizeof(T));
   }
-  GgufBytes& raw(std::string_view text) {
-    for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
-    return *this;
-  }
+  GgufBytes& raw(std::string_view text) { return append(text.data(), text.size()); }
   GgufBytes& text(std::string_view value) { return put(std::uint64_t{value.size()}).raw(value); }
   template <class T>
   GgufBytes& key(std::string_view name, GgufType type, T value) {
@@ -51,6 +46,12 @@ class GgufBytes {
   [[nodiscard]] const std::vector<std::byte>& bytes() const { return bytes_; }
 
  private:
+  GgufBytes& append(const void* data, std::size_t size) {
+    const auto* first = static_cast<const std::byte*>(data);
+    bytes_.insert(bytes_.end(), first, first + size);
+    return *this;
+  }
+
   std::vector<std::byte> bytes_;
 };
 
