@@ -1,7 +1,8 @@
 // The operations of kernels/math on one core, per instruction set. Names:
 //   cached: a product small enough for the first-level cache, on the best instruction set;
 //   product, backward, outer/<format>/<isa>/<tokens>/<outputs>/<columns>; attention,
-//   attention_backward/<isa>/<tokens>; rms_norm/<isa>/<columns>. flops counts two per multiply-add.
+//   attention_backward/<isa>/<tokens>; rms_norm, gate, gate_backward/<isa>/<columns>; log_sum,
+//   softmax_gradient, divergence/<isa>/<vocabulary>. flops counts two per multiply-add.
 
 #include <benchmark/benchmark.h>
 
@@ -129,6 +130,54 @@ void rms_norm(benchmark::State& state, const MathKernels* math, std::size_t colu
   state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * columns));
 }
 
+// The gate of SwiGLU over one row.
+void gate(benchmark::State& state, const MathKernels* math, bool backward, std::size_t columns) {
+  const std::vector<float> g = values(columns);
+  std::vector<float> h(columns);
+  std::vector<float> du(columns);
+  constexpr auto kSilu = static_cast<std::size_t>(Activation::Silu);
+  for (auto _ : state) {
+    if (backward) {
+      math->gate_backward[kSilu](g.data(), g.data(), g.data(), columns, h.data(), du.data());
+    } else {
+      math->gate[kSilu](g.data(), g.data(), columns, h.data());
+    }
+    benchmark::DoNotOptimize(h.data());
+  }
+  state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * columns));
+}
+
+enum class Loss { LogSum, Gradient, Divergence };
+
+// One row of logits.
+void loss(benchmark::State& state, const MathKernels* math, Loss kind, std::size_t vocabulary) {
+  const std::vector<float> z = values(vocabulary);
+  const std::vector<float> other(z.rbegin(), z.rend());
+  std::vector<float> dz(vocabulary);
+  LogSum sum;
+  math->add_to_log_sum(z.data(), vocabulary, sum);
+  const double log_sum = math->log_sum(sum);
+  double result = 0;
+  for (auto _ : state) {
+    switch (kind) {
+      case Loss::LogSum:
+        sum = {};
+        math->add_to_log_sum(z.data(), vocabulary, sum);
+        result = sum.sum;
+        break;
+      case Loss::Gradient:
+        math->softmax_gradient(z.data(), vocabulary, log_sum, 7, 1.0F, dz.data());
+        break;
+      case Loss::Divergence:
+        result = math->divergence(z.data(), log_sum, other.data(), log_sum, vocabulary);
+        break;
+    }
+    benchmark::DoNotOptimize(result);
+    benchmark::DoNotOptimize(dz.data());
+  }
+  state.SetItemsProcessed(static_cast<std::int64_t>(state.iterations() * vocabulary));
+}
+
 [[maybe_unused]] const bool kRegistered = [] {
   benchmark::RegisterBenchmark("cached", cached, &runnable_math_kernels().front());
   for (const MathKernels& math : runnable_math_kernels()) {
@@ -153,6 +202,13 @@ void rms_norm(benchmark::State& state, const MathKernels* math, std::size_t colu
     benchmark::RegisterBenchmark(("attention_backward" + isa + "/" + std::to_string(tokens)).c_str(),
                                  attention, &math, true, tokens);
     benchmark::RegisterBenchmark(("rms_norm" + isa + "/4096").c_str(), rms_norm, &math, 4096);
+    benchmark::RegisterBenchmark(("gate" + isa + "/4096").c_str(), gate, &math, false, 4096);
+    benchmark::RegisterBenchmark(("gate_backward" + isa + "/4096").c_str(), gate, &math, true, 4096);
+    benchmark::RegisterBenchmark(("log_sum" + isa + "/32768").c_str(), loss, &math, Loss::LogSum, 32768);
+    benchmark::RegisterBenchmark(("softmax_gradient" + isa + "/32768").c_str(), loss, &math, Loss::Gradient,
+                                 32768);
+    benchmark::RegisterBenchmark(("divergence" + isa + "/32768").c_str(), loss, &math, Loss::Divergence,
+                                 32768);
   }
   return true;
 }();
