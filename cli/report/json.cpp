@@ -9,25 +9,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json statics_json(const StaticReports& statics) {
-  Json json = Json::array();
-  for (const StaticReport& recipe : statics.compared) {
-    json.push_back({{"name", recipe.name},
-                    {"bpw", recipe.bpw},
-                    {"tensor_bytes", recipe.tensor_bytes},
-                    {"predicted_error", recipe.predicted_error}});
-    if (recipe.optimized_error) json.back()["optimized_error"] = *recipe.optimized_error;
-  }
-  return json;
-}
-
-Json without_json(const StaticReports& statics) {
-  Json json = Json::array();
-  for (const StaticWithoutReport& recipe : statics.without)
-    json.push_back({{"name", recipe.name}, {"why", recipe.why}});
-  return json;
-}
-
 Json formats_json(const std::vector<FormatUse>& formats) {
   Json json = Json::array();
   for (const FormatUse& use : formats)
@@ -102,17 +83,6 @@ Json quality_json(const QualityReport& quality) {
   return json;
 }
 
-Json gains_json(const std::vector<GainReport>& gains) {
-  Json json = Json::array();
-  for (const GainReport& gain : gains)
-    json.push_back({{"tensor", gain.tensor},
-                    {"from", gain.from},
-                    {"to", gain.to},
-                    {"more_bytes", gain.more_bytes},
-                    {"saved_error", gain.saved_error}});
-  return json;
-}
-
 Json candidates_json(const std::vector<CandidateReport>& candidates) {
   Json json = Json::array();
   for (const CandidateReport& one : candidates)
@@ -141,25 +111,11 @@ Json entries_json(const std::vector<ModelReport::Entry>& entries) {
   return json;
 }
 
-Json tensor_json(const TensorReport& tensor) {
-  Json row = {{"name", tensor.name}, {"role", tensor.role}};
-  if (tensor.layer) row["layer"] = *tensor.layer;
-  row["from"] = tensor.from;
-  row["format"] = tensor.format;
-  row["elements"] = tensor.elements;
-  row["bytes"] = tensor.bytes;
-  if (tensor.kept) {
-    if (!tensor.kept_because.empty()) row["kept_because"] = tensor.kept_because;
-    return row;
-  }
-  row["nmse"] = tensor.nmse;
-  row["bias_share"] = tensor.bias_share;
-  if (!tensor.sensitivity_source.empty()) {
-    row["error"] = tensor.error();
-    row["sensitivity"] = tensor.sensitivity;
-    row["sensitivity_source"] = tensor.sensitivity_source;
-  }
-  return row;
+template <class Row>
+Json rows_json(const std::vector<Row>& rows) {
+  Json json = Json::array();
+  for (const Row& row : rows) json.push_back(to_json(row));
+  return json;
 }
 
 }  // namespace
@@ -185,14 +141,60 @@ Json to_json(const ModelReport& report, bool metadata) {
   json["formats"] = formats_json(report.formats);
   json["provenance"] = entries_json(report.provenance);
   json["tensors"] = Json::array();
-  for (const ModelReport::Tensor& tensor : report.tensors)
-    json["tensors"].push_back({{"name", tensor.name},
-                               {"dims", tensor.shape},
-                               {"format", tensor.format},
-                               {"bytes", tensor.bytes},
-                               {"shard", tensor.shard}});
+  for (const ModelReport::Tensor& tensor : report.tensors) {
+    Json row = {{"name", tensor.name}, {"role", tensor.role}};
+    if (tensor.layer) row["layer"] = *tensor.layer;
+    row["dims"] = tensor.shape;
+    row["elements"] = tensor.elements;
+    row["format"] = tensor.format;
+    row["bytes"] = tensor.bytes;
+    row["shard"] = tensor.shard;
+    json["tensors"].push_back(std::move(row));
+  }
   if (metadata) json["metadata"] = entries_json(report.metadata);
   return json;
+}
+
+Json to_json(const StaticReport& recipe) {
+  Json json = {{"name", recipe.name},
+               {"bpw", recipe.bpw},
+               {"tensor_bytes", recipe.tensor_bytes},
+               {"predicted_error", recipe.predicted_error}};
+  if (recipe.optimized_error) json["optimized_error"] = *recipe.optimized_error;
+  return json;
+}
+
+Json to_json(const StaticWithoutReport& recipe) {
+  return {{"name", recipe.name}, {"why", recipe.why}};
+}
+
+Json to_json(const GainReport& gain) {
+  return {{"tensor", gain.tensor},
+          {"from", gain.from},
+          {"to", gain.to},
+          {"more_bytes", gain.more_bytes},
+          {"saved_error", gain.saved_error}};
+}
+
+Json to_json(const TensorReport& tensor) {
+  Json row = {{"name", tensor.name}, {"role", tensor.role}};
+  if (tensor.layer) row["layer"] = *tensor.layer;
+  row["from"] = tensor.from;
+  row["format"] = tensor.format;
+  row["elements"] = tensor.elements;
+  row["bytes"] = tensor.bytes;
+  if (tensor.kept) {
+    if (!tensor.kept_because.empty()) row["kept_because"] = tensor.kept_because;
+    return row;
+  }
+  row["nmse"] = tensor.nmse;
+  row["bias_share"] = tensor.bias_share;
+  if (!tensor.sensitivity_source.empty()) {
+    row["error"] = tensor.error();
+    row["sensitivity"] = tensor.sensitivity;
+    row["sensitivity_source"] = tensor.sensitivity_source;
+  }
+  return row;
 }
 
 Json to_json(const PlanReport& report) {
@@ -221,11 +223,10 @@ Json to_json(const PlanReport& report) {
   if (report.unfilled_error) json["unfilled_error"] = *report.unfilled_error;
   if (report.has_memory) json["memory"] = memory_json(report);
   json["formats"] = formats_json(report.formats);
-  json["static_recipes"] = statics_json(report.statics);
-  json["static_recipes_not_compared"] = without_json(report.statics);
-  json["gains"] = gains_json(report.gains);
-  json["tensors"] = Json::array();
-  for (const TensorReport& tensor : report.tensors) json["tensors"].push_back(tensor_json(tensor));
+  json["static_recipes"] = rows_json(report.statics.compared);
+  json["static_recipes_not_compared"] = rows_json(report.statics.without);
+  json["gains"] = rows_json(report.gains);
+  json["tensors"] = rows_json(report.tensors);
   if (!report.output.empty()) {
     json["output"] = report.output;
     json["output_files"] = report.more_files + 1;
@@ -261,8 +262,8 @@ Json to_json(const FrontierReport& report, std::size_t points) {
     }
     json["curve"].push_back(std::move(row));
   }
-  json["static_recipes"] = statics_json(report.statics);
-  json["static_recipes_not_compared"] = without_json(report.statics);
+  json["static_recipes"] = rows_json(report.statics.compared);
+  json["static_recipes_not_compared"] = rows_json(report.statics.without);
   return json;
 }
 

@@ -25,6 +25,11 @@ inline constexpr int kSchemaVersion = 1;
 // One answer; a document of the kind "plan" holds one per target.
 [[nodiscard]] nlohmann::ordered_json to_json(const PlanReport& report);
 [[nodiscard]] nlohmann::ordered_json plan_document(std::span<const PlanReport> reports);
+// Rows of an answer.
+[[nodiscard]] nlohmann::ordered_json to_json(const TensorReport& tensor);
+[[nodiscard]] nlohmann::ordered_json to_json(const GainReport& gain);
+[[nodiscard]] nlohmann::ordered_json to_json(const StaticReport& recipe);
+[[nodiscard]] nlohmann::ordered_json to_json(const StaticWithoutReport& recipe);
 // About `points` of the curve (0: all).
 [[nodiscard]] nlohmann::ordered_json to_json(const FrontierReport& report, std::size_t points);
 [[nodiscard]] nlohmann::ordered_json to_json(const DiffReport& report);

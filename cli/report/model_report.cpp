@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "optimizer/llama_cpp/tensor_role.h"
 #include "optimizer/output/model_writer.h"
 
 namespace quantfit::cli {
@@ -58,6 +59,8 @@ ModelReport make_model_report(const Model& model) {
   for (const TensorInfo& tensor : model.tensors()) {
     ModelReport::Tensor row;
     row.name = tensor.name;
+    row.role = optimizer::tensor_role(tensor.name);
+    row.layer = optimizer::layer_of(tensor.name);
     row.shape.assign(tensor.ne.begin(), tensor.ne.begin() + std::max<std::uint32_t>(tensor.n_dims, 1));
     row.format = name_of(tensor.format);
     row.elements = tensor.elements();

@@ -19,6 +19,8 @@ struct ModelReport {
   };
   struct Tensor {
     std::string name;
+    std::string role;                    // as in an answer
+    std::optional<std::uint32_t> layer;  // likewise
     std::vector<std::uint64_t> shape;
     std::string format;
     std::uint64_t elements = 0;

@@ -80,7 +80,7 @@ std::vector<BudgetReport> budget_reports(const optimizer::Solution& solution) {
 }
 
 // The mixture whose predicted error is nearest, as a ratio.
-std::optional<QualityReport> quality_of(double error, const std::vector<StaticReport>& statics) {
+std::optional<QualityReport> quality_of(double error, std::span<const StaticReport> statics) {
   const StaticReport* nearest = nullptr;
   double least = std::numeric_limits<double>::infinity();
   for (const StaticReport& recipe : statics) {
@@ -98,32 +98,34 @@ std::optional<QualityReport> quality_of(double error, const std::vector<StaticRe
   return quality;
 }
 
-// For every tensor the format that saves most error per byte it adds.
-std::vector<GainReport> gains_of(const optimizer::PreparedJob& job, const optimizer::Solution& solution) {
-  std::vector<GainReport> gains;
-  for (std::size_t i = 0; i < job.candidates.size(); ++i) {
-    const TensorInfo& tensor = *job.candidates[i].tensor;
-    const Format now = solution.recipe.entries[i].format;
-    const auto bytes_now = tensor_bytes(now, tensor.row_length(), tensor.rows());
-    const auto error_now = optimizer::nmse_of(job.candidates[i], now, job.measured.measurements);
-    if (!bytes_now || !error_now) continue;
-    std::optional<GainReport> best;
-    for (const Format format : job.candidates[i].formats) {
-      const auto bytes = tensor_bytes(format, tensor.row_length(), tensor.rows());
-      const auto error = optimizer::nmse_of(job.candidates[i], format, job.measured.measurements);
-      if (!bytes || !error || bytes.value() <= bytes_now.value() || *error >= *error_now) continue;
-      const std::uint64_t more = bytes.value() - bytes_now.value();
-      const double saved = job.sensitivity[i] * (*error_now - *error);
-      if (!best || saved * double(best->more_bytes) > best->saved_error * double(more))
-        best = GainReport{tensor.name, std::string(name_of(now)), std::string(name_of(format)), more, saved};
-    }
-    if (best && best->saved_error > 0) gains.push_back(std::move(*best));
-  }
-  std::ranges::stable_sort(gains, [](const GainReport& a, const GainReport& b) {
-    return a.saved_error * double(b.more_bytes) > b.saved_error * double(a.more_bytes);
-  });
-  return gains;
+// Of the tensor as it is where it cannot have the format.
+std::uint64_t bytes_as(const TensorInfo& tensor, Format format) {
+  const auto bytes = tensor_bytes(format, tensor.row_length(), tensor.rows());
+  return bytes ? bytes.value() : tensor.bytes;
 }
+
+// Formats and what they hold, added up.
+class FormatUses {
+ public:
+  void add(Format format, std::uint64_t elements, std::uint64_t bytes) {
+    FormatUse& use = uses_[format];
+    ++use.tensors;
+    use.elements += elements;
+    use.bytes += bytes;
+  }
+  [[nodiscard]] std::vector<FormatUse> sorted() {
+    std::vector<FormatUse> sorted;
+    for (auto& [format, use] : uses_) {
+      use.format = name_of(format);
+      sorted.push_back(std::move(use));
+    }
+    std::ranges::stable_sort(sorted, std::greater<>(), &FormatUse::bytes);
+    return sorted;
+  }
+
+ private:
+  std::map<Format, FormatUse> uses_;
+};
 
 }  // namespace
 
@@ -132,18 +134,9 @@ double bits_per_element(std::uint64_t bytes, std::uint64_t elements) {
 }
 
 std::vector<FormatUse> formats_used(std::span<const TensorInfo> tensors) {
-  std::map<Format, FormatUse> uses;
-  for (const TensorInfo& tensor : tensors) {
-    FormatUse& use = uses[tensor.format];
-    use.format = name_of(tensor.format);
-    ++use.tensors;
-    use.elements += tensor.elements();
-    use.bytes += tensor.bytes;
-  }
-  std::vector<FormatUse> sorted;
-  for (auto& [format, use] : uses) sorted.push_back(std::move(use));
-  std::ranges::stable_sort(sorted, std::greater<>(), &FormatUse::bytes);
-  return sorted;
+  FormatUses uses;
+  for (const TensorInfo& tensor : tensors) uses.add(tensor.format, tensor.elements(), tensor.bytes);
+  return uses.sorted();
 }
 
 StaticReports make_static_reports(const optimizer::StaticComparisons& comparisons) {
@@ -164,9 +157,58 @@ std::vector<CandidateReport> candidate_reports(const optimizer::Contest& contest
   return reports;
 }
 
-PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
-                            const optimizer::Solution& solution,
-                            const optimizer::StaticComparisons& statics) {
+std::optional<GainReport> make_gain_report(const optimizer::PreparedJob& job, std::size_t index, Format now) {
+  const optimizer::TensorCandidates& own = job.candidates[index];
+  const TensorInfo& tensor = *own.tensor;
+  const auto bytes_now = tensor_bytes(now, tensor.row_length(), tensor.rows());
+  const auto error_now = optimizer::nmse_of(own, now, job.measured.measurements);
+  if (!bytes_now || !error_now) return std::nullopt;
+  std::optional<GainReport> best;
+  for (const Format format : own.formats) {
+    const auto bytes = tensor_bytes(format, tensor.row_length(), tensor.rows());
+    const auto error = optimizer::nmse_of(own, format, job.measured.measurements);
+    if (!bytes || !error || bytes.value() <= bytes_now.value() || *error >= *error_now) continue;
+    const std::uint64_t more = bytes.value() - bytes_now.value();
+    const double saved = job.sensitivity[index] * (*error_now - *error);
+    if (!best || saved * double(best->more_bytes) > best->saved_error * double(more))
+      best = GainReport{tensor.name, std::string(name_of(now)), std::string(name_of(format)), more, saved};
+  }
+  if (best && best->saved_error > 0) return best;
+  return std::nullopt;
+}
+
+bool gains_more(const GainReport& a, const GainReport& b) {
+  return a.saved_error * double(b.more_bytes) > b.saved_error * double(a.more_bytes);
+}
+
+TensorReport make_tensor_report(const Model& model, const optimizer::PreparedJob& job, std::size_t index,
+                                Format format) {
+  const TensorInfo& tensor = model.tensors()[index];
+  TensorReport row;
+  row.name = tensor.name;
+  row.role = optimizer::tensor_role(tensor.name);
+  row.layer = optimizer::layer_of(tensor.name);
+  row.shape.assign(tensor.ne.begin(), tensor.ne.begin() + std::max<std::uint32_t>(tensor.n_dims, 1));
+  row.from = name_of(tensor.format);
+  row.format = name_of(format);
+  row.elements = tensor.elements();
+  row.bytes = bytes_as(tensor, format);
+  row.kept = format == tensor.format;
+  if (row.kept) {
+    row.kept_because = job.candidates[index].kept_because;
+    return row;
+  }
+  if (const FormatMeasurement* error = measured(job, tensor.name, format)) {
+    row.nmse = error->nmse;
+    row.bias_share = error->bias_share;
+  }
+  row.sensitivity = job.sensitivity[index];
+  row.sensitivity_source = job.sensitivity_source[index];
+  return row;
+}
+
+PlanReport make_plan_summary(const Model& model, const optimizer::Solution& solution,
+                             std::span<const StaticReport> statics) {
   PlanReport report;
   report.target = target_report(solution.target);
   report.feasible = solution.feasible;
@@ -188,39 +230,30 @@ PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& jo
     for (const optimizer::MemoryItem& item : solution.estimate->items)
       report.memory.push_back({item.what, std::string(to_string(item.device)), item.bytes, item.how});
   }
-  report.statics = make_static_reports(statics);
-  if (report.predicted_error) report.quality = quality_of(*report.predicted_error, report.statics.compared);
-  if (report.feasible) report.gains = gains_of(job, solution);
-  std::vector<TensorInfo> outputs(model.tensors().begin(), model.tensors().end());
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    TensorInfo& tensor = outputs[i];
-    const Format source = tensor.format;
-    tensor.format = solution.recipe.entries[i].format;
-    if (auto bytes = tensor_bytes(tensor.format, tensor.row_length(), tensor.rows()))
-      tensor.bytes = bytes.value();
-    TensorReport row;
-    row.name = tensor.name;
-    row.role = optimizer::tensor_role(tensor.name);
-    row.layer = optimizer::layer_of(tensor.name);
-    row.shape.assign(tensor.ne.begin(), tensor.ne.begin() + std::max<std::uint32_t>(tensor.n_dims, 1));
-    row.from = name_of(source);
-    row.format = name_of(tensor.format);
-    row.elements = tensor.elements();
-    row.bytes = tensor.bytes;
-    row.kept = tensor.format == source;
-    if (row.kept) {
-      row.kept_because = job.candidates[i].kept_because;
-    } else {
-      if (const FormatMeasurement* error = measured(job, tensor.name, tensor.format)) {
-        row.nmse = error->nmse;
-        row.bias_share = error->bias_share;
-      }
-      row.sensitivity = job.sensitivity[i];
-      row.sensitivity_source = job.sensitivity_source[i];
-    }
-    report.tensors.push_back(std::move(row));
+  if (report.predicted_error) report.quality = quality_of(*report.predicted_error, statics);
+  FormatUses uses;
+  for (std::size_t i = 0; i < model.tensors().size(); ++i) {
+    const TensorInfo& tensor = model.tensors()[i];
+    const Format format = solution.recipe.entries[i].format;
+    uses.add(format, tensor.elements(), bytes_as(tensor, format));
   }
-  report.formats = formats_used(outputs);
+  report.formats = uses.sorted();
+  return report;
+}
+
+PlanReport make_plan_report(const Model& model, const optimizer::PreparedJob& job,
+                            const optimizer::Solution& solution,
+                            const optimizer::StaticComparisons& statics) {
+  StaticReports mixtures = make_static_reports(statics);
+  PlanReport report = make_plan_summary(model, solution, mixtures.compared);
+  report.statics = std::move(mixtures);
+  for (std::size_t i = 0; i < model.tensors().size(); ++i) {
+    const Format format = solution.recipe.entries[i].format;
+    report.tensors.push_back(make_tensor_report(model, job, i, format));
+    if (!report.feasible) continue;
+    if (auto gain = make_gain_report(job, i, format)) report.gains.push_back(std::move(*gain));
+  }
+  std::ranges::stable_sort(report.gains, gains_more);
   return report;
 }
 

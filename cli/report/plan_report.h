@@ -183,4 +183,18 @@ struct PlanReport {
                                           const optimizer::Solution& solution,
                                           const optimizer::StaticComparisons& statics);
 
+// Its parts, for answers that come in numbers (plan_text.h). Everything but mixtures, tensors and gains; the
+// quality is told beside `statics`:
+[[nodiscard]] PlanReport make_plan_summary(const Model& model, const optimizer::Solution& solution,
+                                           std::span<const StaticReport> statics);
+// The row of tensor `index` in `format`.
+[[nodiscard]] TensorReport make_tensor_report(const Model& model, const optimizer::PreparedJob& job,
+                                              std::size_t index, Format format);
+// The format that saves most error per byte it adds to tensor `index` in the format `now`; nothing where none
+// saves any.
+[[nodiscard]] std::optional<GainReport> make_gain_report(const optimizer::PreparedJob& job, std::size_t index,
+                                                         Format now);
+// Whether `a` saves more error per byte.
+[[nodiscard]] bool gains_more(const GainReport& a, const GainReport& b);
+
 }  // namespace quantfit::cli

@@ -6,17 +6,20 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <shared_mutex>
 #include <utility>
 
 #include "cli/report/frontier_report.h"
 #include "cli/report/json.h"
-#include "cli/report/plan_report.h"
+#include "cli/report/plan_text.h"
+#include "cli/run_command.h"
 #include "cli/session.h"
 #include "core/log.h"
 #include "optimizer/job/budget.h"
 #include "optimizer/job/curve.h"
 #include "optimizer/job/provenance.h"
 #include "optimizer/job/solve.h"
+#include "optimizer/planning/knapsack_memory.h"
 
 namespace quantfit::service {
 namespace {
@@ -45,14 +48,26 @@ Problem not_measured(std::string sentence) {
                  "a job with the command plan or quantize and these options measures what is missing");
 }
 
+// The document says at its end what does the same in a shell.
+void add_command_line(const CommandOptions& options, std::string& document) {
+  std::vector<std::string> words = words_of(options);
+  words.insert(words.begin(), "quantfit");
+  words.emplace_back("--json");
+  std::string member = cli::line_text(Json{{"command_line", cli::shell_text(words)}});
+  document.resize(document.size() - 2);  // "}" and the line's end
+  document += ',';
+  document.append(member, 1);
+}
+
 }  // namespace
 
 // A model with what its state file knows.
 struct Planner::OpenModel {
-  std::mutex lock;  // one question at a time
+  std::shared_mutex lock;  // shared by answers; alone while the model is opened
   std::string key;
   cli::JobOptions options;
   std::optional<cli::Session> session;
+  std::optional<cli::PlanTexts> texts;  // about the session
   Stamps stamps;
 };
 
@@ -122,8 +137,16 @@ Answer<Text> Planner::answer(std::string_view command, const std::string& body) 
   if (parsed.is_discarded()) return problem(ProblemKind::InvalidArgument, "the body is no JSON");
   QF_ASSIGN(const CommandOptions options, read_options(roots_, command, parsed, OptionUse::Answer));
   QF_ASSIGN(const std::shared_ptr<OpenModel> model, open_model(options));
-  const std::scoped_lock guard(model->lock);
-  if (!model->session || !unchanged(model->stamps)) QF_TRY(prepare(*model, options));
+  std::shared_lock reading(model->lock);
+  // Once: a job that writes the state file meanwhile would have it opened again and again.
+  for (bool fresh = false; !model->session || (!fresh && !unchanged(model->stamps)); fresh = true) {
+    reading.unlock();
+    {
+      const std::scoped_lock alone(model->lock);
+      if (!model->session || !unchanged(model->stamps)) QF_TRY(prepare(*model, options));
+    }
+    reading.lock();
+  }
   QF_ASSIGN(Text text, solve(*model, options));
   remember(std::move(question), model->stamps, text);
   return text;
@@ -144,6 +167,7 @@ Answer<std::shared_ptr<Planner::OpenModel>> Planner::open_model(const CommandOpt
 }
 
 Answer<void> Planner::prepare(OpenModel& model, const CommandOptions& options) {
+  model.texts.reset();
   model.session.reset();
   if (!roots_.exists(options.state))
     return not_measured(fmt::format("{}: there is no state file of this model yet", options.state.text));
@@ -172,22 +196,25 @@ Answer<void> Planner::prepare(OpenModel& model, const CommandOptions& options) {
     return why;
   }
   session.inputs->store.reset();  // nothing is kept of what will be asked
+  session.job->knapsacks = std::make_shared<optimizer::KnapsackMemory>();
+  model.texts.emplace(session.inputs->model, *session.job, session.statics);
   return outcome::success();
 }
 
 Answer<Text> Planner::solve(OpenModel& model, const CommandOptions& options) {
   cli::Session& session = *model.session;
   const Model& file = session.inputs->model;
-  const auto text_of = [](const Json& document) {
-    return std::make_shared<const std::string>(cli::line_text(document));
+  const auto text_of = [&options](std::string document) {
+    add_command_line(options, document);
+    return std::make_shared<const std::string>(std::move(document));
   };
   if (options.command == "frontier") {
     QF_ANSWER(const optimizer::ModelFrontier frontier,
               optimizer::model_frontier(*session.job, session.request));
     const auto points = options.options.find("points");
-    return text_of(cli::to_json(
+    return text_of(cli::line_text(cli::to_json(
         cli::make_frontier_report(file.total_elements(), frontier, session.statics, session.job->error_unit),
-        points == options.options.end() ? 0 : points->get<std::size_t>()));
+        points == options.options.end() ? 0 : points->get<std::size_t>())));
   }
   optimizer::JobRequest request = session.request;
   {
@@ -208,13 +235,13 @@ Answer<Text> Planner::solve(OpenModel& model, const CommandOptions& options) {
     }
   }
   NoProgress progress;
-  std::vector<cli::PlanReport> reports;
+  std::vector<optimizer::Solution> solutions;
   for (const optimizer::Budget& budget : budgets) {
-    QF_ANSWER(const optimizer::Solution solution,
+    QF_ANSWER(optimizer::Solution solution,
               optimizer::choose(*session.inputs, *session.job, request, budget, {progress, stopped_}));
-    reports.push_back(cli::make_plan_report(file, *session.job, solution, session.statics));
+    solutions.push_back(std::move(solution));
   }
-  return text_of(cli::plan_document(reports));
+  return text_of(model.texts->line(solutions));
 }
 
 }  // namespace quantfit::service

@@ -2,6 +2,7 @@
 // for each of its targets choose.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@
 
 namespace quantfit::optimizer {
 
+class KnapsackMemory;
+
 // Everything that a job's targets have in common, and the budget of each.
 struct PreparedJob {
   std::vector<TensorCandidates> candidates;                              // point into the model
@@ -26,6 +29,8 @@ struct PreparedJob {
   std::vector<double> read_share;  // per tensor: part of all weights read per generated token
   std::vector<Budget> budgets;     // one per target, in order
   MeasureReport measured;          // empty before measure_job
+  // For those who ask about many targets with one request; null: every search makes its own.
+  std::shared_ptr<KnapsackMemory> knapsacks;
 };
 
 // Finds everything that can be refused before anything is measured: constraints that contradict one another,

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
 #include "optimizer/allocation/two_budgets.h"
 #include "optimizer/planning/knapsack.h"
+#include "optimizer/planning/knapsack_memory.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -42,17 +44,18 @@ Partition partition(std::span<const TensorCandidates> tensors, std::span<const M
 // Everything a search over one or two memories needs. Costs of tensors that count in both are in the first
 // memory's part.
 struct Problem {
-  Knapsack own[2];
+  std::shared_ptr<const Knapsack> own[2] = {std::make_shared<const Knapsack>(),
+                                            std::make_shared<const Knapsack>()};
   Knapsack shared[2];
 
   [[nodiscard]] std::uint64_t fixed_bytes(std::size_t m) const {
-    return own[m].fixed_bytes + shared[m].fixed_bytes;
+    return own[m]->fixed_bytes + shared[m].fixed_bytes;
   }
   [[nodiscard]] double fixed_cost() const {
-    return own[0].fixed_cost + own[1].fixed_cost + shared[0].fixed_cost + shared[1].fixed_cost;
+    return own[0]->fixed_cost + own[1]->fixed_cost + shared[0].fixed_cost + shared[1].fixed_cost;
   }
   [[nodiscard]] std::uint64_t smallest_bytes(std::size_t m) const {
-    return own[m].smallest_bytes + shared[m].smallest_bytes;
+    return own[m]->smallest_bytes + shared[m].smallest_bytes;
   }
 };
 
@@ -68,8 +71,15 @@ Result<Problem> make_problem(const PreparedJob& job, const JobRequest& request, 
     if (with_ruinous[m]) options.max_nmse = 0;
     if (with_ruinous[0] || with_ruinous[1]) shared_options.max_nmse = 0;
     shared_options.alignment = options.alignment;
-    QF_ASSIGN(problem.own[m], make_knapsack(job.candidates, job.measured.measurements, job.sensitivity,
-                                            options, parts.own[m]));
+    const auto make = [&] {
+      return make_knapsack(job.candidates, job.measured.measurements, job.sensitivity, options, parts.own[m]);
+    };
+    if (job.knapsacks) {
+      QF_ASSIGN(problem.own[m], job.knapsacks->get(options, parts.own[m], make));
+    } else {
+      QF_ASSIGN(Knapsack own, make());
+      problem.own[m] = std::make_shared<const Knapsack>(std::move(own));
+    }
     QF_ASSIGN(problem.shared[m], make_knapsack(job.candidates, job.measured.measurements, counted,
                                                shared_options, parts.shared[m]));
     for (const std::uint32_t i : parts.shared[m]) {
@@ -256,7 +266,8 @@ class Searcher {
   // Formats of what is in both memories, by the search over both.
   Result<void> choose_shared() {
     const TwoBudgets left{minus(budget_of(0), spent_[0]), minus(budget_of(1), spent_[1])};
-    QF_ASSIGN(joint_, allocate_two(problem_.own[0].classes, problem_.own[1].classes, shared_, left, limits_));
+    QF_ASSIGN(joint_,
+              allocate_two(problem_.own[0]->classes, problem_.own[1]->classes, shared_, left, limits_));
     apply_shared(problem_, shared_, joint_->shared, found_.recipe);
     apply_shared(problem_, shared_, joint_->shared, found_.unfilled);
     spent_[0] += joint_->shared_bytes.first;
@@ -268,27 +279,30 @@ class Searcher {
 
   // Without a second budget, what is in both memories is charged to the first alone.
   void join_shared() {
+    if (shared_.empty()) return;
+    Knapsack joined = *problem_.own[0];
     for (const SharedClass& both : shared_) {
       CandidateClass group{both.name, {}};
       for (const SharedCandidate& candidate : both.candidates)
         group.candidates.push_back({candidate.format, candidate.first_bytes, candidate.cost});
-      problem_.own[0].classes.push_back(std::move(group));
-      problem_.own[0].members.emplace_back();
+      joined.classes.push_back(std::move(group));
+      joined.members.emplace_back();
     }
+    problem_.own[0] = std::make_shared<const Knapsack>(std::move(joined));
   }
 
   void enter(std::size_t m, const Allocation& allocation, Recipe& recipe) const {
-    apply(problem_.own[m], allocation, recipe);
+    apply(*problem_.own[m], allocation, recipe);
     // Shared classes that were joined stand at the end.
     if (m == 0 && !joint_ && !shared_.empty()) {
-      const std::size_t first = problem_.own[0].classes.size() - shared_.size();
+      const std::size_t first = problem_.own[0]->classes.size() - shared_.size();
       const std::span<const std::uint32_t> chosen(allocation.index);
       apply_shared(problem_, shared_, chosen.subspan(first), recipe);
     }
   }
 
   Result<void> fill_memory(std::size_t m) {
-    const std::vector<CandidateClass>& classes = problem_.own[m].classes;
+    const std::vector<CandidateClass>& classes = problem_.own[m]->classes;
     if (!budget_.memories[m].bytes) {  // RAM alone, without a limit
       const Allocation best = at_price(classes, 0);
       enter(m, best, found_.recipe);
@@ -314,17 +328,17 @@ class Searcher {
     enter(m, unfilled, found_.unfilled);
     add_to_proof(answer, found_.proof);
     found_.multipliers[m] = unfilled.multiplier;
-    if (spent_[m] + unfilled.bytes < budget_of(m) && all_at_their_best(problem_.own[m].classes, unfilled))
+    if (spent_[m] + unfilled.bytes < budget_of(m) && all_at_their_best(problem_.own[m]->classes, unfilled))
       found_.limits.push_back(best_already(budget_, m));
   }
 
   // RAM without a limit.
   void price_memory() {
-    const std::vector<CandidateClass>& classes = problem_.own[1].classes;
+    const std::vector<CandidateClass>& classes = problem_.own[1]->classes;
     const double price = found_.multipliers[0];
     const Allocation chosen = at_price(classes, price);
-    apply(problem_.own[1], chosen, found_.recipe);
-    apply(problem_.own[1], chosen, found_.unfilled);
+    apply(*problem_.own[1], chosen, found_.recipe);
+    apply(*problem_.own[1], chosen, found_.unfilled);
     add_to_proof(chosen, found_.proof);
     found_.multipliers[1] = price;
     if (classes.empty()) return;
