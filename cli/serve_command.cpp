@@ -79,6 +79,11 @@ Command make_serve_command() {
   table.add("--max-streams", o.streams, "N", "of them, streams of events")
       .range(1, kMostConnections)
       .default_is("1200");
+  table
+      .add("--request-seconds", o.request_seconds, "N",
+           "time that the header of a request may take to come, its body has twice as long")
+      .range(1, 3600)
+      .default_is("10");
   add_console_options(table, *command.console);
   command.run = [options](Console& console) { return serve(*options, console); };
   return command;

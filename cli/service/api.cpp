@@ -251,6 +251,13 @@ void Api::route(Call& call) {
          auto file = api.parts_.jobs.result(c.target.segments[3], c.target.segments[5], c.request);
          c.reply(file ? std::move(file).value() : problem_response(file.error()));
        }},
+      {"GET",
+       {"jobs", "*", "results", "*", "*"},
+       [](Api& api, Call& c) {
+         const std::string name = c.target.segments[5] + '/' + c.target.segments[6];
+         auto file = api.parts_.jobs.result(c.target.segments[3], name, c.request);
+         c.reply(file ? std::move(file).value() : problem_response(file.error()));
+       }},
   };
   const Request& request = call.request;
   if (auto source = parts_.access.check_source(request); !source)

@@ -9,6 +9,7 @@
 #include "cli/job_options.h"
 #include "cli/output_files.h"
 #include "cli/suggest.h"
+#include "cli/text_options.h"
 #include "core/text.h"
 
 namespace quantfit::service {
@@ -18,26 +19,61 @@ using Json = nlohmann::ordered_json;
 
 // What the service decides itself, or what belongs to a terminal.
 constexpr auto kOwn = std::to_array<std::string_view>({"quiet", "verbose", "progress", "log-file", "json",
-                                                       "force", "dry-run", "tensors", "scratch", "shard",
-                                                       "steps", "csv", "svg", "cache", "cache-size"});
+                                                       "force", "dry-run", "tensors", "details", "scratch",
+                                                       "shard", "csv", "svg", "cache", "cache-size"});
 // Files that a command makes: names in the folder of the job.
 constexpr auto kOutputs = std::to_array<std::string_view>(
     {"output", "export-recipe", "export-tensor-types", "report", "save-imatrix"});
+
+constexpr std::string_view kOutput = "output";
 
 bool is_output(std::string_view key) {
   return std::ranges::find(kOutputs, key) != kOutputs.end();
 }
 
-bool may_be_given(const cli::Option& option, OptionUse use) {
-  if (option.hidden || std::ranges::find(kOwn, option.key()) != kOwn.end()) return false;
-  return use == OptionUse::Job || (!is_output(option.key()) && option.key() != "evaluate");
+// The whole folder of the job is what `publish` fills.
+bool fills_its_folder(std::string_view command) {
+  return command == "publish";
 }
 
-cli::Command command_of(std::string_view name) {
-  if (name == "quantize") return cli::make_quantize_command();
-  if (name == "measure") return cli::make_measure_command();
-  if (name == "frontier") return cli::make_frontier_command();
-  return cli::make_plan_command();
+// Every command that the service knows.
+struct KnownCommand {
+  std::string_view name;
+  cli::Command (*make)();
+  std::string_view model;      // the option that names the model the command is about
+  bool has_state = true;       // it needs a state file, and has one where none is named
+  bool has_objective = false;  // it takes the options of a JobRequest
+  bool has_text = false;       // it takes those of a text that goes through the model
+};
+constexpr auto kCommands = std::to_array<KnownCommand>({
+    {.name = "quantize", .make = cli::make_quantize_command, .model = "model", .has_objective = true},
+    {.name = "plan", .make = cli::make_plan_command, .model = "model", .has_objective = true},
+    {.name = "measure", .make = cli::make_measure_command, .model = "model", .has_objective = true},
+    {.name = "frontier", .make = cli::make_frontier_command, .model = "model", .has_objective = true},
+    {.name = "publish", .make = cli::make_publish_command, .model = "model", .has_objective = true},
+    {.name = "calibrate", .make = cli::make_calibrate_command, .model = "model", .has_text = true},
+    {.name = "tune",
+     .make = cli::make_tune_command,
+     .model = "original",
+     .has_state = false,
+     .has_text = true},
+    {.name = "evaluate",
+     .make = cli::make_evaluate_command,
+     .model = "base",
+     .has_state = false,
+     .has_text = true},
+});
+
+const KnownCommand& known(std::string_view name) {
+  return *std::ranges::find(kCommands, name, &KnownCommand::name);
+}
+
+bool may_be_given(const KnownCommand& command, const cli::Option& option, OptionUse use) {
+  const std::string_view key = option.key();
+  if (option.hidden || std::ranges::find(kOwn, key) != kOwn.end()) return false;
+  if (fills_its_folder(command.name) && key == kOutput) return false;
+  if (command.name == "frontier" && key == "steps") return false;
+  return use == OptionUse::Job || (!is_output(key) && key != "evaluate");
 }
 
 Problem invalid(std::string sentence, std::string hint = {}) {
@@ -45,22 +81,23 @@ Problem invalid(std::string sentence, std::string hint = {}) {
 }
 
 // The option that a key means. Keys are long names; '_' counts as '-'.
-Answer<const cli::Option*> option_of(const cli::OptionTable& table, const std::string& key, OptionUse use) {
+Answer<const cli::Option*> option_of(const KnownCommand& command, const cli::OptionTable& table,
+                                     const std::string& key, OptionUse use) {
   std::string wanted = key;
   std::ranges::replace(wanted, '_', '-');
-  std::vector<std::string_view> known;
+  std::vector<std::string_view> others;
   for (const cli::Option& option : table.options()) {
-    if (!may_be_given(option, use)) continue;
+    if (!may_be_given(command, option, use)) continue;
     if (option.key() == wanted) return &option;
-    known.push_back(option.key());
+    others.push_back(option.key());
   }
   return invalid(fmt::format("there is no option '{}' here{}", cut_utf8(escaped(key), 100),
-                             cli::suggestion(wanted, known)));
+                             cli::suggestion(wanted, others)));
 }
 
 // Puts the checked name of every file in its place.
-Answer<void> check_files(const Roots& roots, const cli::Option& option, const Json& value,
-                         CommandOptions& out) {
+Answer<void> check_files(const Roots& roots, const KnownCommand& command, const cli::Option& option,
+                         const Json& value, CommandOptions& out) {
   const std::string key(option.key());
   const Json list = value.is_array() ? value : Json::array({value});
   for (const Json& item : list) {
@@ -84,7 +121,8 @@ Answer<void> check_files(const Roots& roots, const cli::Option& option, const Js
       continue;
     }
     if (auto opened = roots.open_file(name.value()); !opened) return opened.error();
-    if (key == "model") out.model = std::move(name).value();
+    if (key == command.model) out.model = std::move(name).value();
+    if (key == "quantized") out.quantized = std::move(name).value();
   }
   return outcome::success();
 }
@@ -95,11 +133,22 @@ std::string text_of(const Json& value) {
 
 }  // namespace
 
+std::vector<std::string_view> job_commands() {
+  return {"quantize", "plan", "measure", "calibrate", "evaluate", "tune", "publish"};
+}
+
 Json options_schema(std::string_view command, OptionUse use) {
-  const cli::Command found = command_of(command);
+  const KnownCommand& own = known(command);
+  const cli::Command found = own.make();
   Json schema = found.table.json_schema();
-  for (const cli::Option& option : found.table.options())
-    if (!may_be_given(option, use)) schema["properties"].erase(std::string(option.key()));
+  for (const cli::Option& option : found.table.options()) {
+    if (may_be_given(own, option, use)) continue;
+    schema["properties"].erase(std::string(option.key()));
+    if (!schema.contains("required")) continue;
+    Json& needed = schema["required"];
+    const auto place = std::ranges::find(needed, option.key());
+    if (place != needed.end()) needed.erase(place);
+  }
   return schema;
 }
 
@@ -122,47 +171,60 @@ Answer<FileName> default_state(const Roots& roots, const FileName& model) {
 Answer<CommandOptions> read_options(const Roots& roots, std::string_view command,
                                     const nlohmann::json& options, OptionUse use) {
   if (!options.is_object()) return invalid("the options are no JSON object");
-  const cli::Command found = command_of(command);
+  const KnownCommand& own = known(command);
+  const cli::Command found = own.make();
   CommandOptions out;
   out.command = command;
   nlohmann::json all = nlohmann::json::object();
   for (const auto& [key, value] : options.items()) {
-    QF_ASSIGN(const cli::Option* const option, option_of(found.table, key, use));
+    QF_ASSIGN(const cli::Option* const option, option_of(own, found.table, key, use));
     const std::string name(option->key());
     if (all.contains(name)) return invalid(fmt::format("{} is given twice", option->name));
-    if (option->completion != cli::Completion::None) QF_TRY(check_files(roots, *option, value, out));
+    if (option->completion != cli::Completion::None) QF_TRY(check_files(roots, own, *option, value, out));
     all[name] = value;
     if (!is_output(name)) out.options[name] = value;
   }
+  if (fills_its_folder(command)) {
+    all[kOutput] = ".";
+    out.outputs.emplace_back("--output", "");
+  }
   QF_ANSWER_TRY(found.table.read_json(all));
-  if (out.state.root == nullptr) {
+  if (own.has_state && out.state.root == nullptr) {
     QF_ASSIGN(out.state, default_state(roots, out.model));
     out.options["state"] = out.state.text;
   }
   // What the command would refuse before it opens the model.
   cli::JobOptions& job = out.job;
   cli::OptionTable table;
-  cli::add_input_options(table, job);
-  cli::add_calibration_options(table, job);
-  cli::add_objective_options(table, job);
-  cli::add_candidates_option(table, job);
-  cli::add_target_options(table, job);
-  cli::add_search_options(table, job);
-  table.add("--split-max-size", job.split_max_size, "", "");
-  table.add("--split-max-tensors", job.split_max_tensors, "", "");
-  all["state"] = out.state.text;
+  if (own.has_objective) {
+    cli::add_input_options(table, job);
+    cli::add_calibration_options(table, job);
+    cli::add_objective_options(table, job);
+    cli::add_candidates_option(table, job);
+    cli::add_target_options(table, job);
+    cli::add_search_options(table, job);
+    table.add("--split-max-size", job.split_max_size, "", "");
+    table.add("--split-max-tensors", job.split_max_tensors, "", "");
+  } else {
+    cli::add_text_options(table, job.text, "");
+    table.add("--threads", job.threads, "", "");
+  }
+  if (own.has_state) all["state"] = out.state.text;
   nlohmann::json part = nlohmann::json::object();  // the rest has been read above
   for (const cli::Option& option : table.options())
     if (const auto given = all.find(std::string(option.key())); given != all.end())
       part[given.key()] = given.value();
   QF_ANSWER_TRY(table.read_json(part));
-  QF_ANSWER_TRY(cli::make_request(job));
+  if (own.has_objective) QF_ANSWER_TRY(cli::make_request(job));
+  if (own.has_text) QF_ANSWER_TRY(cli::make_text_request(job.text));
   if (command == "quantize" || command == "plan") QF_ANSWER_TRY(cli::check_targets(job));
+  if (command == "evaluate" && !job.text.given())
+    return invalid("a text is needed: --text FILE, one that the files were not calibrated with");
   return out;
 }
 
 std::vector<std::string> words_of(const CommandOptions& options) {
-  const cli::Command command = command_of(options.command);
+  const cli::Command command = known(options.command).make();
   std::vector<std::string> words = {options.command};
   for (const cli::Option& option : command.table.options()) {
     const auto value = options.options.find(std::string(option.key()));

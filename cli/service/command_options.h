@@ -18,6 +18,9 @@ enum class OptionUse {
   Answer,  // answered at once: nothing is written
 };
 
+// The commands that a job may run.
+[[nodiscard]] std::vector<std::string_view> job_commands();
+
 // JSON Schema of the options of a command that may be given here.
 [[nodiscard]] nlohmann::ordered_json options_schema(std::string_view command, OptionUse use);
 
@@ -26,9 +29,11 @@ struct CommandOptions {
   std::string command;
   nlohmann::ordered_json options;  // by the full spelling of each key; files that are made left out
   cli::JobOptions job;             // the same, as the commands read them
-  FileName model;
-  FileName state;                                            // the given one, or the model's own
-  std::vector<std::pair<std::string, std::string>> outputs;  // option with dashes, and the name of a file
+  FileName model;                  // the original; `tune` and `evaluate` call it otherwise
+  FileName quantized;              // of `tune`
+  FileName state;                  // the given one, or the model's own; none of commands that need none
+  // Option with dashes, and the name of a file in the folder of the job; empty: the folder itself.
+  std::vector<std::pair<std::string, std::string>> outputs;
 };
 
 // What the command line says about options without meaning, as InvalidArgument; NotFound for files that are

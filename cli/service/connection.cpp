@@ -97,18 +97,32 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     read_header();
   }
 
+  // Time for what is read next. The stream's own clock would close the socket, and take the reply away.
+  void allow(std::chrono::seconds time) {
+    reading_ = true;
+    too_slow_ = false;
+    stream_.expires_never();
+    timer_.expires_after(time);
+    timer_.async_wait([self = shared_from_this()](boost::system::error_code stopped) {
+      // It may have been set anew, or be needed no more, while this was on its way.
+      if (stopped || !self->reading_ || Clock::now() < self->timer_.expiry()) return;
+      self->too_slow_ = true;
+      self->stream_.cancel();
+    });
+  }
+
   void read_header() {
     parser_.emplace();
     parser_->header_limit(shared_.limits.header_bytes);
     parser_->body_limit(shared_.limits.body_bytes);
-    stream_.expires_after(shared_.limits.header_time);
+    allow(shared_.limits.header_time);
     http::async_read_header(stream_, buffer_, *parser_, then(&HttpConnection::on_header));
   }
 
   void on_header(boost::system::error_code error, std::size_t /*count*/) {
     started_ = Clock::now();
     if (error) return refuse(error);
-    stream_.expires_after(shared_.limits.body_time);
+    allow(shared_.limits.body_time);
     if (beast::iequals(parser_->get()[http::field::expect], "100-continue") && !parser_->is_done()) {
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       asio::async_write(stream_, asio::buffer(kContinue), then(&HttpConnection::on_continued));
@@ -126,7 +140,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
 
   void on_request(boost::system::error_code error, std::size_t /*count*/) {
     if (error) return refuse(error);
-    stream_.expires_never();
+    reading_ = false;
+    timer_.cancel();
     auto& message = parser_->get();
     Request request;
     const auto method = message.method_string();
@@ -161,29 +176,33 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
 
   // A request that is no HTTP, or too long, or too slow.
   void refuse(boost::system::error_code error) {
+    reading_ = false;
+    timer_.cancel();
+    if (std::exchange(too_slow_, false)) {
+      ++shared_.metrics.timeouts;
+      return refuse(problem(ProblemKind::TooSlow, "the request took too long to come"));
+    }
     const bool gone = error == http::error::end_of_stream || error == asio::error::connection_reset ||
                       error == asio::error::broken_pipe || error == asio::error::operation_aborted;
     if (gone) return close();
+    ++shared_.metrics.requests_malformed;
+    if (error == http::error::header_limit || error == http::error::buffer_overflow)
+      return refuse(problem(ProblemKind::TooLarge, "the request's header is too long"), 431);
+    if (error == http::error::body_limit)
+      return refuse(problem(ProblemKind::TooLarge, fmt::format("the request's body is longer than {} bytes",
+                                                               shared_.limits.body_bytes)));
+    refuse(problem(ProblemKind::InvalidArgument, "the request is no HTTP"));
+  }
+
+  // Replies to what could not be read to its end; nothing more is read on this connection.
+  void refuse(const Problem& why, unsigned status = 0) {
     method_ = "-";
     path_ = "-";
     keep_alive_ = false;
     drain_ = true;
-    if (error == beast::error::timeout) {
-      ++shared_.metrics.timeouts;
-      return close();  // the stream cannot be used any more
-    }
-    ++shared_.metrics.requests_malformed;
-    if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-      Response response =
-          problem_response(problem(ProblemKind::TooLarge, "the request's header is too long"));
-      response.status = 431;
-      return reply(std::move(response));
-    }
-    if (error == http::error::body_limit)
-      return reply(problem_response(
-          problem(ProblemKind::TooLarge,
-                  fmt::format("the request's body is longer than {} bytes", shared_.limits.body_bytes))));
-    reply(problem_response(problem(ProblemKind::InvalidArgument, "the request is no HTTP")));
+    Response response = problem_response(why);
+    if (status != 0) response.status = status;
+    reply(std::move(response));
   }
 
   void reply(Response response) {
@@ -371,6 +390,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   bool keep_alive_ = true;
   bool drain_ = false;
   bool waiting_ = false;    // for the first byte of a request
+  bool reading_ = false;    // a request, within a time
+  bool too_slow_ = false;   // that time has passed
   bool streaming_ = false;  // counted as a stream
   bool winding_up_ = false;
 };

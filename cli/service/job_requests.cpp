@@ -55,13 +55,16 @@ std::string label_of(const CommandOptions& options) {
 
 // The files that a job makes where nobody says otherwise.
 void add_usual_outputs(CommandOptions& options) {
-  if (options.command != "quantize") return;
   const auto add = [&](std::string option, std::string name) {
     const auto given =
         std::ranges::find(options.outputs, option, &std::pair<std::string, std::string>::first);
     if (given == options.outputs.end()) options.outputs.emplace_back(std::move(option), std::move(name));
   };
-  add("--output", cli::model_stem(options.model.path) + label_of(options) + ".gguf");
+  const std::string stem = cli::model_stem(options.model.path);
+  if (options.command == "calibrate") add("--output", stem + ".imatrix.gguf");
+  if (options.command == "tune") add("--output", cli::model_stem(options.quantized.path) + "-tuned.gguf");
+  if (options.command != "quantize") return;
+  add("--output", stem + label_of(options) + ".gguf");
   add("--export-recipe", "recipe.txt");
   add("--report", "report.html");
 }
@@ -98,7 +101,7 @@ Json JobRunner::to_json(const JobRecord& job, const Places& places) {
   if (job.started != 0) json["started"] = time_text(job.started);
   if (job.finished != 0) json["finished"] = time_text(job.finished);
   json["attempts"] = job.attempts;
-  json["state"] = job.state;
+  if (!job.state.empty()) json["state"] = job.state;
   std::vector<std::string> words = job_words(job);
   words.insert(words.begin(), "quantfit");
   json["command_line"] = cli::shell_text(words);
@@ -121,9 +124,9 @@ Answer<JobRunner::Created> JobRunner::create(const std::string& body, const std:
     return problem(ProblemKind::InvalidArgument,
                    "a JSON object with the members command and options is expected");
   const std::string command = request["command"];
-  if (command != "quantize" && command != "plan" && command != "measure")
-    return problem(ProblemKind::InvalidArgument,
-                   fmt::format("there is no job {}; there are quantize, plan, measure", printable(command)));
+  if (const auto known = job_commands(); std::ranges::find(known, command) == known.end())
+    return problem(ProblemKind::InvalidArgument, fmt::format("there is no job {}; there are {}",
+                                                             printable(command), fmt::join(known, ", ")));
   Digest digest;
   digest.text(request.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   if (!key.empty()) {
@@ -152,10 +155,11 @@ Answer<JobRunner::Created> JobRunner::create(const std::string& body, const std:
   Json outputs = Json::array();
   for (const auto& [option, name] : options.outputs) outputs.push_back({option, name});
   job.outputs = outputs.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (!options.state.root->writable)
+  if (options.state.root != nullptr && !options.state.root->writable)
     return problem(ProblemKind::Forbidden,
                    fmt::format("{}: the root of the state file is for reading only", options.state.text));
-  if (const std::size_t slash = options.state.path.rfind('/'); slash != std::string::npos)
+  if (const std::size_t slash = options.state.path.rfind('/');
+      options.state.root != nullptr && slash != std::string::npos)
     QF_TRY(roots_.make_folder(*options.state.root, options.state.path.substr(0, slash)));
   if (!options.outputs.empty()) {
     const Root* const root = options.model.root->writable ? options.model.root : roots_.writable();

@@ -45,6 +45,11 @@ Problem ended_by(int signal_number) {
                      : "what was measured is kept: retry goes on");
 }
 
+// `publish` knows which files of its folder are finished and right.
+bool continues_in_its_folder(std::string_view command) {
+  return command == "publish";
+}
+
 // The kind of problem that an event of the kind "error" names by its code.
 ProblemKind kind_of_code(const std::string& code) {
   for (const ErrorCode one : {ErrorCode::InvalidArgument, ErrorCode::Io, ErrorCode::NoSpace,
@@ -63,7 +68,8 @@ std::vector<std::string> job_words(const JobRecord& job) {
   std::vector<std::string> words = words_of(options);
   for (const Json& output : Json::parse(job.outputs, nullptr, false)) {
     words.push_back(output[0].get<std::string>());
-    words.push_back(job.folder + '/' + output[1].get<std::string>());
+    const std::string name = output[1];
+    words.push_back(name.empty() ? job.folder : job.folder + '/' + name);
   }
   return words;
 }
@@ -187,12 +193,13 @@ void JobRunner::fill() {
   const auto jobs = store_.unfinished();
   if (!jobs) return warn(jobs.error());
   std::set<std::string> states;
-  for (const auto& [id, running] : running_) states.insert(running->job.state);
+  for (const auto& [id, running] : running_)
+    if (!running->job.state.empty()) states.insert(running->job.state);
   for (const JobRecord& job : jobs.value()) {
     if (running_.size() >= shares_.jobs) return;
     // Whoever waits for a state file keeps its place: the next job of the same model finds what this one
     // measured.
-    if (job.status != JobStatus::Queued || !states.insert(job.state).second) continue;
+    if (job.status != JobStatus::Queued || (!job.state.empty() && !states.insert(job.state).second)) continue;
     if (auto launched = launch(job); !launched) {
       warn(launched.error());
       return;
@@ -203,7 +210,7 @@ void JobRunner::fill() {
 Result<void> JobRunner::launch(JobRecord job) {
   std::vector<std::string> words = job_words(job);
   for (const char* word : {"--progress", "json", "--json"}) words.emplace_back(word);
-  if (!job.folder.empty() && job.attempts > 0) {
+  if (!job.folder.empty() && job.attempts > 0 && !continues_in_its_folder(job.command)) {
     // What is in the job's own folder is from an attempt that was cut off.
     const auto name = roots_.parse(job.folder);
     if (name && roots_.remove_folder(*name.value().root, name.value().path))

@@ -11,9 +11,21 @@ nlohmann::ordered_json openapi_document() {
   using Json = nlohmann::ordered_json;
   Json document = Json::parse(openapi_text());
   Json& schemas = document["components"]["schemas"];
-  schemas["QuantizeOptions"] = options_schema("quantize", OptionUse::Job);
-  schemas["PlanOptions"] = options_schema("plan", OptionUse::Job);
-  schemas["MeasureOptions"] = options_schema("measure", OptionUse::Job);
+  Json kinds = Json::array(), requests = Json::array();
+  for (const std::string_view command : job_commands()) {
+    std::string name = std::string(command) + "Options";
+    name[0] = static_cast<char>(name[0] - 'a' + 'A');
+    schemas[name] = options_schema(command, OptionUse::Job);
+    kinds.push_back(command);
+    requests.push_back(
+        {{"type", "object"},
+         {"properties",
+          {{"command", {{"const", command}}}, {"options", {{"$ref", "#/components/schemas/" + name}}}}},
+         {"required", {"command", "options"}},
+         {"additionalProperties", false}});
+  }
+  schemas["JobRequest"] = {{"oneOf", std::move(requests)}};
+  schemas["Job"]["properties"]["command"] = {{"enum", std::move(kinds)}};
   schemas["FrontierOptions"] = options_schema("frontier", OptionUse::Answer);
   for (const Asset& asset : document_schemas()) {
     Json schema = Json::parse(asset.text);

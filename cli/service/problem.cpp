@@ -21,6 +21,7 @@ constexpr KindTraits kKinds[] = {
     {ProblemKind::MethodNotAllowed, 405, "method-not-allowed", "No such method here"},
     {ProblemKind::Conflict, 409, "conflict", "Not in this state"},
     {ProblemKind::NotMeasured, 409, "not-measured", "Not measured yet"},
+    {ProblemKind::TooSlow, 408, "too-slow", "Too slow"},
     {ProblemKind::TooLarge, 413, "too-large", "Too large"},
     {ProblemKind::UnsupportedMediaType, 415, "unsupported-media-type", "Not JSON"},
     {ProblemKind::RangeNotSatisfiable, 416, "range-not-satisfiable", "No such range"},

@@ -17,6 +17,7 @@ enum class ProblemKind {
   MethodNotAllowed,
   Conflict,
   NotMeasured,
+  TooSlow,
   TooLarge,
   UnsupportedMediaType,
   RangeNotSatisfiable,

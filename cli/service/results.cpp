@@ -31,23 +31,53 @@ std::string kind_of_result(std::string_view name) {
 std::string_view type_of(const JobResult& result) {
   const std::string lower = to_lower(result.name);
   if (result.kind == "report") return "text/html; charset=utf-8";
-  if (lower.ends_with(".txt") || result.kind == "recipe") return "text/plain; charset=utf-8";
+  if (lower.ends_with(".txt") || lower.ends_with(".md") || lower.ends_with("sha256sums") ||
+      result.kind == "recipe")
+    return "text/plain; charset=utf-8";
   return "application/octet-stream";
 }
 
-// RFC 8187: bytes that are no plain letters as %XX.
+// RFC 8187: bytes that are no plain letters as %XX; a slash stands for itself, and in no name of a file.
 std::string percent_encoded(std::string_view text) {
   std::string out;
   for (const char letter : text) {
     const bool plain = (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') ||
                        (letter >= '0' && letter <= '9') || letter == '-' || letter == '.' || letter == '_' ||
-                       letter == '~';
+                       letter == '~' || letter == '/';
     if (plain)
       out += letter;
     else
       out += fmt::format("%{:02X}", static_cast<unsigned char>(letter));
   }
   return out;
+}
+
+}  // namespace
+
+namespace {
+
+// Files of an open folder, each called by `prefix` and its name. Folders in it are looked into where
+// `deeper`.
+void add_files(const Descriptor& folder, const std::string& prefix, bool deeper, const std::string& place,
+               std::vector<JobResult>& results) {
+  DIR* const list = fdopendir(fcntl(folder.number(), F_DUPFD_CLOEXEC, 0));
+  if (list == nullptr) return;
+  while (const dirent* entry = readdir(list)) {
+    const std::string own = entry->d_name;
+    struct stat status {};
+    if (!is_plain_name(own) || prefix + own == kAnswerName ||
+        fstatat(folder.number(), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+      continue;
+    const std::string name = prefix + own;
+    if (S_ISREG(status.st_mode))
+      results.push_back(
+          {name, kind_of_result(own), static_cast<std::uint64_t>(status.st_size), place + '/' + name});
+    if (!S_ISDIR(status.st_mode) || !deeper) continue;
+    const Descriptor inner(
+        openat(folder.number(), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (inner.number() >= 0) add_files(inner, name + '/', false, place, results);
+  }
+  closedir(list);
 }
 
 }  // namespace
@@ -60,19 +90,7 @@ std::vector<JobResult> results_of(const Roots& roots, const JobRecord& job) {
   if (!name) return results;
   const auto folder = roots.open_folder(*name.value().root, name.value().path);
   if (!folder) return results;
-  DIR* const list = fdopendir(fcntl(folder.value().number(), F_DUPFD_CLOEXEC, 0));
-  if (list == nullptr) return results;
-  while (const dirent* entry = readdir(list)) {
-    const std::string own = entry->d_name;
-    struct stat status {};
-    if (!is_plain_name(own) || own == kAnswerName ||
-        fstatat(folder.value().number(), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
-        !S_ISREG(status.st_mode))
-      continue;
-    results.push_back(
-        {own, kind_of_result(own), static_cast<std::uint64_t>(status.st_size), job.folder + '/' + own});
-  }
-  closedir(list);
+  add_files(folder.value(), "", true, job.folder, results);
   std::ranges::sort(results, {}, &JobResult::name);
   return results;
 }
@@ -124,7 +142,8 @@ Response file_response(const Roots& roots, const JobResult& result, const Reques
     response.with("Content-Security-Policy", std::string(kReportPolicy));
   else
     response.with("Content-Disposition",
-                  fmt::format("attachment; filename*=UTF-8''{}", percent_encoded(result.name)));
+                  fmt::format("attachment; filename*=UTF-8''{}",
+                              percent_encoded(result.name.substr(result.name.rfind('/') + 1))));
   return response;
 }
 

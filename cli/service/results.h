@@ -15,7 +15,7 @@ namespace quantfit::service {
 inline constexpr std::string_view kAnswerName = "answer.json";
 
 struct JobResult {
-  std::string name;
+  std::string name;  // with the folder of files that are in one: "recipes/Q4_K_M.txt"
   std::string kind;  // "model", "recipe", "report", "imatrix", "answer", "other"
   std::uint64_t bytes = 0;
   std::string file;  // ROOT/PATH; empty: in no file

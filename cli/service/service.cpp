@@ -7,12 +7,15 @@
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <latch>
+#include <memory>
 #include <thread>
 
 #include "cli/service/api.h"
@@ -40,6 +43,17 @@ constexpr std::chrono::milliseconds kLastReplies{300};
 // gone.
 constexpr std::chrono::seconds kLockTime{10};
 constexpr std::chrono::milliseconds kLockPause{20};
+
+// Workers give way to jobs, which compute for hours: what answers at once takes milliseconds.
+constexpr int kNiceOfWorkers = 10;
+void give_way(asio::thread_pool& workers) {
+  const auto all = std::make_shared<std::latch>(kWorkers);  // so that every one of them takes part
+  for (unsigned i = 0; i < kWorkers; ++i)
+    asio::post(workers, [all] {
+      setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceOfWorkers);
+      all->arrive_and_wait();
+    });
+}
 
 // Connections are descriptors: as many as the system allows.
 void raise_descriptor_limit() {
@@ -147,9 +161,14 @@ Result<void> run_service(const ServiceOptions& options, cli::Console& console) {
 
   asio::io_context io(1);
   asio::thread_pool workers(kWorkers);
+  give_way(workers);
   Limits limits;
   if (options.connections != 0) limits.connections = options.connections;
   if (options.streams != 0) limits.streams = options.streams;
+  if (options.request_seconds != 0) {
+    limits.header_time = std::chrono::seconds(options.request_seconds);
+    limits.body_time = 2 * limits.header_time;
+  }
   Metrics metrics;
 
   QF_ASSIGN(const Descriptor lock, lock_folder(own));

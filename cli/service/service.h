@@ -23,6 +23,7 @@ struct ServiceOptions {
   std::uint64_t memory = 0;     // likewise, bytes; 0: no limit
   std::size_t connections = 0;  // 0: the usual number
   std::size_t streams = 0;
+  unsigned request_seconds = 0;  // for a header, and twice that for a body; 0: the usual time
 };
 
 // Until a signal comes. Prints the address on standard output once it listens. Errors of what it needs:

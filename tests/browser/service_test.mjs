@@ -182,8 +182,26 @@ const walk = async () => {
   await look('a card');
   await shot('card');
 
-  // Phones and the other scheme.
+  // A mixture, and several targets side by side.
+  await page.getByRole('radio', {name: 'A mixture'}).check();
+  await page.locator('#mixture').selectOption('Q4_K_M');
+  await page.locator('#outcome .facts', {hasText: '4.97'}).waitFor();
+  expect('no amount beside a mixture', await page.isHidden('#amount') && await page.isHidden('#slider'));
+  await look('a mixture');
   await page.getByRole('radio', {name: 'Bits per weight'}).check();
+  await page.fill('#amount', '4.5');
+  await page.getByRole('button', {name: 'Also this one'}).click();
+  await page.fill('#amount', '4');
+  const side_by_side = page.locator('#outcome table', {hasText: 'All targets'});
+  await side_by_side.waitFor();
+  expect('two targets', (await side_by_side.locator('tbody tr').count()) === 2 && /--target-bpw 4 --target-bpw 4.5/.test(await text('#shell-text')));
+  await look('two targets');
+  await page.reload();
+  await side_by_side.waitFor();
+  await page.getByRole('button', {name: 'Leave out 4.5'}).click();
+  await side_by_side.waitFor({state: 'detached'});
+
+  // Phones and the other scheme.
   await page.fill('#amount', '4.5');
   await page.locator('#outcome .beside').waitFor();
   for (const colorScheme of ['light', 'dark'])
@@ -262,6 +280,22 @@ const walk = async () => {
   const report = watched(await opened, 'report');
   await report.locator('#map').waitFor();
   await report.close();
+
+  // The file is measured on a text; tuning it is offered.
+  expect('tuning is offered', await made.getByRole('button', {name: 'Tune'}).isVisible());
+  await made.getByRole('button', {name: 'Evaluate'}).click();
+  await made.locator('.soft', {hasText: 'A text is needed'}).waitFor();
+  writeFileSync(join(root, 'held-out.txt'), readFileSync(join(data, 'eval-books.txt'), 'utf8').slice(0, 6000));
+  await page.reload();
+  await made.getByRole('button', {name: 'Evaluate'}).click();
+  await made.getByRole('button', {name: 'Evaluate', exact: true}).click();
+  const evaluated = page.locator('.job[data-status=done]', {hasText: 'divergence'});
+  await evaluated.locator('.findings', {hasText: 'KL divergence'}).waitFor();
+  await look('an evaluation');
+  await shot('evaluated');
+  await evaluated.getByRole('button', {name: 'Delete'}).click();
+  await page.getByRole('button', {name: 'Really delete'}).click();
+  await evaluated.waitFor({state: 'detached'});
 
   // Delete: asked once, gone, and its file with it.
   await made.getByRole('button', {name: 'Delete'}).click();

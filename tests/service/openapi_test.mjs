@@ -49,8 +49,8 @@ try {
 
   const asked = new Set();
   // Asks, and holds the reply to what is described for the path `template`.
-  const ask = async (method, template, {id, name, query = '', body, fields = {}} = {}) => {
-    const where = template.replace('{id}', id).replace('{name}', encodeURIComponent(name));
+  const ask = async (method, template, {id, folder, name, query = '', body, fields = {}} = {}) => {
+    const where = template.replace('{id}', id).replace('{folder}', folder).replace('{name}', encodeURIComponent(name));
     const what = `${method} ${where}${query}`;
     const operation = api.paths[template]?.[method.toLowerCase()];
     if (!operation) {
@@ -111,6 +111,16 @@ try {
     }
   }
   expect(await ask('GET', '/jobs/{id}/results/{name}', {id: job, name: '../x'}), 400, 'a bad name');
+  const folder_body = {command: 'publish', options: {...quick, sizes: ['Q4_K_M']}};
+  for (const [command, options] of [['publish', folder_body.options], ['calibrate', {model: quick.model, chunks: 1}],
+                                    ['tune', {original: quick.model, quantized: quick.model, steps: 1}],
+                                    ['evaluate', {base: quick.model, text: [quick.model]}], ['measure', {model: quick.model, imatrix: quick.imatrix, effort: 'fast'}]])
+    check(api.paths['/jobs'].post.requestBody.content['application/json'].schema, {command, options}, `the body of ${command}`);
+  const published = expect(await ask('POST', '/jobs', {body: folder_body}), 201, 'create publish').json.id;
+  expect(await ask('GET', '/jobs/{id}/events', {id: published}), 200, 'events of publish');
+  const inner = expect(await ask('GET', '/jobs/{id}/results', {id: published}), 200, 'results of publish').json.results.find((one) => one.name.includes('/'));
+  if (!inner) complain('publish made no file in a folder');
+  else expect(await ask('GET', '/jobs/{id}/results/{folder}/{name}', {id: published, folder: inner.name.split('/')[0], name: inner.name.split('/')[1]}), 200, inner.name);
   expect(await ask('POST', '/plan', {body: {...quick, 'target-bpw': '4.5'}}), 200, 'plan');
   expect(await ask('POST', '/plan', {body: {...quick, 'target-vram': '1GiB', 'ctx-size': 256}}), 200, 'plan of memory');
   expect(await ask('POST', '/frontier', {body: {...quick, points: 20}}), 200, 'frontier');

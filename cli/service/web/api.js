@@ -143,4 +143,4 @@ export const follow = async (path, {signal, last = null, onEvent, over}) => {
 };
 
 // Where a link to a result of a job leads.
-export const resultAddress = (job, name) => `${BASE}/jobs/${job.id}/results/${encodeURIComponent(name)}`;
+export const resultAddress = (job, name) => `${BASE}/jobs/${job.id}/results/${name.split('/').map(encodeURIComponent).join('/')}`;

@@ -1,6 +1,6 @@
 // Jobs: what they are at, and what can be done about them.
-import {bytes, make, number} from './elements.js';
-import {follow, get, post, remove, resultAddress} from './api.js';
+import {bytes, make, number, percent} from './elements.js';
+import {follow, get, newKey, post, remove, resultAddress} from './api.js';
 import {addressOf, nameOf} from './models.js';
 import {problemText} from './problems.js';
 import {copyButton} from './copy.js';
@@ -24,8 +24,27 @@ const targetOf = (options) => {
 };
 const titleOf = (job) => {
   const model = nameOf(job.options.model ?? '').replace(/\.gguf$/, '');
-  if (job.command === 'measure' || job.command === 'plan') return `${model}: measuring`;
-  return `${model}, ${targetOf(job.options)}`;
+  switch (job.command) {
+    case 'measure':
+    case 'plan': return `${model}: measuring`;
+    case 'calibrate': return `${model}: importance matrix`;
+    case 'publish': return `${model}: ${[job.options.sizes].flat().join(', ')}`;
+    case 'tune': return `${nameOf(job.options.quantized).replace(/\.gguf$/, '')}: tuning`;
+    case 'evaluate': return `${[job.options.files ?? job.options.base].flat().map((file) => nameOf(file).replace(/\.gguf$/, '')).join(', ')}: divergence`;
+    default: return `${model}, ${targetOf(job.options)}`;
+  }
+};
+// What a name leads to: the same options once more, or the model.
+const addressOfJob = ({command, options}) =>
+  addressOf(['quantize', 'plan', 'measure'].includes(command) ? options : {model: options.model ?? options.original ?? options.base});
+// What a job found out, from the document that its command printed.
+const findingsOf = ({kind, files, divergence, level}) => {
+  if (kind === 'evaluate')
+    return files.map((one) => `${nameOf(one.file)}: KL divergence ${number(one.kl_divergence.mean, 3)} \u00b1 ` +
+                              `${number(one.kl_divergence.standard_error_over_chunks, 2)} nats, same first word ${percent(one.same_top_token.value)}`);
+  if (kind === 'tune')
+    return [`KL divergence ${number(divergence.before, 3)} before, ${number(divergence.after, 3)} after, on text held back (${level})`];
+  return [];
 };
 const speed = (progress) => {
   if (!(progress.per_second > 0)) return '';
@@ -40,14 +59,14 @@ const statusText = (job) => {
   return WORDS[job.status] + (job.status === 'done' && took !== null ? ` in ${duration(took)}` : '');
 };
 
-// One job. `act(job, what)` does what a button says.
-const jobCard = (act) => {
+// One job. `act(job, what)` does what a button says; `start(body)` begins another.
+const jobCard = (act, start) => {
   const title = make('a', {class: 'name'}), status = make('span', {class: 'status'});
   const bar = make('progress', {max: 1}), figures = make('p', {class: 'figures'}), place = make('div');
   const buttons = make('div', {class: 'buttons'}), results = make('ul', {class: 'results', 'aria-label': 'results'});
-  const line = make('code', {tabindex: '0'});
+  const line = make('code', {tabindex: '0'}), findings = make('div', {class: 'findings'}), further = make('div');
   const shell = make('details', {}, make('summary', {}, 'Command line'), make('div', {class: 'copied'}, line, copyButton(() => line.textContent)));
-  const card = make('li', {class: 'job'}, make('h3', {}, title), bar, figures, place, results,
+  const card = make('li', {class: 'job'}, make('h3', {}, title), bar, figures, place, findings, results, further,
                     make('div', {class: 'row'}, status, buttons), shell);
   let job = null, shown = '';
 
@@ -68,6 +87,51 @@ const jobCard = (act) => {
     buttons.replaceChildren(make('span', {role: 'alert'}, size > 0 ? `Delete it and its files (${bytes(size)})?` : 'Delete it from the list?'),
                             button('Delete', 'remove', 'Really delete'), keep);
     keep.focus();
+  };
+  // With a finished file: tune it, or measure it on a text.
+  const showFurther = () => {
+    const made = job.status === 'done' && job.command !== 'publish' ? (job.results ?? []).find((one) => one.kind === 'model') : undefined;
+    if (!made) return further.replaceChildren();
+    const original = job.options.model ?? job.options.original;
+    const tune = make('button', {type: 'button', 'aria-label': `Tune: ${titleOf(job)}`}, 'Tune it');
+    tune.addEventListener('click', () => begin({command: 'tune', options: {original, quantized: made.file, ...(job.options.text ? {text: job.options.text} : {})}}, tune));
+    const evaluate = make('button', {type: 'button', 'aria-label': `Evaluate: ${titleOf(job)}`}, 'Evaluate it');
+    evaluate.addEventListener('click', async () => {
+      try {
+        const {files} = await get('/files?kind=text');
+        if (files.length === 0)
+          return further.replaceChildren(make('p', {class: 'soft'}, 'A text is needed that the file was not made with: put one (.txt) beneath a folder of the service.'));
+        const text = make('select', {}, files.map((one) => make('option', {value: one.file}, one.file)));
+        const go = make('button', {type: 'button'}, 'Evaluate'), leave = make('button', {type: 'button'}, 'Not now');
+        go.addEventListener('click', () => begin({command: 'evaluate', options: {base: original, files: [made.file], text: [text.value],
+                                                                                       ...(job.state ? {state: job.state} : {})}}, go));
+        leave.addEventListener('click', showFurther);
+        further.replaceChildren(make('label', {}, 'on this text', text), make('div', {class: 'buttons'}, go, leave));
+        text.focus();
+      } catch (problem) {
+        place.replaceChildren(problemText(problem));
+      }
+    });
+    further.replaceChildren(make('div', {class: 'buttons'}, evaluate, ...(job.command === 'tune' ? [] : [tune])));
+  };
+  const showFindings = async () => {
+    findings.replaceChildren();
+    if (job.status !== 'done' || !['tune', 'evaluate'].includes(job.command)) return;
+    try {
+      findings.replaceChildren(...findingsOf(await get(`/jobs/${job.id}/results/answer.json`)).map((text) => make('p', {}, text)));
+    } catch (problem) {
+      findings.replaceChildren(problemText(problem));
+    }
+  };
+  const begin = async (body, from) => {
+    from.disabled = true;
+    try {
+      await start(body);
+      showFurther();
+    } catch (problem) {
+      from.disabled = false;
+      place.replaceChildren(problemText(problem));
+    }
   };
   const showProgress = (progress) => {
     const running = job.status === 'running';
@@ -100,7 +164,7 @@ const jobCard = (act) => {
       shown = key;
       card.dataset.status = job.status;
       title.textContent = titleOf(job);
-      title.setAttribute('href', addressOf(job.options));
+      title.setAttribute('href', addressOfJob(job));
       line.textContent = job.command_line;
       place.replaceChildren(...(job.status === 'failed' && job.problem
         ? [problemText({message: job.problem.detail, hint: job.problem.hint ?? ''})] : []));
@@ -111,6 +175,8 @@ const jobCard = (act) => {
              one.kind === 'model' ? ` ${bytes(one.bytes)}` : null)));
       results.hidden = results.children.length === 0;
       drawButtons();
+      showFurther();
+      showFindings();
     },
     fail: (problem) => place.replaceChildren(problemText(problem)),
   };
@@ -140,6 +206,11 @@ export const jobList = (root, {spoken, counted, finished}) => {
     } catch (problem) {
       card.fail(problem);
     }
+  };
+  const start = async (body) => {
+    ++changes;
+    take(await post('/jobs', body, {headers: {'Idempotency-Key': newKey()}}));
+    ++changes;
   };
   const forget = (id) => {
     streams.get(id)?.abort();
@@ -179,7 +250,7 @@ export const jobList = (root, {spoken, counted, finished}) => {
     // News that are older than what is known: streams begin with what was, lists are made before they arrive.
     if (known && (job.attempts < known.attempts ||
                   (job.attempts === known.attempts && job.status === 'running' && !UNFINISHED.includes(before)))) return;
-    if (!cards.has(job.id)) cards.set(job.id, jobCard(act));
+    if (!cards.has(job.id)) cards.set(job.id, jobCard(act, start));
     cards.get(job.id).update(job);
     watch(job);
     if (!quiet) draw();

@@ -63,6 +63,15 @@ const beside = (answer) => {
     })));
 };
 
+// Several targets of one job, side by side.
+const targets = (answers) => (answers.length < 2 ? null
+  : make('table', {class: 'beside'}, make('caption', {}, 'All targets of the job'),
+         make('thead', {}, make('tr', {}, ['target', 'bits', 'file', 'error'].map((title, i) => make('th', {class: i ? 'number' : null, scope: 'col'}, title)))),
+         make('tbody', {}, answers.map((answer, i) => make('tr', {class: i ? null : 'own'}, make('th', {scope: 'row'}, answer.target.text),
+           answer.feasible ? [make('td', {class: 'number'}, number(answer.bpw, 4)), make('td', {class: 'number'}, bytes(answer.file_bytes)),
+                              make('td', {class: 'number'}, answer.predicted_error === undefined ? '' : number(answer.predicted_error, 3))]
+                           : make('td', {colspan: 3}, 'cannot be reached'))))));
+
 // What fills the card: weights, cache and buffers, and what is left.
 const cardBar = (answer) => {
   const gpu = answer.budgets.find((one) => one.of === 'GPU');
@@ -168,7 +177,8 @@ export const outcomeView = (root, details, pick) => {
       frontier = document;
       drawCurve();
     },
-    show: (next) => {
+    // `all`: the answers to every target of the job; `next` is the one to show.
+    show: (next, all) => {
       answer = next;
       if (figures.parentElement !== root) {
         root.replaceChildren(figures, notes, card, curve_place, near);
@@ -180,7 +190,7 @@ export const outcomeView = (root, details, pick) => {
       root.classList.toggle('unreachable', !answer.feasible);
       figures.replaceChildren(...(answer.feasible ? tiles(answer, model) : []).filter(Boolean));
       card.replaceChildren(...[answer.feasible ? cardBar(answer) : null].filter(Boolean));
-      near.replaceChildren(...[beside(answer)].filter(Boolean));
+      near.replaceChildren(...[targets(all), beside(answer)].filter(Boolean));
       curve?.choose(answer.feasible ? answer : null);
       drawMap(answer.tensors);
       formats.replaceChildren(...(answer.feasible ? [section('Formats', make('div', {class: 'scroll'}, formatTable(answer.formats)))] : []));

@@ -1,5 +1,6 @@
-// The target: bits per weight, the size of the file, or the memory of a card. A slider and a text say the same; the
-// range of the slider is what the model can reach, learned from answers.
+// The target: bits per weight, the size of the file, the memory of a card, or a mixture of llama.cpp. A slider and a text say
+// the same; the range of the slider is what the model can reach, learned from answers. Of the first two kinds a job may have
+// several: others are kept beside the one that moves.
 import {bytes, make, number} from './elements.js';
 
 const CARDS = [8, 12, 16, 24, 32, 48, 80];
@@ -45,21 +46,48 @@ const KINDS = {
       return [rest + weights[0], rest + weights[1]];
     },
   },
+  mixture: {option: 'preset', label: 'mixture of llama.cpp', value: () => NaN, text: String, start: '', say: String, range: () => null},
 };
+const SEVERAL = ['bpw', 'size'];
 
 const choices = (select, pairs) =>
   select.replaceChildren(...pairs.map(([value, text]) => make('option', {value}, text)));
 
-// `form`: the form of the page. `changed(soon)` is called after every change; `soon`: more may follow at once.
-export const targetControl = (form, changed) => {
+// `form`: the form of the page; `mixtures`: names. `changed(soon)` is called after every change; `soon`: more may follow at
+// once.
+export const targetControl = (form, mixtures, changed) => {
   const find = (id) => form.querySelector('#' + id);
-  const amount = find('amount'), slider = find('slider'), card_fields = find('card-fields');
+  const amount = find('amount'), slider = find('slider'), card_fields = find('card-fields'), mixture = find('mixture');
   const memory_fields = [...card_fields.querySelectorAll('[data-option]')];
   const by_option = (name) => card_fields.querySelector(`[data-option="${name}"]`);
-  let kind = 'bpw', elements = 0, range = null, last = null;
+  let kind = 'bpw', elements = 0, range = null, last = null, kept = [];
 
   choices(by_option('ctx-size'), [['', 'as trained'], ...CONTEXTS.map((tokens) => [tokens, `${tokens.toLocaleString('en')} tokens`])]);
   for (const name of ['cache-type-k', 'cache-type-v']) choices(by_option(name), CACHES.map((format) => [format === 'f16' ? '' : format, format]));
+
+  choices(mixture, mixtures.map((name) => [name, name]));
+  mixture.addEventListener('input', () => changed(false));
+
+  const also = make('button', {type: 'button', id: 'also'}, 'Also this one');
+  const show_kept = () => {
+    find('kept').hidden = !SEVERAL.includes(kind);
+    find('kept').replaceChildren(...kept.map((text) => {
+      const chip = make('button', {type: 'button', 'aria-label': `Leave out ${text}`}, `${text} \u00d7`);
+      chip.addEventListener('click', () => {
+        kept = kept.filter((one) => one !== text);
+        show_kept();
+        also.focus();
+        changed(false);
+      });
+      return chip;
+    }), also);
+  };
+  also.addEventListener('click', () => {
+    kept = [...new Set([...kept, amount.value.trim()])];
+    show_kept();
+    also.focus();
+    changed(false);
+  });
 
   const chips = CARDS.map((gibi) => {
     const chip = make('button', {type: 'button', 'aria-pressed': 'false'}, `${gibi} GiB`);
@@ -89,6 +117,10 @@ export const targetControl = (form, changed) => {
   const show_kind = () => {
     form.querySelector(`input[name=kind][value=${kind}]`).checked = true;
     find('amount-label').textContent = KINDS[kind].label;
+    find('amount-label').htmlFor = kind === 'mixture' ? 'mixture' : 'amount';
+    mixture.hidden = kind !== 'mixture';
+    amount.parentElement.hidden = kind === 'mixture';
+    show_kept();
     amount.setAttribute('inputmode', kind === 'bpw' ? 'decimal' : 'text');
     card_fields.hidden = kind !== 'card';
     amount.dataset.option = KINDS[kind].option;
@@ -110,6 +142,7 @@ export const targetControl = (form, changed) => {
     radio.addEventListener('change', () => {
       kind = radio.value;
       range = null;
+      kept = [];
       // The same answer in the other unit, where there is one.
       if (kind === 'bpw') amount.value = last ? KINDS.bpw.text(last.bpw) : KINDS.bpw.start;
       if (kind === 'size') amount.value = last ? sizeText(last.file_bytes) : sizeText(elements * 4.5 / 8);
@@ -121,21 +154,26 @@ export const targetControl = (form, changed) => {
   return {
     // The options of the command line that say the same.
     options: () => {
-      const options = {[KINDS[kind].option]: amount.value.trim()};
+      if (kind === 'mixture') return {preset: mixture.value};
+      const all = [...new Set([amount.value.trim(), ...kept])];
+      const options = {[KINDS[kind].option]: all.length === 1 ? all[0] : all};
       if (kind === 'card')
         for (const field of memory_fields)
           if (field.value.trim() !== '') options[field.dataset.option] = field.value.trim();
       return options;
     },
     // What is wrong with the text before anybody is asked, or null: on a command line a comma stands between two targets.
-    trouble: () => (amount.value.includes(',') ? `--${KINDS[kind].option}: '${amount.value.trim()}' has a comma; decimals are written ` +
+    trouble: () => (kind !== 'mixture' && amount.value.includes(',') ? `--${KINDS[kind].option}: '${amount.value.trim()}' has a comma; decimals are written ` +
                                                  `with a point: ${amount.value.trim().replace(',', '.')}` : null),
     // Another model with so many weights, and what `options` (a Map) say of the target.
     open: (weights, options) => {
       elements = weights;
       range = last = null;
       kind = Object.keys(KINDS).find((one) => options.has(KINDS[one].option)) ?? 'bpw';
-      amount.value = (options.get(KINDS[kind].option) ?? KINDS[kind].start).split('\n')[0];  // of several targets the first
+      const [first, ...others] = (options.get(KINDS[kind].option) ?? KINDS[kind].start).split('\n');
+      amount.value = first;
+      kept = SEVERAL.includes(kind) ? others : [];
+      if (kind === 'mixture') mixture.value = first;
       for (const field of memory_fields) field.value = options.get(field.dataset.option) ?? '';
       show_kind();
     },

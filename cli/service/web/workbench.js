@@ -25,13 +25,6 @@ const likelyMatrix = (model, files) => {
   return best !== undefined && (near.length === 1 || common(nameOf(best)) >= 4) ? best : '';
 };
 
-// The tensors of a model's description as those of an answer: with weights, role and layer.
-const withRoles = ({name, dims, format, bytes}) => {
-  const [, layer, role] = /^blk\.(\d+)\.(.+?)(?:\.weight)?$/.exec(name) ?? [null, undefined, name.replace(/\.weight$/, '')];
-  return {name, role, layer: layer === undefined ? undefined : Number(layer), from: format, format, bytes,
-          elements: dims.reduce((product, size) => product * size, 1)};
-};
-
 const choices = (select, pairs, value) => {
   select.replaceChildren(...pairs.map(([one, text]) => make('option', {value: one}, text)));
   if (!pairs.some(([one]) => one === value)) select.append(make('option', {value}, value));
@@ -45,7 +38,7 @@ export const workbench = (schemas, jobs) => {
   const field = (option) => form.querySelector(`[data-option="${option}"]`);
   let model = null, files = [], opening = null, timer = 0, saying = 0;
 
-  const target = targetControl(form, (soon) => changed(soon ? 0 : TYPING));
+  const target = targetControl(form, schemas.quantize.properties.preset.examples ?? [], (soon) => changed(soon ? 0 : TYPING));
   const more = optionFields(find('option-fields'), schemas.quantize, () => changed(TYPING));
   const view = outcomeView(find('outcome'), find('details'), (bits) => target.take(bits));
 
@@ -61,7 +54,7 @@ export const workbench = (schemas, jobs) => {
     return {...all, ...aim, ...rest};
   };
   const withOutput = (all) => (find('output').value.trim() === '' ? all : {...all, output: find('output').value.trim()});
-  const withoutTarget = (all) => Object.fromEntries(Object.entries(all).filter(([name]) => !name.startsWith('target-')));
+  const withoutTarget = (all) => Object.fromEntries(Object.entries(all).filter(([name]) => !name.startsWith('target-') && name !== 'preset'));
 
   const say = (text) => {
     clearTimeout(saying);
@@ -113,12 +106,12 @@ export const workbench = (schemas, jobs) => {
     const scope = JSON.stringify(withoutTarget(all));
     const current = () => !signal.aborted && JSON.stringify(withoutTarget(options())) === scope;
     try {
-      const {answers: [answer]} = await post('/plan', accepted(all, schemas.plan), {signal});
+      const {answers} = await post('/plan', accepted(all, schemas.plan), {signal}), [answer] = answers;
       if (current()) {
         clearProblems(form);
         find('outcome').classList.remove('stale');
         target.learn(answer);
-        view.show(answer);
+        view.show(answer, answers);
         say(find('glance').textContent = outcomeText(answer));
         if (asked_curve !== scope && answer.feasible) {
           asked_curve = scope;
@@ -187,7 +180,7 @@ export const workbench = (schemas, jobs) => {
         const [inspected, list] = await Promise.all([get(`/models/inspect?file=${encodeURIComponent(file)}`, controller.signal),
                                                      get('/files', controller.signal)]);
         if (controller.signal.aborted) return;
-        model = {...inspected, file, tensors: inspected.tensors.map(withRoles)};
+        model = {...inspected, file};
         files = list.files;
       } catch (problem) {
         if (controller.signal.aborted) return;

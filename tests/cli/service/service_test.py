@@ -5,7 +5,9 @@ usage: service_test.py QUANTFIT DATA_FOLDER
 import hashlib
 import json
 import pathlib
+import shutil
 import socket
+import subprocess
 import sys
 import unittest
 
@@ -136,6 +138,18 @@ class Limits(One):
             self.assertTrue(not answer or answer.startswith(b"HTTP/1.1 400 "), answer[:80])
         self.assertEqual(self.service.api("GET", "/health").status, 200)
 
+    def test_slow_requests(self):
+        with Service(BINARY, DATA, "--request-seconds", "1") as hasty:
+            for slow in (b"GET /api/v1/health HTTP/1.1\r\nX: ",
+                         b"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost:%d\r\nContent-Length: 10\r\n\r\n{" % hasty.port):
+                with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as connection:
+                    connection.sendall(slow)
+                    header, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+                self.assertTrue(header.startswith(b"HTTP/1.1 408 "), header)
+                self.assertIn(b"Connection: close", header)
+                self.assertEqual(json.loads(body)["type"], "urn:quantfit:too-slow")
+            self.assertEqual(hasty.api("GET", "/health").status, 200)
+
     def test_bodies_without_meaning(self):
         for body in (b"", b"{", b"[]", b"\xff\xfe", b"{\"command\":1,\"options\":{}}", b"{\"command\":\"serve\",\"options\":{}}",
                      b"[" * 100_000, b"{\"command\":\"quantize\",\"options\":[]}"):
@@ -225,6 +239,29 @@ class Jobs(One):
         for name in ("..%2f..%2ftale-dense-F16.gguf", "%2e%2e", "nothing", "tale-dense-F16-4.5bpw.gguf%00"):
             self.assertIn(self.service.get(f"{folder}/{name}").status, (400, 404))
 
+    def as_on_the_command_line(self, **target):
+        """The reply is the document of the command line, to the last digit; how long a search took is its own."""
+        options = self.service.options_of(**target)
+        words = [word for name, value in options.items() if name != "model"
+                 for one in (value if isinstance(value, list) else [value]) for word in (f"--{name}", str(one))]
+        state = self.service.root / "copy.qfstate"
+        shutil.copy(self.service.root / "tale-dense-F16.qfstate", state)
+        ran = subprocess.run([BINARY, "plan", options["model"], *words, "--state", state, "--json"], capture_output=True,
+                             cwd=self.service.folder)
+        reply = self.service.api("POST", "/plan", options)
+        self.assertEqual(reply.status, 200, reply.body)
+        documents = [reply.json, json.loads(ran.stdout)]
+        line = documents[0].pop("command_line")
+        again = subprocess.run(line.replace("quantfit", str(BINARY), 1).replace("models/tale-dense-F16.qfstate", str(state)),
+                               shell=True, capture_output=True, cwd=self.service.folder)
+        documents.append(json.loads(again.stdout))
+        for document in documents:
+            for one in document["answers"]:
+                one.get("allocation", {}).pop("seconds", None)
+        self.assertEqual(json.dumps(documents[0]), json.dumps(documents[1]))
+        self.assertEqual(documents[1], documents[2])
+        state.unlink()
+
     def at_once(self, answer):
         """Plans and frontiers from the state file that the job left."""
         plan = self.service.api("POST", "/plan", self.service.options_of(target_bpw="4.5"))
@@ -232,6 +269,12 @@ class Jobs(One):
         same = ("bpw", "file_bytes", "predicted_error", "formats", "static_recipes", "quality")
         for key in same:
             self.assertEqual(plan.json["answers"][0][key], answer["answers"][0][key], key)
+        # (Where a target is out of reach the command line measures nothing, and knows less.)
+        for target in ({"target_bpw": "4.5"}, {"target_bpw": "3.7"}, {"target_bpw": ["3.5", "4", "5.25"]}, {"target_size": "3MB"},
+                       {"target_vram": "8GiB", "ctx_size": 256}, {"target_vram": "8GiB", "ctx_size": 256, "target_ram": "8GiB", "gpu_layers": 1},
+                       {"target_bpw": "4.2", "min_fill": "0.9999"}, {"preset": "Q4_K_M"}):
+            with self.subTest(target):
+                self.as_on_the_command_line(**target)
         low = self.service.api("POST", "/plan", self.service.options_of(target_bpw="0.5"))
         self.assertEqual((low.status, low.json["answers"][0]["feasible"]), (200, False))
         mixture = self.service.api("POST", "/plan", self.service.options_of(preset="Q4_K_M"))
@@ -241,6 +284,49 @@ class Jobs(One):
         self.assertGreater(len(curve.json["curve"]), 40)
         other = {**self.service.options_of(target_bpw="4.5"), "effort": "max"}
         self.problem(self.service.api("POST", "/plan", other), 409, "not-measured")
+
+    def test_other_commands(self):
+        """A file is made, tuned and measured; a folder for a hub; an importance matrix: each as on the command line."""
+        text = self.service.root / "text.txt"
+        text.write_text((DATA / "eval-books.txt").read_text()[:12000])
+        few = {"text": ["models/text.txt"], "context": 64, "chunks": 2}
+        base = "models/tale-dense-F16.gguf"
+
+        def done(command, options):
+            created = self.service.api("POST", "/jobs", {"command": command, "options": options})
+            self.assertEqual(created.status, 201, created.body)
+            job = self.service.wait(created.json["id"])
+            self.assertEqual(job["status"], "done", job)
+            answer = next(result for result in job["results"] if result["kind"] == "answer")
+            return job, {result["name"]: result for result in job["results"]}, self.service.get(answer["href"]).json
+
+        made = self.service.wait(self.service.create(target_bpw="3").json["id"])
+        file = next(result["file"] for result in made["results"] if result["kind"] == "model")
+        job, results, tuned = done("tune", {"original": base, "quantized": file, "level": "norms", "steps": 2,
+                                            "text": ["models/text.txt"], "context": 64})
+        self.assertNotIn("state", job)
+        self.assertEqual(tuned["kind"], "tune")
+        self.assertEqual(tuned["file_bytes"], results["tale-dense-F16-3bpw-tuned.gguf"]["bytes"])
+        job, results, evaluated = done("evaluate", {"base": base, "files": [file], "state": "models/tale-dense-F16.qfstate", **few})
+        self.assertEqual([one["file"] for one in evaluated["files"]], [file])
+        self.assertEqual(list(results), ["answer.json"])
+        job, results, _ = done("calibrate", {"model": base, **few})
+        self.assertEqual(results["tale-dense-F16.imatrix.gguf"]["kind"], "imatrix")
+        job, results, published = done("publish", {key: value for key, value in
+                                                   self.service.options_of(sizes=["Q4_K_M", "3.5bpw"]).items()})
+        self.assertEqual(published["kind"], "publish")
+        for name in ("tale-dense-Q4_K_M.gguf", "tale-dense-3.50bpw.gguf", "README.md", "SHA256SUMS"):
+            self.assertIn(name, results)
+        inner = [result for name, result in results.items() if "/" in name]
+        self.assertTrue(inner)
+        for result in inner:
+            self.assertEqual(len(self.service.get(result["href"]).body), result["bytes"], result)
+        for bad in ({"command": "publish", "options": {**self.service.options_of(sizes="Q4_K_M"), "output": "x"}},
+                    {"command": "evaluate", "options": {"base": base}}, {"command": "tune", "options": {"original": base}},
+                    {"command": "state", "options": {}}):
+            self.problem(self.service.api("POST", "/jobs", bad), 400, "invalid-argument")
+        self.problem(self.service.api("POST", "/jobs", {"command": "tune", "options": {"original": base, "quantized": "models/../x"}}),
+                     400, "invalid-argument")
 
     def deleted(self, job):
         folder = self.service.root / "results" / job
