@@ -92,6 +92,7 @@ Result<void> Session::measure_moments(const JobContext& context) {
   QF_ASSIGN(moments.run, make_run_options(options->text, options->threads));
   moments.only_known = mode == SessionMode::Recall;
   // A text that was given is to be used, or the reason why not is an error.
+  moments.made = made_moments;
   const bool asked = options->error_feedback == "on" || options->text.given();
   auto enough = optimizer::enough_for_moments(inputs->model, moments);
   if (asked && !enough) return enough.error();
@@ -102,15 +103,18 @@ Result<void> Session::measure_moments(const JobContext& context) {
                                           : enough.error().message));
     return outcome::success();
   }
-  QF_ASSIGN(const engine::RunPlan plan, optimizer::plan_moments(inputs->model, moments));
-  context.logger.log(LogLevel::Info, foreseen("how inputs vary together", plan.tokens, plan.multiply_adds,
-                                              plan.memory_bytes, plan.scratch_bytes));
+  if (made_moments.empty()) {
+    QF_ASSIGN(const engine::RunPlan plan, optimizer::plan_moments(inputs->model, moments));
+    context.logger.log(LogLevel::Info, foreseen("how inputs vary together", plan.tokens, plan.multiply_adds,
+                                                plan.memory_bytes, plan.scratch_bytes));
+  }
   QF_ASSIGN(optimizer::MeasuredMoments done,
             optimizer::measure_moments(*inputs, request.paths, moments, {context.progress, context.cancel}));
   if (!done.covariances) return not_measured("how inputs vary together on this text is not");
   if (done.temporary) remove_at_the_end(done.path);
   covariances = std::move(done.covariances);
   request.sampler.covariances = covariances.get();
+  if (!made_moments.empty()) return outcome::success();
   context.logger.log(
       LogLevel::Info,
       done.known
@@ -163,18 +167,34 @@ Result<void> Session::calibrate(const JobContext& context) {
                   "the model",
                   options->text.given() ? "the text" : "the text that ships with quantfit",
                   plan.value().tokens));
+  if (wants_feedback()) {
+    optimizer::MomentsRequest moments;
+    moments.text = calibration.text;
+    const auto enough = optimizer::enough_for_moments(inputs->model, moments);
+    calibration.with_moments = enough && (enough.value() || options->error_feedback == "on");
+    if (calibration.with_moments) {
+      moments.run = calibration.run;
+      QF_ASSIGN(const engine::RunPlan both, optimizer::plan_moments(inputs->model, moments));
+      context.logger.log(LogLevel::Info,
+                         foreseen("it, and how inputs vary together in the same pass", both.tokens,
+                                  both.multiply_adds, both.memory_bytes, both.scratch_bytes));
+    }
+  }
   QF_ASSIGN(const optimizer::CalibratedImportance made,
             optimizer::calibrate(*inputs, request.paths, calibration, request.program_version,
                                  {context.progress, context.cancel}));
   if (calibration.only_known && !made.known)
     return not_measured("an importance matrix made of this text is not");
   if (made.temporary) remove_at_the_end(made.path);
+  made_moments = made.moments;
   context.logger.log(
       LogLevel::Info,
       made.known
           ? "the importance matrix of this text was made before"
           : fmt::format(
-                "made the importance matrix in {}{}", format_duration(made.seconds),
+                "made the importance matrix{} in {}{}",
+                made.moments.empty() ? "" : " and measured how inputs vary together",
+                format_duration(made.seconds),
                 made.continued_at == 0 ? "" : fmt::format(", continued at layer {}", made.continued_at)));
   request.paths.importance = made.path;
   request.paths.importance_is_pruned = true;

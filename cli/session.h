@@ -40,6 +40,7 @@ struct Session {
   bool unmeasured = false;             // why check() or measure() failed: something has to be measured first
   // An importance matrix without a state file to keep it beside: removed with the session.
   std::vector<std::shared_ptr<const std::filesystem::path>> temporary;
+  std::filesystem::path made_moments;  // by the pass that made the importance matrix; empty: none were
 
   // Reads options and opens the files. `with_targets`: options name targets.
   [[nodiscard]] static Result<Session> open(const JobOptions& options, bool with_targets,

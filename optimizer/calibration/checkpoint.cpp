@@ -74,9 +74,9 @@ Result<void> Checkpoint::layer_input(std::uint64_t first_token, kernels::MatrixV
   return outcome::success();
 }
 
-Result<CheckpointWriter> CheckpointWriter::create(
-    const std::filesystem::path& path, const CheckpointIdentity& identity, std::uint32_t layer,
-    const std::map<std::string, ImportanceSums, std::less<>>& sums) {
+Result<CheckpointWriter> CheckpointWriter::create(const std::filesystem::path& path,
+                                                  const CheckpointIdentity& identity, std::uint32_t layer,
+                                                  const FinishedSums& sums) {
   std::vector<TensorInfo> infos;
   const auto add = [&](std::string name, Format format, std::uint64_t columns, std::uint64_t rows) {
     TensorInfo info;

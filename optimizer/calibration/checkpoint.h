@@ -17,6 +17,9 @@
 
 namespace quantfit::calibration {
 
+// Sums of finished layers, by tensor.
+using FinishedSums = std::map<std::string, ImportanceSums, std::less<>>;
+
 // What decides the numbers in a checkpoint: all equal, or it is not used.
 struct CheckpointIdentity {
   std::string model, text;  // fingerprints
@@ -34,7 +37,7 @@ class Checkpoint {
                                                       const CheckpointIdentity& identity);
 
   [[nodiscard]] std::uint32_t layer() const { return layer_; }
-  [[nodiscard]] const std::map<std::string, ImportanceSums, std::less<>>& sums() const { return sums_; }
+  [[nodiscard]] const FinishedSums& sums() const { return sums_; }
   // Fills rows with the layer's inputs from `first_token` on.
   [[nodiscard]] Result<void> layer_input(std::uint64_t first_token, kernels::MatrixView<float> rows) const;
 
@@ -42,15 +45,15 @@ class Checkpoint {
   explicit Checkpoint(Model file) : file_(std::move(file)) {}
   Model file_;
   std::uint32_t layer_ = 0;
-  std::map<std::string, ImportanceSums, std::less<>> sums_;
+  FinishedSums sums_;
 };
 
 // Written while the layer whose inputs it holds is running; complete or not there.
 class CheckpointWriter {
  public:
-  [[nodiscard]] static Result<CheckpointWriter> create(
-      const std::filesystem::path& path, const CheckpointIdentity& identity, std::uint32_t layer,
-      const std::map<std::string, ImportanceSums, std::less<>>& sums);
+  [[nodiscard]] static Result<CheckpointWriter> create(const std::filesystem::path& path,
+                                                       const CheckpointIdentity& identity,
+                                                       std::uint32_t layer, const FinishedSums& sums);
   // Rows in the order of tokens. Committed with the last one.
   [[nodiscard]] Result<void> append(kernels::MatrixView<const float> rows);
   [[nodiscard]] bool complete() const { return left_ == 0; }

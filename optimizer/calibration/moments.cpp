@@ -4,11 +4,8 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <chrono>
-#include <optional>
+#include <array>
 #include <utility>
-
-#include "optimizer/calibration/checkpoint.h"
 
 namespace quantfit::calibration {
 namespace {
@@ -226,117 +223,87 @@ Result<void> append_part(const SecondMomentsFile& part, SecondMomentsWriter& wri
   return outcome::success();
 }
 
-// Moments layer by layer into files of their own, and now and then what the next layer begins with.
-class PartsCollector final : public engine::ForwardObserver {
- public:
-  PartsCollector(const kernels::MathKernels& kernels, const MomentsOptions& options,
-                 SecondMomentsIdentity identity, CheckpointIdentity checkpoint)
-      : options_(&options),
-        identity_(std::move(identity)),
-        checkpoint_(std::move(checkpoint)),
-        collector_(kernels, options.form,
-                   [this](const SecondMomentsInput& input, std::span<const float> moments,
-                          std::span<const float> diagonals, std::span<const double> rows) -> Result<void> {
-                     if (!part_) {
-                       QF_ASSIGN(
-                           SecondMomentsWriter made,
-                           SecondMomentsWriter::create(part_path(options_->checkpoint, layer_), identity_));
-                       part_.emplace(std::move(made));
-                     }
-                     return part_->append(input, moments, diagonals, rows);
-                   }),
-        saved_(Clock::now()) {}
-
-  Result<void> begin_layer(std::uint32_t layer) override {
-    layer_ = layer;
-    writer_.reset();
-    const double waited = std::chrono::duration<double>(Clock::now() - saved_).count();
-    if (layer > 0 && waited >= options_->checkpoint_seconds) {
-      QF_ASSIGN(writer_, CheckpointWriter::create(options_->checkpoint, checkpoint_, layer, {}));
-    }
-    return collector_.begin_layer(layer);
-  }
-  Result<void> layer_input(std::uint32_t, std::uint64_t, kernels::MatrixView<const float> rows) override {
-    if (!writer_) return outcome::success();
-    QF_TRY(writer_->append(rows));
-    if (writer_->complete()) {
-      writer_.reset();
-      saved_ = Clock::now();
-    }
-    return outcome::success();
-  }
-  Result<void> product(const engine::MatrixProduct& product) override { return collector_.product(product); }
-  Result<void> end_layer(std::uint32_t layer) override {
-    QF_TRY(collector_.end_layer(layer));
-    if (!part_) return outcome::success();
-    QF_TRY(part_->commit());
-    part_.reset();
-    return outcome::success();
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  const MomentsOptions* options_;
-  SecondMomentsIdentity identity_;
-  CheckpointIdentity checkpoint_;
-  std::uint32_t layer_ = 0;
-  std::optional<SecondMomentsWriter> part_;  // of the layer at hand
-  MomentsCollector collector_;
-  std::optional<CheckpointWriter> writer_;
-  Clock::time_point saved_;
-};
-
 }  // namespace
+
+MomentsRecorder::MomentsRecorder(const kernels::MathKernels& kernels, const MomentsForm& form,
+                                 SecondMomentsIdentity identity, std::uint32_t layers, fs::path path,
+                                 fs::path parts)
+    : identity_(std::move(identity)),
+      layers_(layers),
+      path_(std::move(path)),
+      parts_(std::move(parts)),
+      collector_(kernels, form,
+                 [this](const SecondMomentsInput& input, std::span<const float> moments,
+                        std::span<const float> diagonals, std::span<const double> rows) -> Result<void> {
+                   if (!writer_) {
+                     QF_ASSIGN(SecondMomentsWriter made,
+                               SecondMomentsWriter::create(parts_.empty() ? path_ : part_path(parts_, layer_),
+                                                           identity_));
+                     writer_.emplace(std::move(made));
+                   }
+                   return writer_->append(input, moments, diagonals, rows);
+                 }) {}
+
+bool MomentsRecorder::can_continue(const Checkpoint& checkpoint) const {
+  return !parts_.empty() && open_parts(parts_, checkpoint.layer(), identity_).has_value();
+}
+
+Result<void> MomentsRecorder::begin_pass(const Checkpoint* checkpoint) {
+  writer_.reset();
+  remove_parts(checkpoint == nullptr ? 0 : checkpoint->layer());
+  return outcome::success();
+}
+
+Result<void> MomentsRecorder::begin_layer(std::uint32_t layer) {
+  layer_ = layer;
+  return collector_.begin_layer(layer);
+}
+
+Result<void> MomentsRecorder::product(const engine::MatrixProduct& product) {
+  return collector_.product(product);
+}
+
+Result<void> MomentsRecorder::end_layer(std::uint32_t layer) {
+  QF_TRY(collector_.end_layer(layer));
+  if (parts_.empty() || !writer_) return outcome::success();
+  QF_TRY(writer_->commit());
+  writer_.reset();
+  return outcome::success();
+}
+
+Result<void> MomentsRecorder::commit() {
+  if (parts_.empty() && writer_) return writer_->commit();
+  QF_ASSIGN(SecondMomentsWriter writer, SecondMomentsWriter::create(path_, identity_));
+  std::error_code ignored;
+  for (std::uint32_t layer = 0; layer <= layers_; ++layer) {
+    if (!fs::exists(part_path(parts_, layer), ignored)) continue;
+    QF_ASSIGN(const SecondMomentsFile part, SecondMomentsFile::open(part_path(parts_, layer)));
+    QF_TRY(append_part(part, writer));
+  }
+  return writer.commit();
+}
+
+void MomentsRecorder::remove_parts(std::uint32_t from) const {
+  if (parts_.empty()) return;
+  std::error_code ignored;
+  for (std::uint32_t layer = from; layer <= layers_; ++layer) fs::remove(part_path(parts_, layer), ignored);
+}
 
 Result<std::uint32_t> collect_moments(const engine::Engine& engine, const Text& text, const fs::path& path,
                                       const MomentsOptions& options, ProgressSink& progress,
                                       const CancellationToken& cancel) {
   QF_ASSIGN(const kernels::MathKernels* kernels, kernels::default_math_kernels());
-  const SecondMomentsIdentity identity{options.model_fingerprint, text.fingerprint, engine::kEngineVersion};
-  if (options.checkpoint.empty() || !engine.can_resume()) {
-    QF_ASSIGN(SecondMomentsWriter writer, SecondMomentsWriter::create(path, identity));
-    MomentsCollector collector(
-        *kernels, options.form,
-        [&](const SecondMomentsInput& input, std::span<const float> moments, std::span<const float> diagonals,
-            std::span<const double> rows) { return writer.append(input, moments, diagonals, rows); });
-    QF_TRY(engine.run(text.inputs(), options.run, &collector, progress, cancel, nullptr));
-    QF_TRY(writer.commit());
-    return 0U;
-  }
-
-  const CheckpointIdentity begun{options.model_fingerprint, text.fingerprint, text.tokens(),
-                                 engine.graph().width, engine::kEngineVersion};
-  const auto layers = static_cast<std::uint32_t>(engine.graph().layers.size());
-  std::optional<Checkpoint> checkpoint = Checkpoint::open(options.checkpoint, begun);
-  if (checkpoint &&
-      (checkpoint->layer() > layers || !open_parts(options.checkpoint, checkpoint->layer(), identity)))
-    checkpoint.reset();
-  engine::Resume resume;
-  if (checkpoint) {
-    resume.layer = checkpoint->layer();
-    resume.layer_input = [&](std::uint64_t first, kernels::MatrixView<float> rows) {
-      return checkpoint->layer_input(first, rows);
-    };
-  }
+  MomentsRecorder recorder(*kernels, options.form,
+                           {options.model_fingerprint, text.fingerprint, engine::kEngineVersion},
+                           static_cast<std::uint32_t>(engine.graph().layers.size()), path,
+                           engine.can_resume() ? options.checkpoint : fs::path());
+  const std::array<PassObserver*, 1> observers = {&recorder};
+  QF_ASSIGN(const std::uint32_t first, run_pass(engine, text, options, observers, progress, cancel));
+  QF_TRY(recorder.commit());
   std::error_code ignored;
-  for (std::uint32_t layer = resume.layer; layer <= layers; ++layer)
-    fs::remove(part_path(options.checkpoint, layer), ignored);
-  PartsCollector collector(*kernels, options, identity, begun);
-  QF_TRY(
-      engine.run(text.inputs(), options.run, &collector, progress, cancel, checkpoint ? &resume : nullptr));
-
-  QF_ASSIGN(SecondMomentsWriter writer, SecondMomentsWriter::create(path, identity));
-  for (std::uint32_t layer = 0; layer <= layers; ++layer) {
-    if (!fs::exists(part_path(options.checkpoint, layer), ignored)) continue;
-    QF_ASSIGN(const SecondMomentsFile part, SecondMomentsFile::open(part_path(options.checkpoint, layer)));
-    QF_TRY(append_part(part, writer));
-  }
-  QF_TRY(writer.commit());
-  checkpoint.reset();
-  fs::remove(options.checkpoint, ignored);
-  for (std::uint32_t layer = 0; layer <= layers; ++layer)
-    fs::remove(part_path(options.checkpoint, layer), ignored);
-  return resume.layer;
+  if (!options.checkpoint.empty()) fs::remove(options.checkpoint, ignored);
+  recorder.remove_parts();
+  return first;
 }
 
 }  // namespace quantfit::calibration

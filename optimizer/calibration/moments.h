@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "core/progress.h"
 #include "core/second_moments_file.h"
 #include "kernels/math/math_kernels.h"
+#include "optimizer/calibration/pass.h"
 #include "optimizer/calibration/text.h"
 #include "optimizer/engine/forward.h"
 
@@ -54,21 +56,43 @@ class MomentsCollector final : public engine::ForwardObserver {
   std::map<std::uint32_t, std::unique_ptr<Group>> groups_;  // of the layer at hand, by input group
 };
 
-struct MomentsOptions {
-  engine::RunOptions run;
-  MomentsForm form;
-  std::string model_fingerprint;
-  // Where a run that was interrupted continues; empty: nowhere. This file holds the hidden states of all
-  // tokens, files beside it (PATH.0, PATH.1, ...) the moments of finished layers; they are gone after a run
-  // that ends well.
-  std::filesystem::path checkpoint;
-  double checkpoint_seconds = 5;  // between two saves of hidden states, at least
+// Writes what a MomentsCollector finds to one file. With `parts`, finished layers go to files of their own
+// (PARTS.0, PARTS.1, ...) on the way, so that a pass can be continued to the same bytes.
+class MomentsRecorder final : public PassObserver {
+ public:
+  // `layers`: of the model; the output matrix is one more. `parts` empty: no continuing.
+  MomentsRecorder(const kernels::MathKernels& kernels, const MomentsForm& form,
+                  SecondMomentsIdentity identity, std::uint32_t layers, std::filesystem::path path,
+                  std::filesystem::path parts);
+
+  [[nodiscard]] bool can_continue(const Checkpoint& checkpoint) const override;
+  Result<void> begin_pass(const Checkpoint* checkpoint) override;
+  Result<void> begin_layer(std::uint32_t layer) override;
+  Result<void> product(const engine::MatrixProduct& product) override;
+  Result<void> end_layer(std::uint32_t layer) override;
+
+  // After the pass: the file appears, complete.
+  [[nodiscard]] Result<void> commit();
+  // Once the results are in safety: parts of layers `from` and above.
+  void remove_parts(std::uint32_t from = 0) const;
+
+ private:
+  SecondMomentsIdentity identity_;
+  std::uint32_t layers_;
+  std::filesystem::path path_, parts_;
+  std::uint32_t layer_ = 0;                    // at hand
+  std::optional<SecondMomentsWriter> writer_;  // of the layer at hand, or of everything
+  MomentsCollector collector_;
 };
 
-// Runs the text through the model and writes the second moments of all inputs to `path`. At a time one
-// layer's matrices are in memory, beside what the run plans for: columns^2 floats for each of its inputs.
-// Returns the layer at which this run began: above 0, it continued, to the same bytes. Errors of Engine::run
-// and of the files; Interrupted, which leaves no file but the checkpoint's.
+struct MomentsOptions : PassOptions {
+  MomentsForm form = {};
+};
+
+// A pass for second moments alone, to `path`. At a time one layer's matrices are in memory, beside what the
+// run plans for: columns^2 floats for each of its inputs. Parts lie beside the checkpoint; all are gone after
+// a pass that ends well. Returns the layer at which this run began: above 0, it continued, to the same bytes.
+// Errors of run_pass and of the file; Interrupted, which leaves no file but the checkpoint's.
 [[nodiscard]] Result<std::uint32_t> collect_moments(const engine::Engine& engine, const Text& text,
                                                     const std::filesystem::path& path,
                                                     const MomentsOptions& options, ProgressSink& progress,

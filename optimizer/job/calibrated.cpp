@@ -11,6 +11,8 @@
 
 #include "core/mapped_file.h"
 #include "optimizer/calibration/importance.h"
+#include "optimizer/calibration/moments.h"
+#include "optimizer/job/feedback.h"
 #include "optimizer/job/statistics_beside.h"
 
 namespace quantfit::optimizer {
@@ -75,22 +77,47 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
   }
 
   QF_ASSIGN(const engine::Engine engine, engine::Engine::open(inputs.model));
-  calibration::ImportanceOptions options;
+  calibration::PassOptions options;
   options.run = request.run;
   options.model_fingerprint = inputs.model_fingerprint;
   if (inputs.store) options.checkpoint = out.path.string() + ".pass";
-  QF_ASSIGN(const calibration::ImportanceReport report,
-            calibration::collect_importance(engine, text, options, control.progress, control.cancel));
-  out.continued_at = report.first_layer;
-  QF_TRY(write_importance(out.path, report.data, ImportanceFormat::Gguf));
+  calibration::ImportanceCollector importance;
+  std::vector<calibration::PassObserver*> observers = {&importance};
+  std::optional<calibration::MomentsRecorder> moments;
+  MomentsPlace place;
+  if (request.with_moments) {
+    QF_ASSIGN(place, place_of_moments(inputs, paths, text.fingerprint, request.run, control.cancel));
+    if (!place.known) {
+      QF_ASSIGN(const kernels::MathKernels* kernels, kernels::default_math_kernels());
+      moments.emplace(
+          *kernels, calibration::MomentsForm{},
+          SecondMomentsIdentity{inputs.model_fingerprint, text.fingerprint, engine::kEngineVersion},
+          static_cast<std::uint32_t>(engine.graph().layers.size()), place.path,
+          inputs.store && engine.can_resume() ? fs::path(place.path.string() + ".pass") : fs::path());
+      observers.push_back(&*moments);
+    }
+  }
+  QF_ASSIGN(out.continued_at,
+            calibration::run_pass(engine, text, options, observers, control.progress, control.cancel));
+  const ImportanceData data = importance.take(text);
+  if (moments) {
+    QF_TRY(moments->commit());
+    out.moments = place.path;
+    if (inputs.store)
+      QF_TRY(remember(*inputs.store, place.path, kMomentsKind, place.identity, control.cancel));
+  }
+  QF_TRY(write_importance(out.path, data, ImportanceFormat::Gguf));
   if (!request.save.empty())
-    QF_TRY(write_importance(request.save, report.data, importance_format(request.save), request.existing));
+    QF_TRY(write_importance(request.save, data, importance_format(request.save), request.existing));
   if (inputs.store) {
     QF_TRY(remember(*inputs.store, out.path, kKind, identity, control.cancel));
     pass.layers_finished = static_cast<std::uint32_t>(engine.graph().layers.size());
     pass.finished = now();
     QF_TRY(inputs.store->save_calibration(pass));
   }
+  std::error_code ignored;
+  if (!options.checkpoint.empty()) fs::remove(options.checkpoint, ignored);
+  if (moments) moments->remove_parts();
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return out;
 }

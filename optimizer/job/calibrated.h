@@ -20,6 +20,9 @@ struct CalibrationRequest {
   std::filesystem::path save;  // written here too, for other programs (importance_format); empty: nowhere
   Existing existing = Existing::Keep;  // what becomes of a file that is there
   bool only_known = false;             // nothing is run: `known` says whether it was made before
+  // The same pass measures second moments, where nothing is known of either (feedback.h): one run through the
+  // model in place of two.
+  bool with_moments = false;
 };
 
 struct CalibratedImportance {
@@ -27,6 +30,7 @@ struct CalibratedImportance {
   std::filesystem::path path;
   bool temporary = false;          // the caller removes it when the job is over
   bool known = false;              // it was made before
+  std::filesystem::path moments;   // of the same pass, as MomentsRequest::made takes them; empty: none
   std::uint32_t continued_at = 0;  // the layer where an interrupted pass was continued; 0: it was not
   std::uint64_t tokens = 0;
   double seconds = 0;

@@ -11,13 +11,22 @@
 #include "optimizer/measurement/file_covariances.h"
 
 namespace quantfit::optimizer {
-namespace {
-
 namespace fs = std::filesystem;
 
-constexpr std::string_view kKind = "moments";
-
-}  // namespace
+Result<MomentsPlace> place_of_moments(const JobInputs& inputs, const JobPaths& paths,
+                                      const std::string& text_fingerprint, const engine::RunOptions& run,
+                                      const CancellationToken& cancel) {
+  MomentsPlace out;
+  out.identity = fmt::format("{}-{}", text_fingerprint, engine::kEngineVersion);
+  if (inputs.store) {
+    out.path = statistics_path(paths.state, text_fingerprint, "moments.gguf");
+    QF_ASSIGN(out.known, is_known(*inputs.store, out.path, kMomentsKind, out.identity, cancel));
+  } else {
+    const fs::path folder = run.scratch_folder.empty() ? fs::temp_directory_path() : run.scratch_folder;
+    out.path = folder / fmt::format("quantfit-{}.moments.gguf", ::getpid());
+  }
+  return out;
+}
 
 Result<bool> enough_for_moments(const Model& model, const MomentsRequest& request) {
   QF_ASSIGN(const calibration::Text text, calibration::read_text(model, request.text));
@@ -59,18 +68,13 @@ Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths
                                         const MomentsRequest& request, const JobControl& control) {
   const auto started = std::chrono::steady_clock::now();
   QF_ASSIGN(const calibration::Text text, calibration::read_text(inputs.model, request.text));
-  const std::string identity = fmt::format("{}-{}", text.fingerprint, engine::kEngineVersion);
+  QF_ASSIGN(const MomentsPlace place,
+            place_of_moments(inputs, paths, text.fingerprint, request.run, control.cancel));
   MeasuredMoments out;
   out.tokens = text.tokens();
-  if (inputs.store) {
-    out.path = statistics_path(paths.state, text.fingerprint, "moments.gguf");
-    QF_ASSIGN(out.known, is_known(*inputs.store, out.path, kKind, identity, control.cancel));
-  } else {
-    const fs::path folder =
-        request.run.scratch_folder.empty() ? fs::temp_directory_path() : request.run.scratch_folder;
-    out.path = folder / fmt::format("quantfit-{}.moments.gguf", ::getpid());
-    out.temporary = true;
-  }
+  out.path = request.made.empty() ? place.path : request.made;
+  out.temporary = !inputs.store;
+  out.known = place.known || !request.made.empty();
   if (!out.known && request.only_known) return out;
   if (!out.known) {
     QF_ASSIGN(const engine::Engine engine, engine::Engine::open(inputs.model));
@@ -80,7 +84,7 @@ Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths
     if (inputs.store) options.checkpoint = out.path.string() + ".pass";
     QF_ASSIGN(out.continued_at, calibration::collect_moments(engine, text, out.path, options,
                                                              control.progress, control.cancel));
-    if (inputs.store) QF_TRY(remember(*inputs.store, out.path, kKind, identity, control.cancel));
+    if (inputs.store) QF_TRY(remember(*inputs.store, out.path, kMomentsKind, place.identity, control.cancel));
   }
   QF_ASSIGN(SecondMomentsFile file, SecondMomentsFile::open(out.path));
   out.covariances = std::make_shared<FileCovariances>(std::move(file));

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
+#include <string_view>
 
 #include "core/error.h"
 #include "optimizer/calibration/text.h"
@@ -20,6 +22,9 @@ struct MomentsRequest {
   calibration::TextRequest text;
   engine::RunOptions run;
   bool only_known = false;  // nothing is run: `known` says whether they were measured before
+  // A file that a pass of this job has made of the same text already, where no state file remembers it;
+  // empty: none.
+  std::filesystem::path made;
 };
 
 struct MeasuredMoments {
@@ -32,6 +37,19 @@ struct MeasuredMoments {
   std::uint64_t tokens = 0;
   double seconds = 0;
 };
+
+// Where they are kept for this text, and whether they are there: beside the state file, else a temporary
+// file.
+struct MomentsPlace {
+  std::filesystem::path path;
+  std::string identity;  // as the state file knows them
+  bool known = false;
+};
+[[nodiscard]] Result<MomentsPlace> place_of_moments(const JobInputs& inputs, const JobPaths& paths,
+                                                    const std::string& text_fingerprint,
+                                                    const engine::RunOptions& run,
+                                                    const CancellationToken& cancel);
+inline constexpr std::string_view kMomentsKind = "moments";  // in the state file's list
 
 // Whether the text has rows enough to tell how the inputs of the widest matrices vary together:
 // kRowsPerColumn for every column of a block. Errors of read_text and Engine::open.
