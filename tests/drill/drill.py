@@ -1,11 +1,14 @@
 """Drills: a whole job whose calls to the system fail one by one, or which is killed, and is then run again.
 
-usage: drill.py QUANTFIT FAIL_CALL.so DATA [--faults N] [--kills N] [--seed N] [--report]
+usage: drill.py QUANTFIT FAIL_CALL.so DATA [--faults N] [--kills N] [--moments N] [--seed N] [--report]
+       [--model FILE.gguf --text FILE [--chunks N]]
 
 The job makes an importance matrix, second moments and gradients from token numbers, measures, and writes a model in
 several files. After each failure: an error that names a file and a reason, or success; no half of an output, nothing that
 is not known; and the next run gives the same bytes as one that was never disturbed. --faults and --kills say how many of
-each kind of call are tried, spread over all of them; 0: every one.
+each kind of call are tried, spread over all of them; 0: every one. --moments kills that many times at random moments of the
+whole job, runs that go on after a kill included; with --model and --text of a model that takes minutes, so that passes go on
+from their checkpoints.
 """
 import argparse
 import collections
@@ -19,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 # What calls fail with.
 FAULTS = {"write": errno.ENOSPC, "fsync": errno.EIO, "rename": errno.EIO, "ftruncate": errno.EIO, "read": errno.EIO}
@@ -41,17 +45,25 @@ class Drill:
         self.failures = []
         self.tries = collections.Counter()
 
+    def command(self):
+        common = ["--threads", "2", "--split-max-tensors", "9", "--state", "model.qfstate", "-o", "out.gguf", "-q"]
+        if self.options.model:
+            chunks = ["--chunks", str(self.options.chunks)] if self.options.chunks else []
+            return [self.options.quantfit, "quantize", self.options.model, "--text", self.options.text, *chunks,
+                    "--target-bpw", "3", *common]
+        return [self.options.quantfit, "quantize", str(pathlib.Path(self.options.data) / "engine" / "llama.gguf"),
+                "--token-ids", str(self.ids), "--context", "64", "--gradient-tokens", "128", "--error-feedback", "on",
+                "--formats", "Q4_0,Q5_0,Q8_0", "--target-bpw", "10", *common]
+
     def run(self, call=None, count=None):
-        command = [self.options.quantfit, "quantize", str(pathlib.Path(self.options.data) / "engine" / "llama.gguf"),
-                   "--token-ids", str(self.ids), "--context", "64", "--gradient-tokens", "128", "--error-feedback", "on",
-                   "--formats", "Q4_0,Q5_0,Q8_0", "--threads", "2", "--target-bpw", "10", "--split-max-tensors", "9",
-                   "--state", "model.qfstate", "-o", "out.gguf", "-q"]
+        command = self.command()
         environment = dict(os.environ)
         if call:
             environment.update(LD_PRELOAD=self.options.library, FAIL_CALL=call, FAIL_FOLDER=str(self.folder))
         if count:
             environment["FAIL_COUNT"] = str(count)
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True,
+                              timeout=self.options.timeout)
 
     def fresh(self):
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -62,7 +74,9 @@ class Drill:
 
     def prepare(self):
         self.fresh()
+        started = time.monotonic()
         done = self.run()
+        self.seconds = time.monotonic() - started
         if done.returncode != 0:
             sys.exit("the undisturbed job fails: " + done.stderr)
         self.expected = self.outputs()
@@ -130,6 +144,40 @@ class Drill:
                 self.check(f"kill at {kind} {number}", done, killed=True)
                 self.tries["kills"] += 1
 
+    def moments(self, count):
+        """At random moments of the whole job, from its first call to its last, and again in runs that go on."""
+        self.fresh()
+        continued = 0
+        for number in range(1, count + 1):
+            wait = self.random.uniform(0, 1.05 * self.seconds)
+            process = subprocess.Popen(self.command(), cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                       text=True)
+            try:
+                _, told = process.communicate(timeout=wait)
+                done = subprocess.CompletedProcess(process.args, process.returncode, "", told)
+                if done.returncode != 0 or self.outputs() != self.expected:
+                    self.complain(f"after kill {number - 1} the run that goes on is not as it should be", done)
+                self.fresh()
+                self.tries["whole"] += 1
+                continue
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, told = process.communicate()
+            self.tries["kills"] += 1
+            self.tries["moments"] += 1
+            if any(self.folder.glob("*.pass")):
+                self.tries["checkpoints"] += 1
+            # Half of them are killed once more before they end.
+            if self.random.random() < 0.5 and not self.outputs():
+                continued += 1
+                continue
+            self.check(f"kill {number} after {wait:.1f} s", subprocess.CompletedProcess(process.args, -9, "", told), killed=True)
+            self.fresh()
+        if any(self.folder.iterdir()):
+            self.check("the last kill", subprocess.CompletedProcess([], -9, "", ""), killed=True)
+        print(f"{self.tries['moments']} kills at random moments of {self.seconds:.1f} s, {continued} of them followed by another; "
+              f"{self.tries['checkpoints']} left a checkpoint")
+
     def finish(self):
         if self.options.report:
             for message, count in self.messages.most_common():
@@ -148,15 +196,25 @@ def main():
     parser.add_argument("data")
     parser.add_argument("--faults", type=int, default=0)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--moments", type=int, default=0)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--text", default="")
+    parser.add_argument("--chunks", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
-    for name in ("quantfit", "library", "data"):
-        setattr(options, name, str(pathlib.Path(getattr(options, name)).resolve()))
+    if bool(options.model) != bool(options.text):
+        parser.error("--model and --text come together")
+    for name in ("quantfit", "library", "data", "model", "text"):
+        if getattr(options, name):
+            setattr(options, name, str(pathlib.Path(getattr(options, name)).resolve()))
     drill = Drill(options)
     drill.prepare()
-    drill.faults(drill.options.faults)
-    drill.kills(drill.options.kills)
+    if not options.model:
+        drill.faults(drill.options.faults)
+        drill.kills(drill.options.kills)
+    drill.moments(options.moments)
     drill.finish()
 
 

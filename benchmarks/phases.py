@@ -1,0 +1,103 @@
+"""Time and memory of every phase of a job with the measured objective, in multiples of a forward pass over the same tokens.
+
+usage: phases.py BUILD_FOLDER [--weights 1e9] [--tokens 4096] [--context 512] [--threads 1,2] [--bpw 4.5] [--folder DIR]
+       [--model FILE.gguf]
+
+Generates a model (or takes one), draws token numbers, and runs the program once per phase on a state file that grows, so
+that every run does one phase more than the one before. CPU time is the program's own, so other work on the machine does not
+count in it; wall time is for idle machines. A phase without a pass through the model (sampling, writing) is related to the
+same forward pass.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+
+class Run:
+    def __init__(self, command):
+        started = time.monotonic()
+        with tempfile.TemporaryFile() as told:
+            child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=told)
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            if child.returncode != 0:
+                told.seek(0)
+                sys.exit(f"{' '.join(map(str, command))}\n{told.read().decode()}")
+        self.wall = time.monotonic() - started
+        self.cpu = used.ru_utime + used.ru_stime
+        self.memory = used.ru_maxrss * 1024
+
+
+def phases(quantfit, model, options, threads, folder):
+    """[name, Run] of each phase, in order; the forward pass first."""
+    ids = folder / "ids.txt"
+    draw = random.Random(1)
+    told = json.loads(subprocess.run([quantfit, "inspect", model, "--json"], check=True, capture_output=True).stdout)
+    vocabulary = next(tensor["dims"][1] for tensor in told["tensors"] if tensor["name"] == "token_embd.weight")
+    ids.write_text(" ".join(str(draw.randrange(vocabulary)) for _ in range(options.tokens)))
+    text = ["--token-ids", ids, "--context", options.context]
+    common = ["--threads", threads, "-q"]
+    state = folder / "model.qfstate"
+    job = [model, *text, "--state", state, *common]
+    fed = [*job, "--error-feedback", "on", "--gradient-tokens", options.tokens]
+    few = ["--formats", "Q8_0", "--sample-precision", "0.5", "--target-bpw", "14"]
+    target = ["--target-bpw", options.bpw]
+    return [
+        ("forward pass, with logits of half of the tokens", Run([quantfit, "evaluate", model, *text, *common])),
+        ("importance matrix alone",
+         Run([quantfit, "calibrate", model, *text, "-o", folder / "alone.gguf", *common])),
+        ("importance matrix and second moments, one pass", Run([quantfit, "plan", *fed, "--objective", "prior", *few])),
+        ("gradients", Run([quantfit, "plan", *fed, "--objective", "measured", *few])),
+        ("sampling with error feedback, allocation", Run([quantfit, "plan", *fed, *target])),
+        ("allocation again, and writing", Run([quantfit, "quantize", *fed, *target, "-o", folder / "out.gguf"])),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("build", type=pathlib.Path)
+    parser.add_argument("--weights", type=float, default=1e9)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--bpw", default="4.5")
+    parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--model", type=pathlib.Path)
+    options = parser.parse_args()
+    top = pathlib.Path(tempfile.mkdtemp(prefix="quantfit-phases-", dir=options.folder))
+    try:
+        model = options.model
+        if model is None:
+            subprocess.run([options.build / "benchmarks" / "engine", "speed", "--weights", str(options.weights), "--folder", top,
+                            "--tokens", "64", "--window", "64", "--rounds", "1", "--no-client"],
+                           check=True, stdout=subprocess.DEVNULL)
+            model = max(top.glob("*.gguf"), key=lambda path: path.stat().st_size)
+        walls = {}
+        for threads in options.threads.split(","):
+            folder = top / f"threads-{threads}"
+            folder.mkdir()
+            done = phases(options.build / "cli" / "quantfit", model, options, threads, folder)
+            forward = done[0][1]
+            print(f"\n{threads} threads, {options.tokens} tokens, {model.stat().st_size / 2**30:.2f} GiB")
+            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'MiB':>7}")
+            for name, run in done:
+                print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.memory / 2**20:7.0f}", flush=True)
+                walls.setdefault(name, []).append(run.wall)
+            shutil.rmtree(folder)
+        if len(walls[done[0][0]]) > 1:
+            print(f"\nwall time with {options.threads.split(',')[0]} over that with {options.threads.split(',')[-1]} threads")
+            for name, times in walls.items():
+                print(f"{name:50} {times[0] / times[-1]:8.2f}")
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
