@@ -36,7 +36,7 @@ class Run:
 
 
 def phases(quantfit, model, options, threads, folder):
-    """[name, Run] of each phase, in order; the forward pass first."""
+    """(name, Run) of each phase, one after the other; the forward pass first."""
     ids = folder / "ids.txt"
     draw = random.Random(1)
     told = json.loads(subprocess.run([quantfit, "inspect", model, "--json"], check=True, capture_output=True).stdout)
@@ -49,15 +49,13 @@ def phases(quantfit, model, options, threads, folder):
     fed = [*job, "--error-feedback", "on", "--gradient-tokens", options.tokens]
     few = ["--formats", "Q8_0", "--sample-precision", "0.5", "--target-bpw", "14"]
     target = ["--target-bpw", options.bpw]
-    return [
-        ("forward pass, with logits of half of the tokens", Run([quantfit, "evaluate", model, *text, *common])),
-        ("importance matrix alone",
-         Run([quantfit, "calibrate", model, *text, "-o", folder / "alone.gguf", *common])),
-        ("importance matrix and second moments, one pass", Run([quantfit, "plan", *fed, "--objective", "prior", *few])),
-        ("gradients", Run([quantfit, "plan", *fed, "--objective", "measured", *few])),
-        ("sampling with error feedback, allocation", Run([quantfit, "plan", *fed, *target])),
-        ("allocation again, and writing", Run([quantfit, "quantize", *fed, *target, "-o", folder / "out.gguf"])),
-    ]
+    yield "forward pass, with logits of half of the tokens", Run([quantfit, "evaluate", model, *text, *common])
+    yield "importance matrix alone", Run([quantfit, "calibrate", model, *text, "-o", folder / "alone.gguf", *common])
+    yield ("importance matrix and second moments, one pass",
+           Run([quantfit, "plan", *fed, "--objective", "prior", *few]))
+    yield "gradients", Run([quantfit, "plan", *fed, "--objective", "measured", *few])
+    yield "sampling with error feedback, allocation", Run([quantfit, "plan", *fed, *target])
+    yield "allocation again, and writing", Run([quantfit, "quantize", *fed, *target, "-o", folder / "out.gguf"])
 
 
 def main():
@@ -83,15 +81,15 @@ def main():
         for threads in options.threads.split(","):
             folder = top / f"threads-{threads}"
             folder.mkdir()
-            done = phases(options.build / "cli" / "quantfit", model, options, threads, folder)
-            forward = done[0][1]
             print(f"\n{threads} threads, {options.tokens} tokens, {model.stat().st_size / 2**30:.2f} GiB")
-            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'MiB':>7}")
-            for name, run in done:
+            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'MiB':>7}", flush=True)
+            forward = None
+            for name, run in phases(options.build / "cli" / "quantfit", model, options, threads, folder):
+                forward = forward or run
                 print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.memory / 2**20:7.0f}", flush=True)
                 walls.setdefault(name, []).append(run.wall)
             shutil.rmtree(folder)
-        if len(walls[done[0][0]]) > 1:
+        if all(len(times) > 1 for times in walls.values()):
             print(f"\nwall time with {options.threads.split(',')[0]} over that with {options.threads.split(',')[-1]} threads")
             for name, times in walls.items():
                 print(f"{name:50} {times[0] / times[-1]:8.2f}")
