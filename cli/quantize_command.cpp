@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "cli/commands.h"
+#include "cli/duration.h"
 #include "cli/exit_code.h"
 #include "cli/job_options.h"
 #include "cli/output_files.h"
@@ -21,6 +22,7 @@
 #include "cli/run_command.h"
 #include "cli/session.h"
 #include "cli/suggest.h"
+#include "cli/tuning_job.h"
 #include "core/atomic_file.h"
 #include "core/gguf_layout.h"
 #include "core/text.h"
@@ -49,6 +51,7 @@ struct QuantizeOptions {
   bool dry_run = false;
   bool no_provenance = false;
   bool tune = false;
+  std::string tune_time;
 };
 
 // How a target is called in a file name.
@@ -175,6 +178,7 @@ Result<void> prepare_evaluation(const QuantizeOptions& options, const Model& mod
 
 // The text that files are tuned on, refused before anything is measured.
 Result<calibration::Text> prepare_tuning(const QuantizeOptions& options, const Model& model) {
+  if (!options.tune_time.empty()) QF_TRY(parse_duration(options.tune_time));
   QF_ASSIGN(const calibration::TextRequest request, make_text_request(options.job.text));
   auto text = calibration::read_text(model, request);
   if (!text) return fail(text.error().code, "--tune: {}", text.error().message);
@@ -204,14 +208,18 @@ std::uint64_t room_of(const std::vector<GgufKeyValue>& keys) {
 
 // Tunes what was written to `untuned` and writes it to `path`.
 Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Session& session,
-                                        const calibration::Text& text, const optimizer::Target& target,
+                                        calibration::Text text, const optimizer::Target& target,
                                         const optimizer::WriteSummary& untuned, const fs::path& path,
-                                        const JobContext& context, std::vector<fs::path>& files) {
+                                        const JobContext& context, std::vector<fs::path>& files,
+                                        std::optional<tuning::TimedChoice>& choice) {
   QF_ASSIGN(const Model quantized, Model::open(untuned.files.front()));
   tuning::TuneOptions tune;
   QF_ASSIGN(tune.run, make_run_options(options.job.text, options.job.threads));
   tune.checkpoint = tuning_checkpoint(path);
   const Model& model = session.inputs->model;
+  QF_ASSIGN(const calibration::TextRequest request, make_text_request(options.job.text));
+  QF_TRY(fit_into_time(options.tune_time, model, quantized, request, text, tune, context));
+  choice = tune.choice;
   QF_ASSIGN(const tuning::TunePlan plan, tuning::plan_tuning(model, quantized, text, tune));
   context.logger.log(LogLevel::Info, "tuning: " + plan.describe());
   QF_ASSIGN(tuning::TuneResult result,
@@ -227,7 +235,7 @@ Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Se
                        "the size asked for leaves no room for keys that say that the file was tuned");
   }
   QF_ASSIGN(const tuning::WrittenFile written,
-            tuning::write_tuned(quantized, result.replaced(), keys, path,
+            tuning::write_tuned(quantized, result.replaced(), keys, kKeysAboutBytes, path,
                                 options.force ? Existing::Replace : Existing::Keep));
   files = written.files;
   remove_files({tune.checkpoint});
@@ -321,6 +329,8 @@ int run_job(QuantizeOptions& options, Console& console) {
     if (auto usable = prepare_evaluation(options, session.inputs->model, evaluation); !usable)
       return stopped(usable.error(), false);
   std::optional<calibration::Text> tuning_text;
+  if (!options.tune_time.empty() && !options.tune)
+    return console.fail(fail(ErrorCode::InvalidArgument, "--tune-time is of use with --tune only"));
   if (options.write && options.tune) {
     auto text = prepare_tuning(options, session.inputs->model);
     if (!text) return stopped(text.error(), false);
@@ -392,8 +402,9 @@ int run_job(QuantizeOptions& options, Console& console) {
       std::vector<fs::path> files = done.value().files;
       std::optional<tuning::TuneResult> tuned;
       if (tuning_text) {
+        std::optional<tuning::TimedChoice> choice;
         auto result =
-            tune_written(options, session, *tuning_text, target, done.value(), path, context, files);
+            tune_written(options, session, *tuning_text, target, done.value(), path, context, files, choice);
         if (!result && result.error().code == ErrorCode::Interrupted) {
           const int stopped_status = console.fail(result.error());
           console.tell(tuning_resume_hint(tuning_checkpoint(path)));
@@ -405,7 +416,7 @@ int run_job(QuantizeOptions& options, Console& console) {
         if (!result) return stopped(result.error(), true);
         tuned = std::move(result).value();
         tunings.resize(reports.size() + 1);
-        tunings.back() = to_json(*tuned);
+        tunings.back() = to_json(*tuned, choice);
       }
       report.output = files.front().string();
       report.write_seconds = done.value().seconds;
@@ -485,6 +496,7 @@ Command make_command(bool write) {
         "--tune", options->tune,
         "at the end train norms, block scales and codes of what was written on --text, at the same bytes, as "
         "'quantfit tune' does; an eighth of the text decides what is kept");
+  if (write) add_tune_time_option(table, options->tune_time);
   table.add(
       "--split-max-size", options->job.split_max_size, "SIZE",
       "cut the output into files of at most this size, OUT-00001-of-0000N.gguf; a larger tensor has a file "

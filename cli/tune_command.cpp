@@ -12,6 +12,7 @@
 #include "cli/report/json.h"
 #include "cli/report/tuning_report.h"
 #include "cli/text_options.h"
+#include "cli/tuning_job.h"
 #include "core/fingerprint.h"
 #include "core/text.h"
 #include "optimizer/tuning/tune.h"
@@ -27,6 +28,8 @@ struct TuneCommandOptions {
   TextOptions text;
   std::string level = "auto";
   std::uint32_t steps = 0;
+  std::string time;
+  std::string moments = "auto";
   unsigned threads = 0;
   bool force = false;
   bool dry_run = false;
@@ -63,7 +66,13 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   tune.run = run.value();
   tune.steps = options.steps;
   if (!options.output.empty()) tune.checkpoint = tuning_checkpoint(options.output);
+  if (options.moments != "auto")
+    tune.moments = options.moments == "whole" ? tuning::MomentForm::Whole : tuning::MomentForm::Bytes;
   if (options.level != "auto") tune.level = tuning::parse_level(options.level);
+  if (auto fits = fit_into_time(options.time, original.value(), quantized.value(), request.value(),
+                                text.value(), tune, context);
+      !fits)
+    return console.fail(fits.error());
   auto plan = tuning::plan_tuning(original.value(), quantized.value(), text.value(), tune);
   if (!plan) return console.fail(plan.error());
   if (options.dry_run) {
@@ -81,10 +90,10 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   }
   if (auto unchanged = watch.check(); !unchanged) return console.fail(unchanged.error());
   const tuning::TuneResult& result = tuned.value();
-  auto written =
-      tuning::write_tuned(quantized.value(), result.replaced(),
-                          tuning::tuned_keys(result, text.value().fingerprint, fingerprint(original.value())),
-                          options.output, options.force ? Existing::Replace : Existing::Keep);
+  auto written = tuning::write_tuned(
+      quantized.value(), result.replaced(),
+      tuning::tuned_keys(result, text.value().fingerprint, fingerprint(original.value())), kKeysAboutBytes,
+      options.output, options.force ? Existing::Replace : Existing::Keep);
   if (!written) return console.fail(written.error());
   std::error_code ignored;
   std::filesystem::remove(tune.checkpoint, ignored);
@@ -92,7 +101,7 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
     nlohmann::ordered_json document = document_of("tune");
     document["output"] = options.output;
     document["file_bytes"] = written.value().bytes;
-    document.update(to_json(result));
+    document.update(to_json(result, tune.choice));
     console.print(document_text(document));
     return kDone;
   }
@@ -125,6 +134,13 @@ Command make_tune_command() {
   table.add("--steps", options->steps, "N", "steps of training, of 1024 tokens each")
       .range(1, 1000000)
       .default_is("one pass over the text, up to four over a short one");
+  table
+      .add(
+          "--moments", options->moments, "FORM",
+          "what the training remembers of each code's gradient: whole (8 bytes), or bytes (2), a little less "
+          "exact; auto: whole where --memory has room for it")
+      .one_of({"auto", "whole", "bytes"});
+  add_tune_time_option(table, options->time);
   table.group("Text");
   add_text_options(
       table, options->text,

@@ -4,8 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/text.h"
-
 namespace quantfit::cli {
 namespace {
 
@@ -18,13 +16,15 @@ nlohmann::ordered_json json_of(const tuning::Gain& gain) {
 
 }  // namespace
 
-nlohmann::ordered_json to_json(const tuning::TuneResult& result) {
+nlohmann::ordered_json to_json(const tuning::TuneResult& result,
+                               const std::optional<tuning::TimedChoice>& choice) {
   auto attempts = nlohmann::ordered_json::array();
   for (const tuning::Attempt& attempt : result.attempts) {
     auto looks = nlohmann::ordered_json::array();
     for (const tuning::Look& look : attempt.looks)
       looks.push_back({{"step", look.step}, {"divergence", look.divergence}});
     attempts.push_back({{"level", tuning::to_string(attempt.level)},
+                        {"moments", tuning::to_string(attempt.moments)},
                         {"steps", attempt.steps},
                         {"best_step", attempt.best_step},
                         {"codes", attempt.codes},
@@ -33,11 +33,19 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result) {
                         {"looks", looks},
                         {"divergence", json_of(attempt.gain)}});
   }
+  nlohmann::ordered_json chosen;
+  if (choice)
+    chosen = {{"level", tuning::to_string(choice->level)},
+              {"steps", choice->steps},
+              {"chunks", choice->chunks},
+              {"seconds_allowed", choice->allowed_seconds},
+              {"seconds_foreseen", choice->foreseen_seconds}};
   return {{"level", tuning::to_string(result.level)},
           {"divergence", json_of(result.gain)},
           {"attempts", attempts},
           {"training_tokens", result.training_tokens},
           {"held_back_tokens", result.held_back_tokens},
+          {"chosen_for_time", chosen},
           {"continued_at", result.continued_at},
           {"seconds", result.seconds}};
 }
@@ -47,27 +55,19 @@ std::string to_text(const tuning::TuneResult& result) {
   if (result.continued_at > 0) out += fmt::format("went on after step {}\n", result.continued_at);
   for (const tuning::Attempt& attempt : result.attempts) {
     out += fmt::format(
-        "{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
+        "{}{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
         "back, {}\n",
-        tuning::to_string(attempt.level), attempt.gain.before, attempt.gain.after, attempt.gain.ratio(),
-        attempt.gain.difference, attempt.gain.difference_error,
+        tuning::to_string(attempt.level),
+        attempt.level == tuning::Level::Codes && attempt.moments == tuning::MomentForm::Bytes
+            ? " (moments in bytes)"
+            : "",
+        attempt.gain.before, attempt.gain.after, attempt.gain.ratio(), attempt.gain.difference,
+        attempt.gain.difference_error,
         attempt.kept ? fmt::format("step {} of {}", attempt.best_step, attempt.steps)
                      : std::string("not kept: no better than chance"));
   }
   if (result.level == tuning::Level::None) out += "nothing helped: the file's weights stay as they are\n";
   return out;
-}
-
-std::filesystem::path tuning_checkpoint(const std::filesystem::path& output) {
-  return output.string() + ".tuning";
-}
-
-std::string tuning_resume_hint(const std::filesystem::path& checkpoint) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(checkpoint, ignored))
-    return "no step of the tuning was saved: the same command begins it anew";
-  return fmt::format("the same command goes on with the tuning from what was saved last, in {}",
-                     escaped(checkpoint.string()));
 }
 
 }  // namespace quantfit::cli

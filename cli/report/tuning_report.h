@@ -1,8 +1,8 @@
 // What a tuning did, for people and for programs.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "optimizer/tuning/tune.h"
@@ -10,12 +10,9 @@
 namespace quantfit::cli {
 
 [[nodiscard]] std::string to_text(const tuning::TuneResult& result);
-// The members of docs/schema/tune.schema.json that are the result's.
-[[nodiscard]] nlohmann::ordered_json to_json(const tuning::TuneResult& result);
-
-// Where the tuning of what becomes `output` goes on after an interruption.
-[[nodiscard]] std::filesystem::path tuning_checkpoint(const std::filesystem::path& output);
-// What to do after one, for people.
-[[nodiscard]] std::string tuning_resume_hint(const std::filesystem::path& checkpoint);
+// The members of docs/schema/tune.schema.json that are the result's. `choice`: of a run that had a time to
+// keep.
+[[nodiscard]] nlohmann::ordered_json to_json(const tuning::TuneResult& result,
+                                             const std::optional<tuning::TimedChoice>& choice);
 
 }  // namespace quantfit::cli

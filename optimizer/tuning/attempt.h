@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "optimizer/tuning/level.h"
+#include "optimizer/tuning/moments.h"
 
 namespace quantfit::tuning {
 
@@ -31,6 +32,7 @@ struct Look {  // at the text held back
 
 struct Attempt {
   Level level = Level::None;
+  MomentForm moments = MomentForm::Whole;  // of codes
   std::uint32_t steps = 0, best_step = 0;
   Gain gain;                                 // of the best step
   std::uint64_t codes = 0, codes_moved = 0;  // that could move, and that differ from the file's

@@ -14,16 +14,19 @@ namespace {
 
 constexpr std::string_view kType = "quantfit.tuning";
 constexpr std::string_view kIdentity = "tuning.identity", kDigest = "tuning.digest", kStep = "tuning.step";
+constexpr std::string_view kQuestion = "tuning.question", kLevel = "tuning.level", kSteps = "tuning.steps",
+                           kChunks = "tuning.chunks", kAllowed = "tuning.allowed_seconds",
+                           kForeseen = "tuning.foreseen_seconds";
 
 // Attempts as numbers, one after another.
 std::vector<double> numbers_of(const std::vector<Attempt>& attempts) {
   std::vector<double> out;
   for (const Attempt& one : attempts) {
     for (const double number :
-         {static_cast<double>(one.level), static_cast<double>(one.steps), static_cast<double>(one.best_step),
-          one.gain.before, one.gain.after, one.gain.difference, one.gain.difference_error,
-          static_cast<double>(one.codes), static_cast<double>(one.codes_moved), one.kept ? 1.0 : 0.0,
-          static_cast<double>(one.looks.size())})
+         {static_cast<double>(one.level), static_cast<double>(one.moments), static_cast<double>(one.steps),
+          static_cast<double>(one.best_step), one.gain.before, one.gain.after, one.gain.difference,
+          one.gain.difference_error, static_cast<double>(one.codes), static_cast<double>(one.codes_moved),
+          one.kept ? 1.0 : 0.0, static_cast<double>(one.looks.size())})
       out.push_back(number);
     for (const Look& look : one.looks) {
       out.push_back(look.step);
@@ -53,6 +56,7 @@ std::vector<Attempt> attempts_of(std::span<const double> numbers) {
     const std::uint64_t level = whole();
     sound = sound && level <= static_cast<std::uint64_t>(Level::Codes);
     one.level = static_cast<Level>(level);
+    one.moments = whole() == 0 ? MomentForm::Whole : MomentForm::Bytes;
     one.steps = static_cast<std::uint32_t>(whole());
     one.best_step = static_cast<std::uint32_t>(whole());
     one.gain.before = next();
@@ -109,7 +113,7 @@ std::uint64_t checkpoint_bytes(Parameters& parameters) {
 }
 
 Result<void> save_checkpoint(const std::filesystem::path& path, const std::string& identity,
-                             const Standing& standing, Parameters& parameters,
+                             const TimedChoice* choice, const Standing& standing, Parameters& parameters,
                              const TensorBytes& best_bytes) {
   const std::vector<double> history = numbers_of(standing.attempts);
   std::vector<Part> parts{{"history", Format::F64, bytes_of(history)},
@@ -137,9 +141,40 @@ Result<void> save_checkpoint(const std::filesystem::path& path, const std::strin
   metadata.add(GgufKeyValue::of_string(std::string(kIdentity), identity));
   metadata.add(GgufKeyValue::of_string(std::string(kDigest), digest.hex()));
   metadata.add(GgufKeyValue::of_uint32(std::string(kStep), standing.step));
+  if (choice != nullptr) {
+    metadata.add(GgufKeyValue::of_string(std::string(kQuestion), choice->question));
+    metadata.add(GgufKeyValue::of_uint32(std::string(kLevel), static_cast<std::uint32_t>(choice->level)));
+    metadata.add(GgufKeyValue::of_uint32(std::string(kSteps), choice->steps));
+    metadata.add(GgufKeyValue::of_uint32(std::string(kChunks), choice->chunks));
+    metadata.add(
+        GgufKeyValue::of_float32(std::string(kAllowed), static_cast<float>(choice->allowed_seconds)));
+    metadata.add(
+        GgufKeyValue::of_float32(std::string(kForeseen), static_cast<float>(choice->foreseen_seconds)));
+  }
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, metadata, infos));
   for (const Part& part : parts) QF_TRY(writer.append(part.bytes));
   return writer.commit();
+}
+
+std::optional<TimedChoice> choice_of_checkpoint(const std::filesystem::path& path,
+                                                const std::string& question) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
+  const auto file = Model::open(path);
+  if (!file) return std::nullopt;
+  const GgufMetadata& metadata = file.value().metadata();
+  const auto level = metadata.uint(kLevel), steps = metadata.uint(kSteps), chunks = metadata.uint(kChunks);
+  const auto allowed = metadata.number(kAllowed), foreseen = metadata.number(kForeseen);
+  if (metadata.string("general.type") != kType || metadata.string(kQuestion) != question || !level ||
+      *level > static_cast<std::uint64_t>(Level::Codes) || !steps || *steps == 0 || *steps > 0xFFFFFFFFU ||
+      !chunks || *chunks == 0 || *chunks > 0xFFFFFFFFU || !allowed || !foreseen)
+    return std::nullopt;
+  return TimedChoice{static_cast<Level>(*level),
+                     static_cast<std::uint32_t>(*steps),
+                     static_cast<std::uint32_t>(*chunks),
+                     *allowed,
+                     *foreseen,
+                     question};
 }
 
 bool Checkpoint::read(const std::string& identity) {

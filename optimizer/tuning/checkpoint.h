@@ -13,6 +13,7 @@
 #include "core/model.h"
 #include "optimizer/tuning/attempt.h"
 #include "optimizer/tuning/parameters.h"
+#include "optimizer/tuning/plan.h"
 
 namespace quantfit::tuning {
 
@@ -31,10 +32,14 @@ using TensorBytes = std::vector<std::vector<std::byte>>;  // as Parameters::snap
 [[nodiscard]] std::uint64_t checkpoint_bytes(Parameters& parameters);
 
 // Writes the file whole or not at all, in place of an older one. `identity`: of everything that decides what
-// comes out. Errors of GgufWriter.
+// comes out; `choice`: null where nothing was chosen for a time. Errors of GgufWriter.
 [[nodiscard]] Result<void> save_checkpoint(const std::filesystem::path& path, const std::string& identity,
-                                           const Standing& standing, Parameters& parameters,
-                                           const TensorBytes& best_bytes);
+                                           const TimedChoice* choice, const Standing& standing,
+                                           Parameters& parameters, const TensorBytes& best_bytes);
+
+// What the tuning of a checkpoint was chosen to be for the same question; nothing where there is none.
+[[nodiscard]] std::optional<TimedChoice> choice_of_checkpoint(const std::filesystem::path& path,
+                                                              const std::string& question);
 
 class Checkpoint {
  public:

@@ -18,8 +18,11 @@ constexpr std::size_t kMostCodes = 1024;
 }  // namespace
 
 Codes::Codes(const kernels::RowKernels& rows, const TensorInfo& tensor, std::span<const std::byte> bytes,
-             const Model& original, const TensorInfo& source)
-    : rows_(&rows), format_(&traits(tensor.format)), shape_(&kernels::code_shape(tensor.format)) {
+             const Model& original, const TensorInfo& source, MomentForm moments)
+    : rows_(&rows),
+      format_(&traits(tensor.format)),
+      shape_(&kernels::code_shape(tensor.format)),
+      moments_(tensor.elements() / format_->block_len, format_->block_len, moments) {
   const std::size_t group = shape_->group, count = shape_->count;
   const auto [least, most] = std::ranges::minmax(shape_->levels);
   longest_ = (most - least) * std::sqrt(static_cast<float>(group));
@@ -35,8 +38,7 @@ Codes::Codes(const kernels::RowKernels& rows, const TensorInfo& tensor, std::spa
     }
   }
   latent_.resize(tensor.elements());
-  mean_.assign(latent_.size(), 0.0F);
-  square_ = gradient_ = mean_;
+  gradient_.assign(latent_.size(), 0.0F);
   slack_.assign(latent_.size() / group, 0.0F);
   const std::size_t columns = tensor.ne[0], blocks = columns / format_->block_len;
   tbb::parallel_for(std::size_t{0}, static_cast<std::size_t>(tensor.rows()), [&](std::size_t row) {
@@ -77,15 +79,16 @@ Codes::Codes(const kernels::RowKernels& rows, const TensorInfo& tensor, std::spa
   });
 }
 
-std::uint64_t Codes::memory(const TensorInfo& tensor) {
+std::uint64_t Codes::memory(const TensorInfo& tensor, MomentForm moments) {
   const std::size_t group = kernels::code_shape(tensor.format).group;
-  return tensor.elements() * 4 * sizeof(float) + tensor.elements() / group * sizeof(float);
+  const std::size_t block = traits(tensor.format).block_len;
+  return tensor.elements() * 2 * sizeof(float) + tensor.elements() / group * sizeof(float) +
+         Moments::memory(tensor.elements() / block, block, moments);
 }
 
 std::vector<std::span<std::byte>> Codes::state() {
-  std::vector<std::span<std::byte>> out{std::as_writable_bytes(std::span(latent_)),
-                                        std::as_writable_bytes(std::span(mean_)),
-                                        std::as_writable_bytes(std::span(square_))};
+  std::vector<std::span<std::byte>> out = moments_.state();
+  out.push_back(std::as_writable_bytes(std::span(latent_)));
   if (!shape_->uniform) out.push_back(std::as_writable_bytes(std::span(slack_)));
   return out;
 }
@@ -156,11 +159,13 @@ void Codes::step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte
   const float spacing = shape_->spacing;
   tbb::parallel_for(std::size_t{0}, (blocks + kBlocksOfTask - 1) / kBlocksOfTask, [&](std::size_t task) {
     std::array<std::uint16_t, kernels::kMostBlockWeights> codes{};
+    std::array<float, kernels::kMostBlockWeights> mean{}, square{};
     Lines lines;
     for (std::size_t b = task * kBlocksOfTask; b < std::min(blocks, (task + 1) * kBlocksOfTask); ++b) {
       std::byte* block = bytes.data() + b * format_->block_bytes;
       kernels::get_codes(format_->format, block, codes.data());
       find_lines(block, codes.data(), lines);
+      moments_.load(b, mean.data(), square.data());
       bool changed = false;
       for (std::size_t first = 0; first < n; first += group) {
         const std::size_t at = b * n + first;
@@ -168,7 +173,7 @@ void Codes::step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte
         for (std::size_t j = 0; j < group; ++j) {
           const double slope = lines.slope[first + j] * spacing;
           const double gradient = gradient_[at + j] / static_cast<double>(tokens) * slope;
-          const double change = adam.change(gradient, mean_[at + j], square_[at + j]) * spacing;
+          const double change = adam.change(gradient, mean[first + j], square[first + j]) * spacing;
           latent_[at + j] = static_cast<float>(latent_[at + j] + change);
           way += change * change;
         }
@@ -181,6 +186,7 @@ void Codes::step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte
         changed = true;
       }
       if (changed) kernels::set_codes(format_->format, block, codes.data());
+      moments_.store(b, mean.data(), square.data(), rule.step);
     }
   });
 }

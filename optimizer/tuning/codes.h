@@ -11,6 +11,7 @@
 #include "kernels/block_codes.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/tuning/adam.h"
+#include "optimizer/tuning/moments.h"
 
 namespace quantfit::tuning {
 
@@ -23,7 +24,7 @@ class Codes {
  public:
   // `bytes`: of the tensor; `source`: the original's tensor of the same dimensions in a float format.
   Codes(const kernels::RowKernels& rows, const TensorInfo& tensor, std::span<const std::byte> bytes,
-        const Model& original, const TensorInfo& source);
+        const Model& original, const TensorInfo& source, MomentForm moments = MomentForm::Whole);
 
   // Per weight, of the loss at the weight as it is decoded; added to during a pass.
   [[nodiscard]] std::vector<float>& gradient() { return gradient_; }
@@ -42,7 +43,7 @@ class Codes {
   // Whether the codes of a tensor of `format` can be tuned.
   [[nodiscard]] static bool can(Format format) { return kernels::code_shape(format).count != 0; }
   // Bytes that an object for the tensor takes.
-  [[nodiscard]] static std::uint64_t memory(const TensorInfo& tensor);
+  [[nodiscard]] static std::uint64_t memory(const TensorInfo& tensor, MomentForm moments = MomentForm::Whole);
 
  private:
   struct Lines {  // of one block
@@ -62,7 +63,8 @@ class Codes {
   const kernels::CodeShape* shape_;
   // Of grids: elements of all vectors side by side, and half the squared lengths of the vectors.
   std::vector<float> across_, half_length_;
-  std::vector<float> latent_, mean_, square_, gradient_;
+  std::vector<float> latent_, gradient_;
+  Moments moments_;           // blocks are the format's
   std::vector<float> slack_;  // per group
   float longest_ = 0;         // no two levels or vectors are farther apart
 };

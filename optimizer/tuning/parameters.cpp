@@ -89,7 +89,8 @@ std::vector<std::span<std::byte>> Parameter::state() {
 }
 
 Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph,
-                                       const Model& original, const kernels::RowKernels& rows, Level level) {
+                                       const Model& original, const kernels::RowKernels& rows, Level level,
+                                       MomentForm moments) {
   Parameters out;
   try {
     for (const TensorInfo& tensor : model.tensors()) {
@@ -119,13 +120,13 @@ Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGr
       one.mean = one.square = one.offset;
       one.gradient.assign(one.size(), 0.0);
       if (const TensorInfo* source = source_of_codes(tensor, original, level))
-        one.codes.emplace(rows, tensor, one.bytes, original, *source);
+        one.codes.emplace(rows, tensor, one.bytes, original, *source, moments);
       out.index_.emplace(&tensor, out.all_.size());
       out.all_.push_back(std::move(one));
     }
   } catch (const std::bad_alloc&) {
     return fail(ErrorCode::NoSpace, "out of memory for what is tuned: {}",
-                format_bytes(sizes(model, graph, original, level).bytes));
+                format_bytes(sizes(model, graph, original, level, moments).bytes));
   }
   return out;
 }
@@ -136,7 +137,7 @@ Parameter* Parameters::find(const TensorInfo* tensor) {
 }
 
 ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& graph, const Model& original,
-                                 Level level) {
+                                 Level level, MomentForm moments) {
   constexpr std::uint64_t kBytesOfNumber = 4 * sizeof(float) + sizeof(double);
   ParameterSizes out;
   for (const TensorInfo& tensor : model.tensors()) {
@@ -148,7 +149,7 @@ ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& g
     out.bytes += 2 * tensor.bytes + kBytesOfNumber * numbers;
     if (source_of_codes(tensor, original, level) == nullptr) continue;
     out.codes += tensor.elements() / kernels::code_shape(tensor.format).group;
-    out.bytes += Codes::memory(tensor);
+    out.bytes += Codes::memory(tensor, moments);
   }
   return out;
 }

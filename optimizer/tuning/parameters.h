@@ -53,11 +53,11 @@ struct ParameterSizes {
 class Parameters {
  public:
   // Of the tensors of `graph`'s model, as far as `level` goes: None has none. Codes need the original's
-  // tensor of the same name, dimensions and a float format. Malformed where a stored number is not finite;
-  // NoSpace.
+  // tensor of the same name, dimensions and a float format; `moments`: of these alone. Malformed where a
+  // stored number is not finite; NoSpace.
   [[nodiscard]] static Result<Parameters> collect(const Model& model, const engine::ModelGraph& graph,
                                                   const Model& original, const kernels::RowKernels& rows,
-                                                  Level level);
+                                                  Level level, MomentForm moments = MomentForm::Whole);
 
   [[nodiscard]] std::vector<Parameter>& all() { return all_; }
   [[nodiscard]] const std::vector<Parameter>& all() const { return all_; }
@@ -66,7 +66,8 @@ class Parameters {
 
   // Of what collect() would give, without reading anything.
   [[nodiscard]] static ParameterSizes sizes(const Model& model, const engine::ModelGraph& graph,
-                                            const Model& original, Level level);
+                                            const Model& original, Level level,
+                                            MomentForm moments = MomentForm::Whole);
 
   void clear_gradients();
   // One step of Adam on everything, from gradients that are sums over `tokens` tokens; then the bytes.

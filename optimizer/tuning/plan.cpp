@@ -13,7 +13,7 @@
 namespace quantfit::tuning {
 namespace {
 
-constexpr std::uint32_t kFewestSteps = 16, kUsualSteps = 48;
+constexpr std::uint32_t kUsualSteps = 48;
 // Codes are tuned unasked from so many tokens of text per code on. Measured divergences over those with
 // scales alone, near and far text: 0.051 tokens per code 0.93 and 0.98, 0.028 0.98 and 1.00, 0.014 0.98
 // and 1.01, and with 0.0016 worse on the text held back.
@@ -58,7 +58,11 @@ std::vector<Level> levels_to_try(const Opened& opened, const TuneOptions& option
   return out;
 }
 
-Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, Level level) {
+namespace {
+
+// `keep_states`: the original's final states may stay in memory.
+Result<LevelPlan> plan_form(const Opened& opened, const TuneOptions& options, Level level, MomentForm moments,
+                            bool keep_states) {
   const engine::ModelGraph& graph = opened.original.graph();
   const engine::TokenWindows& windows = opened.windows;
   const std::uint64_t length = windows.lengths.front();
@@ -67,11 +71,12 @@ Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, L
   out.run = options.run;
   TunePlan& plan = out.plan;
   plan.level = level;
+  plan.moments = moments;
   plan.training_tokens = split.training.size() * length;
   plan.held_back_tokens = split.held_back.size() * length;
   plan.steps = options.steps != 0 ? options.steps : suitable_steps(plan.training_tokens, options.step_tokens);
-  const ParameterSizes numbers =
-      Parameters::sizes(opened.quantized.model(), opened.quantized.graph(), opened.original.model(), level);
+  const ParameterSizes numbers = Parameters::sizes(opened.quantized.model(), opened.quantized.graph(),
+                                                   opened.original.model(), level, moments);
   plan.values = numbers.values;
   plan.scales = numbers.scales;
   plan.codes = numbers.codes;
@@ -80,7 +85,7 @@ Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, L
   const std::uint64_t logits = logit_bytes(of_step * length, graph.vocabulary);
   if (const std::uint64_t limit = options.run.memory_limit; limit != 0) {
     std::uint64_t left = limit > numbers.bytes + logits ? limit - numbers.bytes - logits : 0;
-    out.states_in_memory = states <= left / 2;
+    out.states_in_memory = keep_states && states <= left / 2;
     if (out.states_in_memory) left -= states;
     out.run.memory_limit = std::max<std::uint64_t>(left, 1);  // 0 would be no limit at all
   }
@@ -90,7 +95,8 @@ Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, L
   QF_ASSIGN(const engine::BackwardPlan step,
             engine::BackwardPass(opened.quantized).plan(windows_of(windows, some), {.run = out.run}));
   plan.memory.push_back(
-      {fmt::format("numbers that are tuned ({}), their tensors and moments", to_string(level)),
+      {fmt::format("numbers that are tuned ({}), their tensors and moments{}", to_string(level),
+                   level == Level::Codes && moments == MomentForm::Bytes ? " (of codes in bytes)" : ""),
        numbers.bytes});
   plan.memory.push_back({"final states of the original", out.states_in_memory ? states : 0});
   plan.memory.push_back({"a step forward and back", step.memory_bytes + logits});
@@ -103,6 +109,22 @@ Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, L
   plan.multiply_adds =
       plan.forward_multiply_adds + held + plan.steps * (step.multiply_adds + step.forward_multiply_adds);
   return out;
+}
+
+}  // namespace
+
+Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, Level level) {
+  std::vector<MomentForm> forms{options.moments.value_or(MomentForm::Whole)};
+  if (level == Level::Codes && !options.moments) forms.push_back(MomentForm::Bytes);
+  std::optional<Error> failure;
+  for (const MomentForm form : forms) {
+    for (const bool keep_states : {true, false}) {
+      auto plan = plan_form(opened, options, level, form, keep_states);
+      if (plan || plan.error().code != ErrorCode::NoSpace) return plan;
+      failure = plan.error();
+    }
+  }
+  return std::move(*failure);
 }
 
 std::uint32_t suitable_steps(std::uint64_t tokens, std::uint32_t step_tokens) {

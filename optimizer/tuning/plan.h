@@ -12,12 +12,25 @@
 #include "optimizer/calibration/text.h"
 #include "optimizer/engine/forward.h"
 #include "optimizer/tuning/level.h"
+#include "optimizer/tuning/moments.h"
 
 namespace quantfit::tuning {
 
 // Windows that a text has to have.
 inline constexpr std::uint32_t kFewestWindows = 8;
 inline constexpr std::uint32_t kLooks = 4;  // at the text held back during an attempt
+
+inline constexpr std::uint32_t kFewestSteps = 16;
+
+// What was chosen so that a tuning fits into a time: the same level, steps and windows given as such make the
+// same file, on any machine.
+struct TimedChoice {
+  Level level = Level::None;
+  std::uint32_t steps = 0;
+  std::uint32_t chunks = 0;  // windows of the text, the first ones
+  double allowed_seconds = 0, foreseen_seconds = 0;
+  std::string question;  // digest of what it was chosen for
+};
 
 struct TuneOptions {
   // threads, and the memory of everything together; nothing depends on them but time.
@@ -28,12 +41,16 @@ struct TuneOptions {
   std::uint32_t steps = 0;           // 0: as many as suit the tokens (suitable_steps)
   std::uint32_t step_tokens = 1024;  // of a step; whole windows, at least one
   std::uint32_t seed = 1;            // of the order of windows
-  double value_rate = 0.007;         // of the first step, relative to the root mean square of a tensor
-  double scale_rate = 0.007;         // relative to each scale
-  double code_rate = 0.01;           // in usual distances of levels
+  // Of codes. Nothing: whole where the memory suffices, else bytes.
+  std::optional<MomentForm> moments = {};
+  double value_rate = 0.007;  // of the first step, relative to the root mean square of a tensor
+  double scale_rate = 0.007;  // relative to each scale
+  double code_rate = 0.01;    // in usual distances of levels
   // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
   // beside it for every number, as if offsets had a normal prior of that spread.
   double spread = 0.5;
+  // Remembered in the checkpoint, so that a run that goes on has the same; changes nothing by itself.
+  std::optional<TimedChoice> choice = {};
   // Where a run that was interrupted goes on; empty: nowhere. Who writes the result removes it.
   std::filesystem::path checkpoint = {};
   // Between two saves, at least; more where saving takes long. 0: after every step.
@@ -46,6 +63,7 @@ struct TuneOptions {
 // What a run will do and need.
 struct TunePlan {
   Level level = Level::None;  // that it begins with
+  MomentForm moments = MomentForm::Whole;
   std::uint64_t values = 0, scales = 0, codes = 0;
   std::uint64_t training_tokens = 0, held_back_tokens = 0;
   std::uint32_t steps = 0;
@@ -77,6 +95,7 @@ struct LevelPlan {
   bool states_in_memory = true;  // the original's final states
   engine::RunOptions run = {};   // of the original's pass, and of steps and looks after it
 };
+// NoSpace where there is no room for it in any form.
 [[nodiscard]] Result<LevelPlan> plan_level(const Opened& opened, const TuneOptions& options, Level level);
 
 // Windows of a step.

@@ -10,11 +10,9 @@
 #include "core/digest.h"
 #include "core/fingerprint.h"
 #include "kernels/row_kernels.h"
-#include "optimizer/engine/backward.h"
-#include "optimizer/parallel/workers.h"
 #include "optimizer/tuning/batches.h"
 #include "optimizer/tuning/checkpoint.h"
-#include "optimizer/tuning/gradients.h"
+#include "optimizer/tuning/step.h"
 #include "optimizer/tuning/teacher.h"
 
 namespace quantfit::tuning {
@@ -57,7 +55,10 @@ engine::ReplacedTensors replaced_of(const Parameters& parameters) {
 class Saver {
  public:
   Saver(const TuneOptions& options, std::string identity)
-      : path_(options.checkpoint), identity_(std::move(identity)), least_(options.checkpoint_seconds) {}
+      : path_(options.checkpoint),
+        identity_(std::move(identity)),
+        choice_(options.choice ? &*options.choice : nullptr),
+        least_(options.checkpoint_seconds) {}
 
   [[nodiscard]] Result<std::optional<Checkpoint>> open() const {
     if (path_.empty()) return std::nullopt;
@@ -84,13 +85,14 @@ class Saver {
  private:
   Result<void> save(const Standing& standing, Parameters& parameters, const TensorBytes& best) {
     const auto begun = Clock::now();
-    QF_TRY(save_checkpoint(path_, identity_, standing, parameters, best));
+    QF_TRY(save_checkpoint(path_, identity_, choice_, standing, parameters, best));
     cost_ = seconds_since(begun);
     saved_ = Clock::now();
     return outcome::success();
   }
   std::filesystem::path path_;
   std::string identity_;
+  const TimedChoice* choice_;
   double least_, cost_ = 0;
   Clock::time_point saved_ = Clock::now();
 };
@@ -106,6 +108,7 @@ std::string identity_of(const Model& original, const Model& quantized, const cal
   digest.text(text.fingerprint);
   for (const std::uint64_t number :
        {std::uint64_t{options.level ? 1 + static_cast<std::uint64_t>(*options.level) : 0},
+        std::uint64_t{options.moments ? 1 + static_cast<std::uint64_t>(*options.moments) : 0},
         std::uint64_t{options.steps}, std::uint64_t{options.step_tokens}, std::uint64_t{options.seed}})
     digest.number(number);
   digest.values(
@@ -138,10 +141,10 @@ class Tuner {
                           const Checkpoint* resume, Parameters& parameters, std::uint32_t& continued_at) {
     const std::uint32_t steps = level.plan.steps;
     const Model& quantized = opened_->quantized.model();
-    QF_ASSIGN(rows_, kernels::default_kernels());
-    QF_ASSIGN(math_, kernels::default_math_kernels());
-    QF_ASSIGN(parameters, Parameters::collect(quantized, opened_->quantized.graph(),
-                                              opened_->original.model(), *rows_, level.plan.level));
+    QF_ASSIGN(const kernels::RowKernels* rows, kernels::default_kernels());
+    QF_ASSIGN(parameters,
+              Parameters::collect(quantized, opened_->quantized.graph(), opened_->original.model(), *rows,
+                                  level.plan.level, level.plan.moments));
     QF_ASSIGN(const auto student,
               engine::Engine::open(quantized, engine::Arithmetic::Exact, replaced_of(parameters)));
     const std::size_t length = teacher_->window_tokens();
@@ -149,10 +152,12 @@ class Tuner {
     Standing now{earlier, 0, before_, before_};
     Attempt& fresh = now.attempts.emplace_back();
     fresh.level = level.plan.level;
+    fresh.moments = level.plan.moments;
     fresh.steps = steps;
     TensorBytes best_bytes = parameters.snapshot();
     saver_->begin(parameters);
     if (resume != nullptr && resume->standing().attempts.back().steps == steps &&
+        resume->standing().attempts.back().moments == level.plan.moments &&
         resume->restore(parameters, best_bytes)) {
       now = resume->standing();
       continued_at = now.step;
@@ -203,25 +208,16 @@ class Tuner {
   Result<void> one_step(const engine::Engine& student, const WindowList& list, const Standing& now,
                         std::uint32_t steps, const engine::RunOptions& run, Parameters& parameters,
                         OnePhase& phase) {
-    const engine::TokenWindows windows = windows_of(teacher_->windows(), list);
-    DivergenceLoss loss(*math_, *teacher_, list);
-    GradientCollector collector(*math_, *rows_, parameters, windows.lengths);
-    parameters.clear_gradients();
-    engine::BackwardOptions backward{.run = run, .loss = &loss};
-    QF_TRY(engine::BackwardPass(student).run(windows, backward, nullptr, collector, phase, *cancel_));
     const double length = static_cast<double>(teacher_->window_tokens());
     const double stiffness =
         1 / (options_->spread * options_->spread * static_cast<double>(split_.training.size()) * length);
     const double left = 1 - static_cast<double>(now.step) / steps;  // linear decay
-    optimizer::Workers workers(options_->run.threads);
-    workers.run([&] {
-      parameters.step(
-          {options_->value_rate * left, options_->scale_rate * left, options_->code_rate * left, stiffness},
-          now.step + 1, windows.tokens.size());
-    });
+    QF_ASSIGN(const double divergence, train_step(student, *teacher_, list,
+                                                  {options_->value_rate * left, options_->scale_rate * left,
+                                                   options_->code_rate * left, stiffness},
+                                                  now.step + 1, run, parameters, phase, *cancel_));
     phase.tell(fmt::format("step {} of {}: divergence {:.4f}, held back {:.4f} (was {:.4f})", now.step + 1,
-                           steps, loss.sum() / static_cast<double>(windows.tokens.size()), mean_of(now.best),
-                           mean_of(before_)));
+                           steps, divergence, mean_of(now.best), mean_of(before_)));
     return outcome::success();
   }
 
@@ -239,8 +235,6 @@ class Tuner {
   Saver* saver_;
   ProgressSink* progress_;
   const CancellationToken* cancel_;
-  const kernels::RowKernels* rows_ = nullptr;
-  const kernels::MathKernels* math_ = nullptr;
   std::vector<double> before_;
 };
 

@@ -29,17 +29,22 @@ std::vector<GgufKeyValue> tuned_keys(const TuneResult& result, const std::string
       GgufKeyValue::of_string("quantfit.tuned.text_fingerprint", text_fingerprint),
       GgufKeyValue::of_string("quantfit.tuned.original_fingerprint", original_fingerprint),
       GgufKeyValue::of_uint32("quantfit.tuned.tokens", static_cast<std::uint32_t>(result.training_tokens)),
+      GgufKeyValue::of_uint32("quantfit.tuned.steps",
+                              result.attempts.empty() ? 0 : result.attempts.back().steps),
       of_float64("quantfit.tuned.divergence_before", result.gain.before),
       of_float64("quantfit.tuned.divergence_after", result.gain.after),
   };
 }
 
 Result<WrittenFile> write_tuned(const Model& model, const engine::ReplacedTensors& replaced,
-                                const std::vector<GgufKeyValue>& keys, const std::filesystem::path& path,
-                                Existing existing) {
+                                const std::vector<GgufKeyValue>& keys,
+                                std::span<const std::string_view> about_bytes,
+                                const std::filesystem::path& path, Existing existing) {
   const std::size_t count = model.shards().size();
   GgufMetadata metadata = model.metadata();
   for (const char* key : {"split.no", "split.count", "split.tensors.count"}) metadata.remove(key);
+  if (!replaced.empty())
+    for (const std::string_view key : about_bytes) metadata.remove(key);
   for (const GgufKeyValue& key : keys) metadata.set(key);
   WrittenFile out;
   for (std::size_t i = 0; i < count; ++i) out.files.push_back(shard_path(path, i, count));

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <filesystem>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/atomic_file.h"
@@ -27,10 +29,12 @@ struct WrittenFile {
 
 // Writes `path`, or one file for each of the model's with the names of shard_path(), whole or not at all.
 // Formats, dimensions and order of tensors stay, and all metadata but `keys`, which are added or take the
-// places of older ones. InvalidArgument where a file of the model would be replaced; Io when the model's
-// files changed meanwhile; errors of GgufWriter.
+// places of older ones, and but the keys named in `about_bytes`, which are left out where any bytes are
+// others. InvalidArgument where a file of the model would be replaced; Io when the model's files changed
+// meanwhile; errors of GgufWriter.
 [[nodiscard]] Result<WrittenFile> write_tuned(const Model& model, const engine::ReplacedTensors& replaced,
                                               const std::vector<GgufKeyValue>& keys,
+                                              std::span<const std::string_view> about_bytes,
                                               const std::filesystem::path& path, Existing existing);
 
 }  // namespace quantfit::tuning

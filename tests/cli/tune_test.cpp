@@ -47,6 +47,8 @@ TEST(TuneCommand, WritesACloserFileOfTheSameFormats) {
   EXPECT_EQ(after.metadata().uint("quantfit.tuned.tokens"), 28U * 32);
   EXPECT_LT(*after.metadata().number("quantfit.tuned.divergence_after"),
             *after.metadata().number("quantfit.tuned.divergence_before"));
+  EXPECT_NE(before.metadata().find("quantfit.tensor_data"), nullptr);
+  EXPECT_EQ(after.metadata().find("quantfit.tensor_data"), nullptr);
   EXPECT_EQ(after.total_tensor_bytes(), before.total_tensor_bytes());
   for (std::size_t i = 0; i < after.tensors().size(); ++i) {
     EXPECT_EQ(after.tensors()[i].name, before.tensors()[i].name);
@@ -93,6 +95,9 @@ TEST(TuneCommand, QuantizeTunesWhatItWritesWithinTheSizeAskedFor) {
   EXPECT_EQ(answer["output"], out);
   EXPECT_EQ(answer["tuning"]["training_tokens"], 20 * 32);
   EXPECT_LE(std::filesystem::file_size(out), 2500000U);
+  // What the untuned file said about its bytes is not true of these.
+  EXPECT_EQ(Model::open(out).value().metadata().find("quantfit.tensor_data") == nullptr,
+            answer["tuning"]["level"] != "none");
   // The untuned file is gone.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
   std::filesystem::remove(out);
@@ -185,6 +190,35 @@ TEST(TuneCommand, QuantizeGoesOnWithTheTuning) {
   EXPECT_EQ(test::read_file(out), test::read_file(whole));
   EXPECT_FALSE(std::filesystem::exists(left));
   EXPECT_FALSE(std::filesystem::exists(out + ".tuning"));
+}
+
+TEST(TuneCommand, WhatATimeChoseMakesTheSameFileWhenItIsGiven) {
+  const TemporaryFolder folder;
+  const std::string quantized = folder / "q.gguf";
+  ASSERT_EQ(program({"quantize", kModel, "--preset", "Q2_K", "--effort", "fast", "--error-feedback", "off",
+                     "--objective", "prior", "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf", "-o",
+                     quantized})
+                .exit_code,
+            0);
+  const std::vector<std::string> words = {"tune",      kModel, quantized, "--text",  kText,
+                                          "--context", "16",   "--json",  "--level", "norms"};
+  std::vector<std::string> timed = words, given = words;
+  timed.insert(timed.end(), {"--chunks", "9", "--tune-time", "1h", "-o", folder / "timed.gguf"});
+  const ProcessResult chosen = program(timed);
+  ASSERT_EQ(chosen.exit_code, 0) << chosen.err;
+  EXPECT_THAT(chosen.err, HasSubstr("--tune-time 1h: level norms, 16 steps, 9 chunks; about "));
+  const auto choice = nlohmann::json::parse(chosen.out)["chosen_for_time"];
+  given.insert(given.end(), {"--chunks", choice["chunks"].dump(), "--steps", choice["steps"].dump(), "-o",
+                             folder / "given.gguf"});
+  ASSERT_EQ(program(given).exit_code, 0);
+  EXPECT_EQ(test::read_file(folder / "timed.gguf"), test::read_file(folder / "given.gguf"));
+  timed.push_back("--force");
+  timed[timed.size() - 4] = "1";
+  EXPECT_THAT(program(timed).out, HasSubstr("--tune-time: '1' is no duration"));
+  timed[timed.size() - 4] = "0.001s";
+  EXPECT_THAT(program(timed).out, HasSubstr("too few to tune in"));
+  EXPECT_THAT(program({"quantize", kModel, "--target-bpw", "3", "--tune-time", "1h", "-o", "x.gguf"}).err,
+              HasSubstr("--tune-time is of use with --tune only"));
 }
 
 TEST(TuneCommand, SaysWhatItWillTake) {

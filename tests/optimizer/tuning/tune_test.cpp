@@ -52,11 +52,16 @@ TEST(Tune, BringsAFileCloserOnTextHeldBackAndOnOtherText) {
     // The file has the same size but for the keys, the same formats, and is as close as was said.
     const auto path = folder / fmt::format("{}.gguf", to_string(level));
     const auto keys = tuned_keys(result.value(), text.fingerprint, "base");
-    const auto written = write_tuned(quantized, result.value().replaced(), keys, path, Existing::Keep);
+    const std::string_view about_bytes[] = {"general.name"};
+    const auto written =
+        write_tuned(quantized, result.value().replaced(), keys, about_bytes, path, Existing::Keep);
     ASSERT_TRUE(written) << written.error().message;
     const Model file = Model::open(path).value();
     EXPECT_EQ(file.total_tensor_bytes(), quantized.total_tensor_bytes());
     EXPECT_EQ(file.metadata().string("quantfit.tuned.level"), to_string(level));
+    EXPECT_EQ(file.metadata().uint("quantfit.tuned.steps"), 6U);
+    EXPECT_TRUE(quantized.metadata().find("general.name") != nullptr);
+    EXPECT_TRUE(file.metadata().find("general.name") == nullptr);
     EXPECT_LT(divergence_of(file, other), 0.97 * other_before);
   }
   EXPECT_LT(after[1], after[0]);
@@ -102,6 +107,27 @@ TEST(Tune, SameBytesWhateverTheThreadsMemoryAndInstructionSet) {
   other = options;
   other.run.memory_limit = plan.memory_bytes;
   same(other);
+  // With less there is room for moments in bytes.
+  EXPECT_EQ(plan.moments, MomentForm::Whole);
+  const auto smaller = [&] {
+    TuneOptions less = options;
+    for (less.run.memory_limit = plan.memory_bytes; less.run.memory_limit > 0;
+         less.run.memory_limit -= 1024) {
+      const auto found = plan_tuning(original, quantized, text, less);
+      if (!found || found.value().moments == MomentForm::Bytes) break;
+    }
+    return less;
+  }();
+  const auto less_memory = tune(original, quantized, text, smaller, progress, cancel);
+  ASSERT_TRUE(less_memory) << less_memory.error().message << " with " << smaller.run.memory_limit;
+  const TuneResult& by_memory = less_memory.value();
+  EXPECT_EQ(by_memory.attempts.at(0).moments, MomentForm::Bytes);
+  EXPECT_NE(looks_of(by_memory), looks_of(reference));
+  other = options;
+  other.moments = MomentForm::Bytes;
+  EXPECT_EQ(looks_of(tune(original, quantized, text, other, progress, cancel).value()), looks_of(by_memory));
+  other.run.threads = 3;
+  EXPECT_EQ(looks_of(tune(original, quantized, text, other, progress, cancel).value()), looks_of(by_memory));
   for (const kernels::RowKernels& kernels : kernels::runnable_kernels()) {
     ASSERT_EQ(setenv("QUANTFIT_ISA", std::string(kernels.isa).c_str(), 1), 0);
     same(options);
