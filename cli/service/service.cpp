@@ -45,7 +45,7 @@ constexpr std::chrono::seconds kLockTime{10};
 constexpr std::chrono::milliseconds kLockPause{20};
 
 // Workers give way to jobs, which compute for hours: what answers at once takes milliseconds.
-constexpr int kNiceOfWorkers = 10;
+constexpr int kNiceOfWorkers = 5;
 void give_way(asio::thread_pool& workers) {
   const auto all = std::make_shared<std::latch>(kWorkers);  // so that every one of them takes part
   for (unsigned i = 0; i < kWorkers; ++i)

@@ -69,21 +69,36 @@ std::int64_t weight_step(std::span<const Items> classes) {
 }
 
 std::vector<HullStep> sorted_hull_steps(std::span<const Items> classes) {
-  std::vector<HullStep> steps;
+  // Quotients in double decide wherever they differ: numbers up to 2^53 convert exactly, and a correctly
+  // rounded quotient keeps their order. Only where two are equal are products compared.
+  struct Keyed {
+    double slope;
+    HullStep step;
+  };
+  constexpr std::int64_t kExact = std::int64_t{1} << 53;
+  std::vector<Keyed> keyed;
+  bool exact = true;
   for (std::uint32_t c = 0; c < classes.size(); ++c) {
     const std::vector<std::uint32_t> hull = convex_hull(classes[c]);
     for (std::size_t i = 1; i < hull.size(); ++i) {
       const Item& from = classes[c][hull[i - 1]];
       const Item& to = classes[c][hull[i]];
       if (to.cost >= from.cost) break;
-      steps.push_back({c, hull[i - 1], hull[i], to.weight - from.weight, from.cost - to.cost});
+      const HullStep step{c, hull[i - 1], hull[i], to.weight - from.weight, from.cost - to.cost};
+      exact = exact && step.weight <= kExact && step.gain <= kExact;
+      keyed.push_back({static_cast<double>(step.gain) / static_cast<double>(step.weight), step});
     }
   }
-  std::ranges::sort(steps, [](const HullStep& a, const HullStep& b) {
+  std::ranges::sort(keyed, [exact](const Keyed& one, const Keyed& other) {
+    if (exact && one.slope != other.slope) return one.slope > other.slope;
+    const HullStep &a = one.step, &b = other.step;
     if (steeper(a.gain, a.weight, b.gain, b.weight)) return true;
     if (steeper(b.gain, b.weight, a.gain, a.weight)) return false;
     return std::tie(a.class_index, a.from) < std::tie(b.class_index, b.from);
   });
+  std::vector<HullStep> steps;
+  steps.reserve(keyed.size());
+  for (const Keyed& one : keyed) steps.push_back(one.step);
   return steps;
 }
 

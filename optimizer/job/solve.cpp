@@ -22,7 +22,6 @@ Solution unanswered(const JobInputs& inputs, const PreparedJob& job, const Budge
   solution.error_unit = job.error_unit;
   solution.notes = budget.notes;
   solution.estimate = budget.estimate;
-  solution.recipe = smallest_recipe(job.candidates);
   for (const MemoryBudget& memory : budget.memories) {
     MemoryAnswer answer;
     answer.kind = memory.kind;
@@ -51,7 +50,8 @@ Result<void> add_search(const JobInputs& inputs, const PreparedJob& job, const J
     solution.memories[m].multiplier = found.multipliers[m];
     solution.memories[m].fill = std::move(found.fills[m]);
   }
-  if (const auto cost = cost_of(found.unfilled)) solution.unfilled_error = cost->error;
+  if (const auto cost = request.min_fill ? cost_of(found.unfilled) : std::nullopt)
+    solution.unfilled_error = cost->error;
 
   // An exact optimum cannot lose to a static recipe; a search that a limit stopped short might.
   if (found.proof.why != Termination::Optimal) {
@@ -119,6 +119,8 @@ Result<Solution> choose(JobInputs& inputs, const PreparedJob& job, const JobRequ
       solution.recipe = given->recipe;
     else if (solution.feasible)
       QF_TRY(add_search(inputs, job, request, budget, control, solution));
+    else
+      solution.recipe = smallest_recipe(job.candidates);
 
     QF_TRY(settle(inputs, job, request, budget, solution));
     return solution;
