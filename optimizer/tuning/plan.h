@@ -45,7 +45,9 @@ struct TuneOptions {
   std::optional<MomentForm> moments = {};
   double value_rate = 0.007;  // of the first step, relative to the root mean square of a tensor
   double scale_rate = 0.007;  // relative to each scale
-  double code_rate = 0.01;    // in usual distances of levels
+  // In usual distances of levels. Measured at 3.5 bpw, near and far text: 0.01 0.826 and 0.963 of the untuned
+  // divergence, 0.005 0.789 and 0.902, 0.0025 0.782 and 0.895; at 2.6 bpw 0.005 0.656 and 0.734.
+  double code_rate = 0.005;
   // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
   // beside it for every number, as if offsets had a normal prior of that spread.
   double spread = 0.5;
