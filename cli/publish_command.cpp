@@ -303,6 +303,7 @@ class Publisher {
                                        folder_ / whole, writer, *session.kernels, context_.progress,
                                        context_.cancel));
       for (const std::string& note : done.notes) context_.logger.log(LogLevel::Warning, note);
+      session.remember_digest(done.source_digest, context_);
       context_.logger.log(LogLevel::Info,
                           fmt::format("wrote {}, {}", file.name, format_bytes(file.file_bytes)));
     }

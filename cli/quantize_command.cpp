@@ -394,6 +394,7 @@ int run_job(QuantizeOptions& options, Console& console) {
                                          writer, *session.kernels, context.progress, context.cancel);
       if (!done) return stopped(done.error(), true);
       for (const std::string& note : done.value().notes) console.logger().log(LogLevel::Warning, note);
+      session.remember_digest(done.value().source_digest, context);
       // What the next targets share with this one is not encoded twice; what was tuned is no encoding.
       if (session.request.keep_provenance && !tuning_text)
         session.request.reuse.files.push_back(done.value().files.front());

@@ -286,6 +286,11 @@ Result<void> Session::measure(const JobContext& context) {
   return outcome::success();
 }
 
+void Session::remember_digest(const std::string& digest, const JobContext& context) {
+  if (auto known = optimizer::remember_digest(*inputs, digest); !known)
+    context.logger.log(LogLevel::Warning, known.error().message);
+}
+
 Result<std::optional<optimizer::Contest>> Session::run_candidates(const optimizer::Budget& budget,
                                                                   const std::filesystem::path& folder,
                                                                   const JobContext& context,

@@ -57,6 +57,10 @@ struct Session {
   // Measures what is not known and compares the static recipes.
   [[nodiscard]] Result<void> measure(const JobContext& context);
 
+  // Tells the state file what every weight gave that was read for a file. What was written stays, whatever it
+  // says.
+  void remember_digest(const std::string& digest, const JobContext& context);
+
   // With --candidates: runs several recipes for one target and puts the best into `solution`. Nothing without
   // that option, for given recipes, and where there is only one recipe. Files are for a while in --scratch,
   // else in `folder`.

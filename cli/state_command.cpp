@@ -12,6 +12,8 @@
 #include "cli/report/state_text.h"
 #include "core/atomic_file.h"
 #include "core/byte_size.h"
+#include "core/fingerprint.h"
+#include "core/model.h"
 #include "core/text.h"
 #include "state/export.h"
 #include "state/merge.h"
@@ -87,6 +89,7 @@ struct StateOptions {
   std::vector<std::string> files;
   std::string file;
   std::string output;
+  std::string model;
   std::string format = "json";
   std::string table = "measurements";
   std::optional<std::uint64_t> keep_recipes;
@@ -123,6 +126,28 @@ int show(const StateOptions& options, Console& console) {
   return kDone;
 }
 
+// Every weight of `path` beside those that were measured. Success says what is proved, in a sentence.
+Result<std::string> compare_weights(const Path& file, const Path& path, Console& console) {
+  QF_ASSIGN(const auto store, state::StateStore::open_read_only(file, &console.token()));
+  QF_ASSIGN(const state::ModelIdentity measured, store.model());
+  QF_ASSIGN(const Model model, Model::open(path));
+  const std::string name = escaped(path.string());
+  if (fingerprint(model) != measured.fingerprint)
+    return fail(ErrorCode::IdentityMismatch, "{}: not the model that was measured: samples of it differ",
+                name);
+  QF_ASSIGN(const std::string digest, weights_digest(model, console.progress(), console.token()));
+  if (measured.digest.empty())
+    return fmt::format(
+        "{}: samples of every tensor are those that were measured; the digest of all weights is {}, "
+        "and none is on record to compare it with",
+        name, digest);
+  if (digest != measured.digest)
+    return fail(ErrorCode::IdentityMismatch,
+                "{}: not the model that was measured: samples agree, the digest of all weights is {}, not {}",
+                name, digest, escaped(measured.digest));
+  return fmt::format("{}: every weight is that of the model that was measured", name);
+}
+
 int verify(const StateOptions& options, Console& console) {
   int status = kDone;
   for (const std::string& file : options.files) {
@@ -135,6 +160,13 @@ int verify(const StateOptions& options, Console& console) {
     for (const std::string& trouble : troubles.value())
       status = console.fail(fail(ErrorCode::Malformed, "{}: {}", file, trouble));
     if (troubles.value().empty()) console.print(fmt::format("{}: sound\n", escaped(file)));
+    if (options.model.empty()) continue;
+    const auto compared = compare_weights(file, options.model, console);
+    if (compared)
+      console.print(compared.value() + '\n');
+    else
+      status = console.fail(compared.error());
+    if (status == kInterrupted) return status;
   }
   return status;
 }
@@ -246,6 +278,10 @@ Command make_state_command() {
   Command check =
       part("verify", "Check everything in state files, and the files beside them", options, verify);
   check.table.add("files", options->files, "FILE.qfstate", "state files").needed().file();
+  check.table
+      .add("--model", options->model, "MODEL.gguf",
+           "read all of it, and compare every weight with what was measured")
+      .file();
   command.commands.push_back(std::move(check));
 
   options = std::make_shared<StateOptions>();

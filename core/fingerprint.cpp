@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::uint64_t kPieceBytes = 4096;
 constexpr std::uint64_t kPieces = 24;  // per tensor
+// At a time, where all of a tensor is read.
+constexpr std::size_t kReadBytes = std::size_t{16} << 20;
 
 // The pieces of a tensor's data that are hashed: all of it when it is small.
 std::vector<std::span<const std::byte>> pieces_of(std::span<const std::byte> data) {
@@ -56,6 +58,55 @@ std::string fingerprint(const Model& model) {
     digest.number(data.size());
     for (const auto piece : pieces_of(data)) digest.bytes(piece);
   }
+  return digest.hex();
+}
+
+void WeightsDigest::add(const TensorInfo& tensor, std::string bytes) {
+  Digest digest;
+  digest.text(tensor.name);
+  for (const std::uint64_t extent : tensor.ne) digest.number(extent);
+  digest.number(static_cast<std::uint64_t>(tensor.format));
+  digest.text(bytes);
+  tensors_.insert_or_assign(tensor.name, digest.hex());
+}
+
+std::string WeightsDigest::hex() const {
+  Digest digest;
+  digest.text("quantfit weights 1");
+  digest.number(tensors_.size());
+  for (const auto& [name, tensor] : tensors_) digest.text(tensor);
+  return digest.hex();
+}
+
+std::string data_digest(const Model& model, const TensorInfo& tensor) {
+  Digest digest;
+  const auto all = model.data(tensor);
+  const auto piece = [&](std::size_t begin) {
+    return all.subspan(begin, std::min<std::size_t>(kReadBytes, all.size() - begin));
+  };
+  model.will_need(piece(0));
+  for (std::size_t begin = 0; begin < all.size(); begin += kReadBytes) {
+    if (begin + kReadBytes < all.size()) model.will_need(piece(begin + kReadBytes));
+    digest.bytes(piece(begin));
+    model.done_with(piece(begin));
+  }
+  return digest.hex();
+}
+
+Result<std::string> weights_digest(const Model& model, ProgressSink& progress,
+                                   const CancellationToken& cancel) {
+  const ModelWatch watch(model);
+  progress.begin("reading", model.total_elements());
+  WeightsDigest digest;
+  for (const TensorInfo& tensor : model.tensors()) {
+    if (cancel.cancelled()) break;
+    if (tensor.bytes != 0) digest.add(tensor, data_digest(model, tensor));
+    progress.advance(tensor.elements(), tensor.name);
+  }
+  progress.end();
+  if (cancel.cancelled())
+    return fail(ErrorCode::Interrupted, "interrupted while reading {}", model.shards().front().path.string());
+  QF_TRY(watch.check());
   return digest.hex();
 }
 

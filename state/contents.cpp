@@ -108,6 +108,18 @@ std::uint64_t join_maps(Map& ours, const Map& theirs, const Both& both) {
 Result<MergeSummary> join(Contents& ours, const Contents& theirs) {
   MergeSummary summary;
   keep_name(ours.model.name, theirs.model.name);
+  if (!ours.model.digest.empty() && !theirs.model.digest.empty() && ours.model.digest != theirs.model.digest)
+    return fail(
+        ErrorCode::IdentityMismatch,
+        "the samples of both models agree, but not every weight does (digest {} and {}); only files of "
+        "the same model can be merged",
+        escaped(ours.model.digest), escaped(theirs.model.digest));
+  keep_name(ours.model.digest, theirs.model.digest);
+  join_maps(ours.sources, theirs.sources, [](Source& own, const Source& other) {
+    own.proved = own.proved || other.proved;
+    for (std::size_t i = 0; i < std::min(own.files.size(), other.files.size()); ++i)
+      keep_name(own.files[i].name, other.files[i].name);
+  });
   join_maps(ours.importances, theirs.importances, join_importance);
   for (const auto& [key, run] : theirs.runs) {
     auto own = ours.runs.find(key);
@@ -168,6 +180,11 @@ Result<Contents> select_contents(const Database& database) {
   QF_ASSIGN(auto model, select_model(database));
   if (!model) return fail(ErrorCode::Malformed, "{}: holds no model yet", database.path());
   contents.model = std::move(*model);
+  QF_ASSIGN(auto sources, select_sources(database));
+  for (Source& source : sources) {
+    std::string key = stamp_key(source.files);
+    contents.sources.emplace(std::move(key), std::move(source));
+  }
   QF_ASSIGN(auto importances, select_importances(database));
   for (ImportanceIdentity& importance : importances)
     contents.importances.emplace(importance.fingerprint, std::move(importance));

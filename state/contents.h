@@ -20,6 +20,7 @@ struct RunContents {
 
 struct Contents {
   ModelIdentity model;
+  std::map<std::string, Source> sources;                  // by stamp_key()
   std::map<std::string, ImportanceIdentity> importances;  // by fingerprint
   std::map<std::string, RunContents> runs;                // by canonical_key()
   std::map<std::string, SensitivitySet> sensitivities;    // by canonical_key()
@@ -54,7 +55,8 @@ struct MergeSummary {
 
 // Brings into `ours` what `theirs` knows and it does not. Where both know something and disagree, the choice
 // depends on the two values alone, not on whose they are: joining any number of contents gives the same in
-// any order, and joining again changes nothing. ShapeMismatch when a tensor is not the same in both.
+// any order, and joining again changes nothing. ShapeMismatch when a tensor is not the same in both;
+// IdentityMismatch when both know every weight, and they are not the same.
 [[nodiscard]] Result<MergeSummary> join(Contents& ours, const Contents& theirs);
 
 }  // namespace quantfit::state

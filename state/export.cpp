@@ -189,10 +189,20 @@ std::string to_json_text(const Contents& contents) {
   Json json = {{"model",
                 {{"fingerprint", contents.model.fingerprint},
                  {"name", contents.model.name},
-                 {"elements", contents.model.elements}}}};
-  for (const char* part : {"importance_matrices", "runs", "sensitivity_sets", "calibrations",
+                 {"elements", contents.model.elements},
+                 {"digest", text_or_null(contents.model.digest)}}}};
+  for (const char* part : {"sources", "importance_matrices", "runs", "sensitivity_sets", "calibrations",
                            "statistics_files", "evaluations", "written_files"})
     json[part] = Json::array();
+  for (const auto& [stamp, source] : contents.sources) {
+    Json entry = {{"proved", source.proved}, {"files", Json::array()}};
+    for (const FileStamp& file : source.files)
+      entry["files"].push_back({{"name", file.name},
+                                {"bytes", file.bytes},
+                                {"modified_ns", file.modified},
+                                {"inode", file.inode}});
+    json["sources"].push_back(std::move(entry));
+  }
   for (const auto& [fingerprint, importance] : contents.importances)
     json["importance_matrices"].push_back({{"fingerprint", fingerprint},
                                            {"name", importance.name},

@@ -26,6 +26,8 @@ bool same_values(const TensorMeasurement& a, const TensorMeasurement& b) {
 // less.
 Result<void> write_difference(Database& database, const Contents& before, const Contents& after) {
   if (after.model.name != before.model.name) QF_TRY(rename_model(database, after.model.name));
+  if (!after.model.digest.empty()) QF_TRY(write_model_digest(database, after.model.digest));
+  for (const auto& [key, source] : after.sources) QF_TRY(write_source(database, source));
   for (const auto& [fingerprint, importance] : after.importances)
     QF_TRY(upsert_importance(database, importance));
   for (const auto& [key, contents] : after.runs) {

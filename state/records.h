@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/file_stamp.h"
 #include "core/format_measurement.h"
 #include "core/recipe.h"
 #include "core/tensor_info.h"
@@ -19,6 +20,15 @@ struct ModelIdentity {
   std::string fingerprint;
   std::string name;  // file name, for people
   std::uint64_t elements = 0;
+  std::string digest = {};  // of every weight (core/fingerprint.h); empty: nobody has read them all yet
+};
+
+// Files that the model was read from. Two of equal sizes, times and inodes are one (stamp_key).
+struct Source {
+  std::vector<FileStamp> files;  // in order; none: what was measured before anybody noted its files
+  bool proved = false;           // every weight was read, and gave the digest of the model
+
+  friend bool operator==(const Source&, const Source&) = default;
 };
 
 struct ImportanceIdentity {

@@ -7,7 +7,7 @@
 namespace quantfit::state {
 namespace {
 
-constexpr Sql kSelectModel = "SELECT fingerprint, name, elements FROM model ORDER BY model_id";
+constexpr Sql kSelectModel = "SELECT fingerprint, name, elements, digest FROM model ORDER BY model_id";
 constexpr Sql kInsertModel = "INSERT INTO model (model_id, fingerprint, name, elements) VALUES (1, ?, ?, ?)";
 constexpr Sql kRenameModel = "UPDATE model SET name = ? WHERE model_id = 1";
 
@@ -63,10 +63,11 @@ Result<std::optional<ModelIdentity>> select_model(const Database& database) {
   QF_ASSIGN(auto statement, Statement::prepare(database, kSelectModel));
   QF_ASSIGN(const bool row, statement.step());
   if (!row) return std::optional<ModelIdentity>();
-  ModelIdentity model{statement.text(0), statement.text(1), statement.unsigned_integer(2)};
+  ModelIdentity model{statement.text(0), statement.text(1), statement.unsigned_integer(2), statement.text(3)};
   QF_TRY(statement.finish());
   QF_TRY(sound(database, check_text(model.fingerprint, "the model's fingerprint")));
   QF_TRY(sound(database, check_text(model.name, "the model's name")));
+  QF_TRY(sound(database, check_text(model.digest, "the digest of the model's weights")));
   return std::optional<ModelIdentity>(std::move(model));
 }
 

@@ -265,6 +265,33 @@ UPDATE meta SET value = '2' WHERE key IN ('writer_version', 'lowest_compatible_v
 PRAGMA user_version = 2;
 )sql";
 
+// Version 3. Of which files the measurements are, and the digest of every weight where all were read.
+// Programs of older versions would measure without a note: they may not.
+constexpr Sql kVersion3 = R"sql(
+ALTER TABLE model ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+
+CREATE TABLE source (
+  source_id INTEGER NOT NULL PRIMARY KEY,
+  stamp TEXT NOT NULL UNIQUE,
+  proved INTEGER NOT NULL CHECK (proved IN (0, 1))
+) STRICT;
+
+CREATE TABLE source_file (
+  source_id INTEGER NOT NULL REFERENCES source (source_id) ON DELETE CASCADE,
+  position INTEGER NOT NULL CHECK (position >= 0),
+  name TEXT NOT NULL,
+  bytes INTEGER NOT NULL CHECK (bytes >= 0),
+  modified INTEGER NOT NULL,
+  inode INTEGER NOT NULL,
+  PRIMARY KEY (source_id, position)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO source (stamp, proved) SELECT '', 0 WHERE EXISTS (SELECT 1 FROM measurement);
+
+UPDATE meta SET value = '3' WHERE key IN ('writer_version', 'lowest_compatible_version');
+PRAGMA user_version = 3;
+)sql";
+
 constexpr Sql kSelectOldRecipes =
     "SELECT recipe_id, run_id, target, budget_bytes, bytes, objective, lower_bound FROM recipe "
     "ORDER BY recipe_id";
@@ -319,7 +346,8 @@ Result<void> name_recipes(Database& database) {
   return outcome::success();
 }
 
-constexpr std::array kMigrations = {Migration{1, kVersion1}, Migration{2, kVersion2, name_recipes}};
+constexpr std::array kMigrations = {Migration{1, kVersion1}, Migration{2, kVersion2, name_recipes},
+                                    Migration{3, kVersion3}};
 
 constexpr Sql kSelectApplicationId = "PRAGMA application_id";
 constexpr Sql kSelectUserVersion = "PRAGMA user_version";

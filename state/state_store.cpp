@@ -134,6 +134,19 @@ Result<ModelIdentity> StateStore::model() const {
   return std::move(*model);
 }
 
+Result<void> StateStore::remember_source(const std::vector<FileStamp>& files, const std::string& digest) {
+  QF_TRY(impl_->check_writable());
+  QF_TRY(check_text(digest, "the digest of a model's weights"));
+  return impl_->in_transaction([&](Database& database) -> Result<void> {
+    if (!digest.empty()) QF_TRY(write_model_digest(database, digest));
+    return write_source(database, {files, !digest.empty()});
+  });
+}
+
+Result<std::vector<Source>> StateStore::sources() const {
+  return impl_->as_one_state(select_sources);
+}
+
 Result<void> StateStore::remember_importance(const ImportanceIdentity& importance) {
   QF_TRY(impl_->check_writable());
   if (importance.fingerprint.empty()) return outcome::success();

@@ -46,6 +46,12 @@ class StateStore {
   ~StateStore();
 
   [[nodiscard]] Result<ModelIdentity> model() const;
+  // Notes that the model was read from these files; with `digest`, that every weight of them was, and what
+  // came out. IdentityMismatch, and nothing noted, when the file knows another digest.
+  [[nodiscard]] Result<void> remember_source(const std::vector<FileStamp>& files,
+                                             const std::string& digest = {});
+  // Ordered by stamp_key().
+  [[nodiscard]] Result<std::vector<Source>> sources() const;
   // Adds or updates the entry with this fingerprint; does nothing for an empty fingerprint.
   [[nodiscard]] Result<void> remember_importance(const ImportanceIdentity& importance);
   // In the order in which they were first seen.

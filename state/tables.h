@@ -38,6 +38,15 @@ namespace quantfit::state {
 // InvalidArgument when there is none of this number.
 [[nodiscard]] Result<void> check_run_exists(const Database& database, RunId run);
 
+// source_tables.cpp: the files that the model was read from.
+
+// The digest of every weight. IdentityMismatch when another one is there.
+[[nodiscard]] Result<void> write_model_digest(Database& database, const std::string& digest);
+// What was proved of these files stays proved.
+[[nodiscard]] Result<void> write_source(Database& database, const Source& source);
+// Ordered by stamp_key().
+[[nodiscard]] Result<std::vector<Source>> select_sources(const Database& database);
+
 // measurement_tables.cpp
 
 // What is stored of the tensor stays: formats that are not listed, the larger number of rows.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "cli/report/json.h"
@@ -29,6 +31,30 @@ std::uint64_t recipes_of(const state::Contents& contents) {
   std::uint64_t recipes = 0;
   for (const auto& [key, run] : contents.runs) recipes += run.recipes.size();
   return recipes;
+}
+
+std::uint64_t unproved_of(const state::Contents& contents) {
+  return static_cast<std::uint64_t>(
+      std::ranges::count_if(contents.sources, [](const auto& source) { return !source.second.proved; }));
+}
+
+// What is known of the weights that were measured.
+std::string proof_text(const state::Contents& contents) {
+  if (contents.model.digest.empty())
+    return "weights: known by samples of every tensor; nobody has read them all yet\n";
+  std::string text = fmt::format("weights: all were read, digest {}", escaped(contents.model.digest));
+  if (const std::uint64_t unproved = unproved_of(contents); unproved != 0)
+    text += fmt::format("; of {} of {} sets of files only samples were", unproved, contents.sources.size());
+  return text + '\n';
+}
+
+std::string modified_text(std::int64_t nanoseconds) {
+  constexpr std::int64_t kNanoseconds = 1'000'000'000;
+  const std::time_t seconds = nanoseconds / kNanoseconds;
+  std::tm parts{};
+  if (gmtime_r(&seconds, &parts) == nullptr) return "-";
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", parts.tm_year + 1900, parts.tm_mon + 1,
+                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec);
 }
 
 // The first digits of a fingerprint are enough to tell two apart.
@@ -70,6 +96,8 @@ nlohmann::ordered_json list_document(std::span<const StateReport> reports) {
                              {"last_change", report.last_change},
                              {"model", report.contents.model.name},
                              {"model_fingerprint", report.contents.model.fingerprint},
+                             {"model_digest", report.contents.model.digest},
+                             {"sources_unproved", unproved_of(report.contents)},
                              {"runs", report.contents.runs.size()},
                              {"tensors", tensors_of(report.contents)},
                              {"recipes", recipes_of(report.contents)},
@@ -86,6 +114,17 @@ std::string to_text(const StateReport& report, std::int64_t now) {
                                  escaped(report.path), format_bytes(report.bytes),
                                  age_text(report.last_change, now), printable(contents.model.name),
                                  contents.model.elements, escaped(contents.model.fingerprint));
+  text += proof_text(contents);
+
+  Table sources({"file of the model", "size", "modified", "inode", "all weights read"});
+  for (const auto& [stamp, source] : contents.sources) {
+    const char* read = source.proved ? "yes" : "no";
+    if (source.files.empty()) sources.add({"not noted", "-", "-", "-", read});
+    for (const FileStamp& file : source.files)
+      sources.add({file.name, fmt::to_string(file.bytes), modified_text(file.modified),
+                   fmt::to_string(file.inode), read});
+  }
+  append_section(text, "read from", sources, !contents.sources.empty());
 
   Table runs(
       {"run", "importance", "effort", "encoder", "tensors", "values", "recipes", "started", "finished"});

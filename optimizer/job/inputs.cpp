@@ -86,7 +86,44 @@ Result<state::StateStore> recall(const JobPaths& paths, const std::string& finge
   return store;
 }
 
+// How far it is known that the weights are those that were measured, in a sentence; empty where nothing
+// speaks against it. fingerprint() has compared samples of every tensor; files that are the same by size,
+// time and inode hold the same weights.
+std::string doubts(const std::vector<state::Source>& sources, const JobInputs& inputs) {
+  const auto now = std::ranges::find(sources, stamp_key(inputs.files),
+                                     [](const state::Source& source) { return stamp_key(source.files); });
+  const bool known = now != sources.end();
+  if (sources.empty() || (known && (now->proved || sources.size() == 1))) return {};
+  return fmt::format(
+      "{}: by size, time and inode it is not known to be the file that was {}: samples of every tensor "
+      "agree, which "
+      "does not prove that every weight does; {}",
+      printable(inputs.model.shards().front().path.filename().string()),
+      inputs.known_digest.empty() ? "measured" : "read as a whole",
+      inputs.known_digest.empty() ? "a copy of the same file is nothing to worry about"
+                                  : "what is written next compares them all");
+}
+
+// What the state file knows about the model's files.
+Result<void> look_at_source(JobInputs& inputs, StateUse use) {
+  QF_ASSIGN(inputs.files, file_stamps(inputs.model));
+  if (!inputs.store) return outcome::success();
+  QF_ASSIGN(const state::ModelIdentity model, inputs.store->model());
+  inputs.known_digest = model.digest;
+  QF_ASSIGN(const auto sources, inputs.store->sources());
+  if (std::string doubt = doubts(sources, inputs); !doubt.empty())
+    inputs.warnings.push_back(std::move(doubt));
+  return use == StateUse::Keep ? inputs.store->remember_source(inputs.files) : outcome::success();
+}
+
 }  // namespace
+
+Result<void> remember_digest(JobInputs& inputs, const std::string& digest) {
+  if (!inputs.store) return outcome::success();
+  QF_TRY(inputs.store->remember_source(inputs.files, digest));
+  inputs.known_digest = digest;
+  return outcome::success();
+}
 
 Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel, StateUse use) {
   return or_out_of_memory(paths.model.string(), [&]() -> Result<JobInputs> {
@@ -94,7 +131,7 @@ Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* ca
     QF_ASSIGN(Model model, Model::open(paths.model));
     QF_ASSIGN(model, prune_layers(std::move(model), paths.pruned_layers, warnings));
     QF_ASSIGN(ModelTraits facts, model_traits(model.metadata(), model.tensors()));
-    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}, std::move(warnings)};
+    JobInputs inputs{std::move(model), std::move(facts), {}, {}, {}, {}, {}, {}, std::move(warnings), {}, {}};
     if (!paths.importance.empty()) {
       QF_ASSIGN(inputs.importance, ImportanceMatrix::read(paths.importance));
       if (!paths.pruned_layers.empty() && !paths.importance_is_pruned) {
@@ -132,6 +169,7 @@ Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* ca
         QF_TRY(inputs.store->remember_importance(identity));
       }
     }
+    QF_TRY(look_at_source(inputs, use));
     return inputs;
   });
 }

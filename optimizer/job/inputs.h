@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/file_stamp.h"
 #include "core/importance_matrix.h"
 #include "core/model.h"
 #include "core/progress.h"
@@ -26,6 +27,8 @@ struct JobInputs {
   // Sensitivities that were measured for this job; more may be in the state file.
   std::vector<state::SensitivitySet> measured_sets;
   std::vector<std::string> warnings;  // for people: what was noticed and not refused
+  std::vector<FileStamp> files;       // the model's, as they were when it was opened
+  std::string known_digest;           // of every weight, where the state file knows it
 
   [[nodiscard]] const ImportanceMatrix* importance_or_null() const {
     return importance ? &*importance : nullptr;
@@ -43,5 +46,9 @@ enum class StateUse {
 // `cancel`, when given, must outlive the inputs: the state file listens to it as long as it is open.
 [[nodiscard]] Result<JobInputs> open_inputs(const JobPaths& paths, const CancellationToken* cancel = nullptr,
                                             StateUse use = StateUse::Keep);
+
+// Tells the state file, where there is one, that every weight of the inputs' files was read and has this
+// digest. IdentityMismatch when it knows another one.
+[[nodiscard]] Result<void> remember_digest(JobInputs& inputs, const std::string& digest);
 
 }  // namespace quantfit::optimizer

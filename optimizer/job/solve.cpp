@@ -149,6 +149,7 @@ WriterOptions writer_options(const JobInputs& inputs, const JobRequest& request)
   writer.threads = request.sampler.threads;
   writer.covariances = request.sampler.covariances;
   writer.source_fingerprint = inputs.model_fingerprint;
+  writer.source_digest = inputs.known_digest;
   writer.split = request.split;
   writer.reuse = request.reuse;
   return writer;

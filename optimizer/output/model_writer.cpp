@@ -27,8 +27,6 @@ namespace {
 // Rows are cut into chunks of about this many source bytes: enough to amortize a task, small enough that the
 // chunks in flight stay far below the memory bound.
 constexpr std::uint64_t kChunkBytes = 1U << 20;
-// At a time, where a tensor is read to find out whether it was encoded before.
-constexpr std::size_t kReadBytes = std::size_t{16} << 20;
 
 // The reference stores at most this many bytes of file and data set names.
 constexpr std::size_t kMaxNameBytes = 127;
@@ -132,19 +130,8 @@ class ChunkSource {
  private:
   // Reads all of a tensor, and finds it among those that were encoded before.
   std::shared_ptr<const ReadTensor> look_up(const TensorInfo& source, const TensorInfo& output) {
-    Digest digest;
-    const auto all = model_.data(source);
-    const auto piece = [&](std::size_t begin) {
-      return all.subspan(begin, std::min<std::size_t>(kReadBytes, all.size() - begin));
-    };
-    model_.will_need(piece(0));
-    for (std::size_t begin = 0; begin < all.size(); begin += kReadBytes) {
-      if (begin + kReadBytes < all.size()) model_.will_need(piece(begin + kReadBytes));
-      digest.bytes(piece(begin));
-      model_.done_with(piece(begin));
-    }
     auto read = std::make_shared<ReadTensor>();
-    read->weights = digest.hex();
+    read->weights = data_digest(model_, source);
     read->inputs = inputs_digest(source, output.format, read->weights, metric_.get(), options_);
     read->reused = earlier_.find(output, read->inputs);
     return read;
@@ -234,8 +221,10 @@ class Output {
     return files_.commit(values);
   }
 
+  [[nodiscard]] std::string source_digest() const { return source_.hex(); }
+
   void describe(WriteSummary& summary) const {
-    summary.source_digest = source_.hex();
+    summary.source_digest = source_digest();
     summary.encoded_tensors = encoded_tensors_;
     summary.reused_tensors = reused_tensors_;
     summary.notes = earlier_.notes();
@@ -259,10 +248,7 @@ class Output {
                                 ? chunk.known->inputs
                                 : inputs_digest(source, chunk.format, weights, chunk.metric.get(), options_);
     data_[chunk.tensor] = encoded_.value();
-    source_.text(source.name);
-    for (const std::uint64_t extent : source.ne) source_.number(extent);
-    source_.number(static_cast<std::uint64_t>(source.format));
-    source_.text(weights);
+    source_.add(source, weights);
     encoded_tensors_ += chunk.metric ? 1 : 0;
     reused_tensors_ += reused != nullptr ? 1 : 0;
     if (reused != nullptr && data_[chunk.tensor] != reused->digest)
@@ -284,7 +270,7 @@ class Output {
   EncodedTensors& earlier_;
   std::vector<std::uint64_t> inputs_, data_;  // by tensor
   std::span<const TensorInfo> tensors_;
-  Digest source_;             // of all tensors
+  WeightsDigest source_;      // of all tensors
   Digest weights_, encoded_;  // of the tensor that is passing
   bool keeping_ = false;
   std::uint64_t encoded_tensors_ = 0;
@@ -436,6 +422,12 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
           "{}: another program changed its weights since the job began; start again when nothing writes "
           "to it",
           model.shards().front().path.string());
+    if (!options.source_digest.empty() && output.source_digest() != options.source_digest)
+      return fail(ErrorCode::IdentityMismatch,
+                  "{}: some of its weights are not those that were measured, although names, shapes and "
+                  "samples agree "
+                  "(digest {}, now {}): measure it anew, into a state file of its own",
+                  model.shards().front().path.string(), options.source_digest, output.source_digest());
     QF_TRY(watch.check());
     QF_TRY(output.commit());
     WriteSummary summary;

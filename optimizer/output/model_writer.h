@@ -30,6 +30,9 @@ struct WriterOptions {
   unsigned threads = 0;  // 0: all cores
   // What fingerprint() gave when the job began: compared before the file appears. Empty: not compared.
   std::string source_fingerprint;
+  // The digest of every weight (core/fingerprint.h), where it is known: compared likewise. Empty: not
+  // compared.
+  std::string source_digest;
   ShardLimits split;                   // nothing: one file
   Existing existing = Existing::Keep;  // a file that has the name already, or gets it meanwhile
   std::vector<GgufKeyValue> keys;      // further metadata: provenance
@@ -62,9 +65,8 @@ struct WriteSummary {
   std::vector<std::filesystem::path> files;  // in order; a model of several is opened through the first
   std::uint64_t file_bytes = 0;
   std::uint64_t tensor_bytes = 0;
-  // Of every weight that was read: 32 hexadecimal digits (XXH3, 128 bits) over name, dimensions, format and
-  // the digest of all bytes of every tensor that has any, in the model's order. Equal digests mean equal
-  // sources, to the last bit, where fingerprint() looks at a sample.
+  // Of every weight that was read (core/fingerprint.h): equal digests mean equal sources, to the last bit,
+  // where fingerprint() looks at a sample.
   std::string source_digest;
   std::uint64_t encoded_tensors = 0;  // that changed their format
   std::uint64_t reused_tensors = 0;   // of these, taken from files or the cache
@@ -77,7 +79,8 @@ struct WriteSummary {
 // one of the model's own files. Tensors whose format stays as it is are copied; Malformed, naming tensor and
 // row, for a weight of any tensor that is not a finite number. Memory is bounded by the
 // chunks in flight, whatever the size of the model. Io, and no file, when the model's files change meanwhile
-// in size, time of modification or fingerprint. The bytes do not depend on threads, instruction set, or what
+// in size, time of modification or fingerprint; IdentityMismatch, and no file, when the weights have another
+// digest than `options.source_digest`. The bytes do not depend on threads, instruction set, or what
 // could be reused. Keys kTensorInputs and kTensorData among `options.keys` are filled in, at the end.
 [[nodiscard]] Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* importance,
                                                const Recipe& recipe, const std::filesystem::path& path,

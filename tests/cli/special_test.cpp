@@ -1,5 +1,6 @@
 // Tensors that are not a plain layer's matrices, through the real program: nothing is dropped.
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -135,6 +136,22 @@ TEST(SpecialTensors, LayersThatPredictFurtherTokensStay) {
       quantize(folder / "m.gguf", folder / "x.gguf", {"--target-bpw", "5", "--prune-layers", "3"});
   EXPECT_EQ(wrong.exit_code, 2);
   EXPECT_THAT(wrong.err, HasSubstr("there are 3"));
+}
+
+// Over 60 s of processor time, where every look through all tensors costs the square of their number; about 2
+// s otherwise.
+TEST(SpecialTensors, ManyTensorsCostTheirNumberAndNotItsSquare) {
+  const TemporaryFolder folder;
+  std::vector<Tensor> tensors = {{"token_embd.weight", {256, 8}}};
+  for (int layer = 0; layer < 20'000; ++layer)
+    for (const char* role : {"attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm", "ffn_up"})
+      tensors.push_back({fmt::format("blk.{}.{}.weight", layer, role), {8}});
+  write_model(folder / "m.gguf", tensors, {{"general.architecture", "llama"}},
+              {{"llama.block_count", 20'000}});
+  const auto planned = test::run({"/bin/sh", "-c", "ulimit -t 60; exec \"$@\"", "sh", QUANTFIT_BINARY, "plan",
+                                  folder / "m.gguf", "--imatrix", "none", "--error-feedback", "off",
+                                  "--objective", "prior", "--target-bpw", "32"});
+  EXPECT_EQ(planned.exit_code, 0) << planned.err;
 }
 
 }  // namespace

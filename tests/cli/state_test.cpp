@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "core/model.h"
 #include "tests/support/process.h"
 #include "tests/support/test_paths.h"
 
@@ -18,6 +20,7 @@ namespace {
 using test::ProcessResult;
 using test::TemporaryFolder;
 using testing::HasSubstr;
+using testing::Not;
 using Environment = std::map<std::string, std::string>;
 
 const std::string kBinary = QUANTFIT_BINARY;
@@ -161,6 +164,61 @@ TEST(State, ShowsChecksPrunesAndExports) {
   EXPECT_FALSE(std::filesystem::exists(folder / "none"));
   EXPECT_EQ(run_state({}).exit_code, 2);
   EXPECT_EQ(run_state({"merge", folder / "new.qfstate"}).exit_code, 2);
+}
+
+// A thousand weights between the samples of the fingerprint change between two runs.
+TEST(State, WeightsThatChangedBetweenRunsAreNoticed) {
+  namespace fs = std::filesystem;
+  const TemporaryFolder folder;
+  const auto state = folder / "a.qfstate";
+  const auto model = folder / "model.gguf";
+  fs::copy_file(test::data_dir() / "tale-dense-F16.gguf", model);
+  const auto with_model = [&](const std::string& command, const std::vector<std::string>& options) {
+    auto words = measuring(command, state, options);
+    words[2] = model;
+    return test::run(words);
+  };
+  const auto write = [&](const char* name) {
+    return with_model("quantize", {"--target-bpw", "4", "-o", folder / name});
+  };
+  ASSERT_EQ(with_model("plan", {"--target-bpw", "4"}).exit_code, 0);
+  EXPECT_THAT(run_state({"show", state}).out, HasSubstr("nobody has read them all"));
+  EXPECT_THAT(run_state({"verify", state, "--model", model}).out, HasSubstr("none is on record"));
+  ASSERT_EQ(write("first.gguf").exit_code, 0);
+  EXPECT_THAT(run_state({"show", state}).out, HasSubstr("weights: all were read, digest"));
+  EXPECT_THAT(run_state({"verify", state, "--model", model}).out, HasSubstr("every weight is that of"));
+
+  // The same weights in other files: said, compared while writing, and known from then on.
+  const auto then = fs::last_write_time(model);
+  fs::last_write_time(model, then + std::chrono::seconds(1));
+  EXPECT_THAT(with_model("plan", {"--target-bpw", "4"}).err, HasSubstr("samples of every tensor agree"));
+  const auto second = write("second.gguf");
+  EXPECT_EQ(second.exit_code, 0) << second.err;
+  EXPECT_EQ(test::read_file(folder / "second.gguf"), test::read_file(folder / "first.gguf"));
+  EXPECT_THAT(with_model("plan", {"--target-bpw", "4"}).err, Not(HasSubstr("samples of every tensor agree")));
+
+  {
+    // The middle of the largest gap between two samples of the last tensor that is large enough to have some.
+    const auto opened = Model::open(model).value();
+    const TensorInfo* embedding = opened.find("token_embd.weight");
+    ASSERT_NE(embedding, nullptr);
+    ASSERT_GT(embedding->bytes, 24U * 8192U);
+    const std::uint64_t at =
+        opened.shards()[0].data_offset + embedding->offset + (embedding->bytes / 23 + 4096) / 2;
+    std::fstream file(model, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(at));
+    const std::vector<char> halves(2000, '\x21');
+    file.write(halves.data(), static_cast<std::streamsize>(halves.size()));
+  }
+  const auto third = write("third.gguf");
+  EXPECT_NE(third.exit_code, 0);
+  EXPECT_THAT(third.err, HasSubstr("some of its weights are not those that were measured"));
+  EXPECT_FALSE(fs::exists(folder / "third.gguf"));
+  const auto verified = run_state({"verify", state, "--model", model});
+  EXPECT_EQ(verified.exit_code, 1);
+  EXPECT_THAT(verified.err, HasSubstr("samples agree, the digest"));
+  EXPECT_THAT(run_state({"verify", state, "--model", test::data_dir() / "gguf" / "tiny.gguf"}).err,
+              HasSubstr("samples of it differ"));
 }
 
 }  // namespace

@@ -92,6 +92,36 @@ TEST(Fingerprint, KnowsModelsApart) {
   EXPECT_NE(tuned.fingerprint_of(folder), original);
 }
 
+std::string weights_of(const std::filesystem::path& path) {
+  NoProgress progress;
+  const CancellationToken cancel;
+  const auto model = Model::open(path);
+  EXPECT_TRUE(model);
+  const auto digest = weights_digest(model.value(), progress, cancel);
+  EXPECT_TRUE(digest);
+  return digest.value();
+}
+
+TEST(WeightsDigest, SeesEveryWeightAndNeitherOrderNorSharding) {
+  const test::TemporaryFolder folder;
+  const std::string original = Sample{}.fingerprint_of(folder);
+  const std::string weights = weights_of(folder / "sample.gguf");
+  EXPECT_THAT(weights, ::testing::MatchesRegex("[0-9a-f]{32}"));
+  EXPECT_EQ(Sample{.reversed = true}.fingerprint_of(folder), original);
+  EXPECT_EQ(weights_of(folder / "sample.gguf"), weights);
+  Sample changed;
+  changed.large[5000] = std::byte{3};  // between two pieces of the sample
+  EXPECT_EQ(changed.fingerprint_of(folder), original);
+  EXPECT_NE(weights_of(folder / "sample.gguf"), weights);
+  EXPECT_EQ(weights_of(gguf("tiny-00001-of-00003.gguf")), weights_of(gguf("tiny.gguf")));
+
+  const auto model = Model::open(gguf("tiny.gguf"));
+  NoProgress progress;
+  CancellationToken cancel;
+  cancel.cancel();
+  EXPECT_EQ(weights_digest(model.value(), progress, cancel).error().code, ErrorCode::Interrupted);
+}
+
 TEST(Fingerprint, OtherPrecisionIsAnotherModel) {
   const auto shared = test::shared_dir();
   if (!shared)

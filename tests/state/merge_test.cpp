@@ -19,7 +19,12 @@ using Path = std::filesystem::path;
 
 // Everything that merging must agree on, as text: no row numbers, no order of coming.
 std::string text_of(const Contents& contents) {
-  std::string text = fmt::format("{} {}\n", contents.model.fingerprint, contents.model.name);
+  std::string text =
+      fmt::format("{} {} {}\n", contents.model.fingerprint, contents.model.name, contents.model.digest);
+  for (const auto& [key, source] : contents.sources) {
+    text += fmt::format("{} {}\n", key, source.proved);
+    for (const FileStamp& file : source.files) text += fmt::format(" {} {}\n", file.name, file.bytes);
+  }
   for (const auto& [key, importance] : contents.importances)
     text += fmt::format("{} {} {}\n", key, importance.name, importance.datasets);
   for (const auto& [key, run] : contents.runs) {
@@ -68,6 +73,11 @@ void make_files(const TemporaryFolder& folder) {
     if (i == 2) {
       ASSERT_TRUE(store.remember_importance({"bb22", "another name.gguf", "wiki", 10, true}));
     }
+    // One of them was read as a whole, through another name.
+    std::vector<FileStamp> files = files_case();
+    if (i == 2) files[0].inode = 78;
+    files[0].name = fmt::format("model-{}.gguf", i);
+    ASSERT_TRUE(store.remember_source(files, i == 1 ? "d1" : ""));
     // Other numbers for the same runs: ids must not be taken over.
     RunParameters more = parameters_case();
     more.effort = "max";
@@ -139,6 +149,20 @@ TEST(Merge, GivesTheSameInAnyOrderAndThroughGenerations) {
   ASSERT_TRUE(merge_files(folder / "right", {folder / "2", folder / "1"}));
   ASSERT_TRUE(merge_files(folder / "2", {folder / "right", folder / "left", folder / "2"}));
   EXPECT_EQ(text_of(folder / "2"), *expected);
+}
+
+TEST(Merge, RefusesOtherWeightsOfTheSameSamples) {
+  const TemporaryFolder folder;
+  make_files(folder);
+  ASSERT_TRUE(StateStore::open(folder / "2", model_case()).value().remember_source(files_case(), "d2"));
+  const std::string before = text_of(folder / "2");
+  for (const auto& [into, other] : {std::pair("1", "2"), std::pair("2", "1")}) {
+    const auto merged = merge_files(folder / into, {folder / other});
+    ASSERT_FALSE(merged);
+    EXPECT_EQ(merged.error().code, ErrorCode::IdentityMismatch);
+    EXPECT_THAT(merged.error().message, HasSubstr("not every weight"));
+  }
+  EXPECT_EQ(text_of(folder / "2"), before);
 }
 
 TEST(Merge, BringsWhatIsMissingAndCountsWhatDiffers) {

@@ -27,8 +27,8 @@ void run_sql(const std::filesystem::path& path, const std::string& sql) {
   sqlite3_close(handle);
 }
 
-void make_old_file(const std::filesystem::path& path) {
-  std::ifstream in(test::data_dir() / "state" / "schema_1.sql");
+void make_old_file(const std::filesystem::path& path, int version = 1) {
+  std::ifstream in(test::data_dir() / "state" / fmt::format("schema_{}.sql", version));
   run_sql(path, std::string(std::istreambuf_iterator<char>(in), {}));
 }
 
@@ -86,6 +86,32 @@ TEST(Schema, AStoredFileOfSchema1IsReadAndContinued) {
   EXPECT_EQ(recipes[0].recipe.entries, recipe_case("4.5").recipe.entries);
   EXPECT_EQ(store.value().importances().value().at(0).chunk_count, 125U);
   EXPECT_TRUE(store.value().save_tensor(runs[1].id, measurement_case("new", 3)));
+}
+
+TEST(Schema, AStoredFileOfSchema2IsReadAndContinued) {
+  const TemporaryFolder folder;
+  make_old_file(folder / "old.qfstate", 2);
+  auto store = StateStore::open(folder / "old.qfstate", model_case());
+  ASSERT_TRUE(store) << store.error().message;
+  const RunId run = store.value().begin_run(parameters_case(), "9").value();
+  EXPECT_EQ(store.value().runs().value().size(), 2U);
+  const auto loaded = store.value().load_run(run).value();
+  ASSERT_EQ(loaded.size(), 2U);
+  expect_same(loaded.at("blk.0.ffn_up.weight"), measurement_case("blk.0.ffn_up.weight", 1));
+  EXPECT_EQ(store.value().load_recipes(run).value().size(), 1U);
+  EXPECT_EQ(store.value().load_sensitivity_sets().value().size(), 1U);
+  EXPECT_EQ(store.value().calibrations().value().at(0).layers_finished, 3U);
+  EXPECT_EQ(store.value().statistics_files().value().at(0).name, "moments-ee55.gguf");
+  EXPECT_EQ(store.value().evaluations().value().at(0).estimates, evaluation_case().estimates);
+  EXPECT_EQ(store.value().written_files().value().at(0).bytes, 1'000'000U);
+  // Nobody noted which files were measured: they stay without proof, whatever comes.
+  EXPECT_EQ(store.value().model().value().digest, "");
+  EXPECT_EQ(store.value().sources().value(), std::vector<Source>{Source{}});
+  ASSERT_TRUE(store.value().remember_source(files_case(), "d1"));
+  const auto sources = store.value().sources().value();
+  ASSERT_EQ(sources.size(), 2U);
+  EXPECT_FALSE(sources[0].proved);
+  EXPECT_EQ(sources[1], (Source{files_case(), true}));
 }
 
 TEST(Schema, OfEqualOldRecipesOneIsKept) {

@@ -68,6 +68,11 @@ inline SensitivitySet sensitivity_case() {
   return set;
 }
 
+inline std::vector<FileStamp> files_case() {
+  return {{"model-00001-of-00002.gguf", (std::uint64_t{1} << 52) + 1, 1'790'000'000'123'456'789, 77},
+          {"model-00002-of-00002.gguf", 5, -1, ~std::uint64_t{0}}};
+}
+
 inline Calibration calibration_case() {
   return {{"dd44", 4096, 512, 2}, "calibration.txt", "1", "2026-01-02T03:04:05Z", "", 3};
 }

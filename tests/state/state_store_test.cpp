@@ -479,6 +479,38 @@ TEST(StateStore, KeepsWhatCameFromRunningTheModel) {
   EXPECT_EQ(written[0].encoder_version, 3U);
 }
 
+TEST(StateStore, KnowsItsFilesAndWhetherEveryWeightWasRead) {
+  const TemporaryFolder folder;
+  auto store = StateStore::open(folder / "a", model_case()).value();
+  EXPECT_TRUE(store.sources().value().empty());
+  ASSERT_TRUE(store.remember_source(files_case()));
+  EXPECT_EQ(store.sources().value(), (std::vector<Source>{{files_case(), false}}));
+  EXPECT_EQ(store.model().value().digest, "");
+  ASSERT_TRUE(store.remember_source(files_case(), "d1"));
+  ASSERT_TRUE(store.remember_source(files_case()));  // what was proved stays proved
+  EXPECT_EQ(store.sources().value(), (std::vector<Source>{{files_case(), true}}));
+  EXPECT_EQ(store.model().value().digest, "d1");
+  // Renamed: the same files. Written to: others.
+  std::vector<FileStamp> renamed = files_case();
+  renamed[0].name = "other.gguf";
+  ASSERT_TRUE(store.remember_source(renamed));
+  EXPECT_EQ(store.sources().value().size(), 1U);
+  for (int part = 0; part < 3; ++part) {
+    std::vector<FileStamp> changed = files_case();
+    changed[1].bytes += part == 0 ? 1 : 0;
+    changed[1].modified += part == 1 ? 1 : 0;
+    changed[1].inode -= part == 2 ? 1 : 0;
+    ASSERT_TRUE(store.remember_source(changed));
+    EXPECT_EQ(store.sources().value().size(), std::size_t(part) + 2);
+  }
+  // Other weights: nothing of it is noted.
+  std::vector<FileStamp> other = files_case();
+  other.pop_back();
+  EXPECT_EQ(store.remember_source(other, "d2").error().code, ErrorCode::IdentityMismatch);
+  EXPECT_EQ(store.sources().value().size(), 4U);
+  EXPECT_EQ(store.model().value().digest, "d1");
+}
+
 TEST(StateStore, OpenExistingNeverMakesAFile) {
   const TemporaryFolder folder;
   EXPECT_EQ(StateStore::open_existing(folder / "none").error().code, ErrorCode::Io);

@@ -412,6 +412,20 @@ TEST(ModelWriter, DigestSeesTheWeightThatTheFingerprintMisses) {
   for (const std::size_t i : {1U, 2U, 3U}) EXPECT_EQ(digests[i], digests[0]);  // any recipe, any threads
   EXPECT_NE(digests[4], digests[0]);
   EXPECT_EQ(digests[5], digests[4]);
+  EXPECT_EQ(weights_digest(small.model(), progress, cancel).value(), digests[0]);
+
+  // Where the digest is known, other weights give no file.
+  std::filesystem::remove(small.folder() / "out.gguf");
+  WriterOptions options;
+  options.source_digest = digests[0];
+  const auto refused = write_model(changed.value(), nullptr, recipe_for(changed.value()),
+                                   small.folder() / "out.gguf", options, best_kernels(), progress, cancel);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::IdentityMismatch);
+  EXPECT_THAT(refused.error().message, HasSubstr(digests[4]));
+  EXPECT_FALSE(std::filesystem::exists(small.folder() / "out.gguf"));
+  EXPECT_TRUE(write_model(small.model(), nullptr, recipe_for(small.model()), small.folder() / "out.gguf",
+                          options, best_kernels(), progress, cancel));
 }
 
 TEST(ModelWriter, BrokenWeightLeavesNoFile) {
