@@ -86,34 +86,26 @@ Result<state::StateStore> recall(const JobPaths& paths, const std::string& finge
   return store;
 }
 
-// How far it is known that the weights are those that were measured, in a sentence; empty where nothing
-// speaks against it. fingerprint() has compared samples of every tensor; files that are the same by size,
-// time and inode hold the same weights.
-std::string doubts(const std::vector<state::Source>& sources, const JobInputs& inputs) {
-  const auto now = std::ranges::find(sources, stamp_key(inputs.files),
-                                     [](const state::Source& source) { return stamp_key(source.files); });
-  const bool known = now != sources.end();
-  if (sources.empty() || (known && (now->proved || sources.size() == 1))) return {};
-  return fmt::format(
-      "{}: by size, time and inode it is not known to be the file that was {}: samples of every tensor "
-      "agree, which "
-      "does not prove that every weight does; {}",
-      printable(inputs.model.shards().front().path.filename().string()),
-      inputs.known_digest.empty() ? "measured" : "read as a whole",
-      inputs.known_digest.empty() ? "a copy of the same file is nothing to worry about"
-                                  : "what is written next compares them all");
-}
-
-// What the state file knows about the model's files.
+// What the state file knows about the model's files. fingerprint() has compared samples of every tensor;
+// files that are the same by size, time and inode hold the same weights, of others that is not proved.
 Result<void> look_at_source(JobInputs& inputs, StateUse use) {
   QF_ASSIGN(inputs.files, file_stamps(inputs.model));
   if (!inputs.store) return outcome::success();
   QF_ASSIGN(const state::ModelIdentity model, inputs.store->model());
   inputs.known_digest = model.digest;
   QF_ASSIGN(const auto sources, inputs.store->sources());
-  if (std::string doubt = doubts(sources, inputs); !doubt.empty())
-    inputs.warnings.push_back(std::move(doubt));
-  return use == StateUse::Keep ? inputs.store->remember_source(inputs.files) : outcome::success();
+  const auto now = std::ranges::find(sources, stamp_key(inputs.files),
+                                     [](const state::Source& source) { return stamp_key(source.files); });
+  const bool known = now != sources.end();
+  if (!sources.empty() && !(known && (now->proved || sources.size() == 1)))
+    inputs.warnings.push_back(fmt::format(
+        "{}: by size, time and inode it is not known to be the file that was {}: samples of every tensor "
+        "agree, which does not prove that every weight does; {}",
+        printable(inputs.model.shards().front().path.filename().string()),
+        model.digest.empty() ? "measured" : "read as a whole",
+        model.digest.empty() ? "a copy of the same file is nothing to worry about"
+                             : "what is written next compares them all"));
+  return known || use == StateUse::Recall ? outcome::success() : inputs.store->remember_source(inputs.files);
 }
 
 }  // namespace

@@ -1,14 +1,21 @@
 // The files that the real program makes, in the hands of the real llama.cpp: each one loads, and the smaller
 // it is the further its predictions are from the source's.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <span>
+#include <tuple>
 
+#include "core/gguf_writer.h"
+#include "core/model.h"
 #include "tests/client/evaluation.h"
+#include "tests/client/llama_library.h"
 #include "tests/support/process.h"
 #include "tests/support/reference_library.h"
 #include "tests/support/test_paths.h"
@@ -123,6 +130,118 @@ TEST(ProducedFiles, OneModelInSeveralFilesScoresAsInOne) {
   ASSERT_TRUE(scored) << scored.error().message;
   EXPECT_GT(scored.value().candidates[0].kld, 0);
   EXPECT_EQ(scored.value().candidates[0].kld, scored.value().candidates[1].kld);
+}
+
+TEST(ProducedFiles, FiveFilesInAndThreeOut) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  const TemporaryFolder folder;
+  const auto quantize = [&](const std::filesystem::path& model, std::vector<std::string> options) {
+    options.insert(options.begin(),
+                   {QUANTFIT_BINARY, "quantize", model, "--objective", "prior", "--error-feedback", "off"});
+    const ProcessResult made = run(options);
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  };
+  const std::filesystem::path dense = data_dir() / "tale-dense-F16.gguf";
+  const std::vector<std::string> wanted = {"--imatrix", data_dir() / "tale-dense.imatrix.gguf",
+                                           "--target-bpw", "4"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = wanted;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  quantize(dense,
+           {"--imatrix", "none", "--preset", "F16", "--split-max-tensors", "15", "-o", folder / "five.gguf"});
+  ASSERT_TRUE(std::filesystem::exists(folder / "five-00001-of-00005.gguf"));
+  quantize(folder / "five-00001-of-00005.gguf",
+           with({"--split-max-tensors", "25", "-o", folder / "three.gguf"}));
+  ASSERT_TRUE(std::filesystem::exists(folder / "three-00001-of-00003.gguf"));
+  quantize(dense, with({"-o", folder / "one.gguf"}));
+  EvaluationOptions options;
+  options.chunks = 4;
+  const std::vector<std::filesystem::path> files = {folder / "one.gguf",
+                                                    folder / "three-00001-of-00003.gguf"};
+  const auto scored =
+      evaluate(folder / "five-00001-of-00005.gguf", files, text_of(data_dir() / "eval-books.txt"), options);
+  ASSERT_TRUE(scored) << scored.error().message;
+  EXPECT_GT(scored.value().candidates[0].kld, 0);
+  EXPECT_EQ(scored.value().candidates[0].kld, scored.value().candidates[1].kld);
+}
+
+// A hybrid of linear and full attention with experts, and a copy of its last layer that predicts further
+// tokens.
+void write_hybrid(const std::filesystem::path& from, const std::filesystem::path& to) {
+  const auto source = Model::open(from);
+  ASSERT_TRUE(source) << source.error().message;
+  const Model& model = source.value();
+  GgufMetadata metadata = model.metadata();
+  const auto layers = static_cast<std::uint32_t>(*metadata.uint("qwen35moe.block_count"));
+  const std::uint64_t width = *metadata.uint("qwen35moe.embedding_length");
+  metadata.set(GgufKeyValue::of_uint32("qwen35moe.block_count", layers + 1));
+  metadata.set(GgufKeyValue::of_uint32("qwen35moe.nextn_predict_layers", 1));
+  std::vector<TensorInfo> tensors(model.tensors().begin(), model.tensors().end());
+  std::vector<std::vector<std::byte>> data;
+  for (const TensorInfo& tensor : tensors) {
+    const auto bytes = model.data(tensor);
+    data.emplace_back(bytes.begin(), bytes.end());
+  }
+  const std::string last = fmt::format("blk.{}.", layers - 1);
+  const std::string added = fmt::format("blk.{}.", layers);
+  for (const TensorInfo& tensor : model.tensors()) {
+    if (!tensor.name.starts_with(last)) continue;
+    const auto bytes = model.data(tensor);
+    data.emplace_back(bytes.begin(), bytes.end());
+    tensors.push_back(tensor);
+    tensors.back().name.replace(0, last.size(), added);
+  }
+  const std::vector<std::tuple<const char*, std::uint64_t, std::uint64_t>> heads = {
+      {"eh_proj", 2 * width, width},
+      {"enorm", width, 1},
+      {"hnorm", width, 1},
+      {"shared_head_norm", width, 1}};
+  for (const auto& [name, columns, rows] : heads) {
+    TensorInfo tensor;
+    tensor.name = fmt::format("{}nextn.{}.weight", added, name);
+    tensor.n_dims = rows == 1 ? 1 : 2;
+    tensor.ne = {columns, rows, 1, 1};
+    tensor.bytes = columns * rows * sizeof(float);
+    const std::vector<float> values(columns * rows, 1.0F / static_cast<float>(columns));
+    const auto bytes = std::as_bytes(std::span(values));
+    data.emplace_back(bytes.begin(), bytes.end());
+    tensors.push_back(tensor);
+  }
+  auto writer = GgufWriter::create(to, metadata, tensors);
+  ASSERT_TRUE(writer) << writer.error().message;
+  for (const auto& bytes : data) ASSERT_TRUE(writer.value().append(bytes));
+  ASSERT_TRUE(writer.value().commit());
+}
+
+TEST(ProducedFiles, HybridWithALayerThatPredictsFurtherTokens) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  const auto shared = shared_dir();
+  if (!shared) GTEST_SKIP() << "the larger data are not there; no hybrid model was made or loaded";
+  const TemporaryFolder folder;
+  write_hybrid(*shared / "running/tiny/qwen35moe.gguf", folder / "hybrid.gguf");
+  const ProcessResult made = run({QUANTFIT_BINARY, "quantize", folder / "hybrid.gguf", "--imatrix", "none",
+                                  "--objective", "prior", "--error-feedback", "off", "--formats", "Q8_0,F16",
+                                  "--target-bpw", "12", "-o", folder / "out.gguf"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const std::vector<Token> tokens = {1, 5, 9, 13, 17, 21, 25, 29};
+  std::vector<std::vector<float>> logits;
+  for (const char* name : {"hybrid.gguf", "out.gguf"}) {
+    auto model = LlamaModel::open(folder / name, 16, 1, ClientPrecision::Float32);
+    ASSERT_TRUE(model) << model.error().message;
+    ASSERT_TRUE(model.value().decode(tokens, tokens.size() - 1));
+    const auto row = model.value().logits(0);
+    logits.emplace_back(row.begin(), row.end());
+  }
+  double difference = 0;
+  double energy = 0;
+  for (std::size_t i = 0; i < logits[0].size(); ++i) {
+    difference += std::pow(double{logits[1][i]} - logits[0][i], 2);
+    energy += std::pow(double{logits[0][i]}, 2);
+  }
+  EXPECT_GT(difference, 0);
+  EXPECT_LT(difference, 0.02 * energy);
 }
 
 TEST(ProducedFiles, MixtureOfExpertsAtEveryTarget) {
