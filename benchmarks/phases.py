@@ -6,7 +6,8 @@ usage: phases.py BUILD_FOLDER [--weights 1e9] [--tokens 4096] [--context 512] [-
 Generates a model (or takes one), draws token numbers, and runs the program once per phase on a state file that grows, so
 that every run does one phase more than the one before. CPU time is the program's own, so other work on the machine does not
 count in it; wall time is for idle machines. A phase without a pass through the model (sampling, writing) is related to the
-same forward pass.
+same forward pass. Factors of second moments are made for the few rows that its run samples: they take the same time whatever the
+number of tokens.
 """
 import argparse
 import json
@@ -51,7 +52,7 @@ def phases(quantfit, model, options, threads, folder):
     target = ["--target-bpw", options.bpw]
     yield "forward pass, with logits of half of the tokens", Run([quantfit, "evaluate", model, *text, *common])
     yield "importance matrix alone", Run([quantfit, "calibrate", model, *text, "-o", folder / "alone.gguf", *common])
-    yield ("importance matrix and second moments, one pass",
+    yield ("one pass for importance and moments, and factors",
            Run([quantfit, "plan", *fed, "--objective", "prior", *few]))
     yield "gradients", Run([quantfit, "plan", *fed, "--objective", "measured", *few])
     yield "sampling with error feedback, allocation", Run([quantfit, "plan", *fed, *target])
