@@ -223,7 +223,7 @@ TEST(FullDisk, AFileSizeLimitIsReportedAndNothingIsLost) {
   const TemporaryFolder folder;
   const int answer = wait_for(start_child([&] {
     signal(SIGXFSZ, SIG_IGN);
-    rlimit limit = {400'000, RLIM_INFINITY};
+    rlimit limit = {600'000, RLIM_INFINITY};
     if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
     return fill_up(folder / "a", [] {
       const rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
