@@ -151,6 +151,16 @@ Result<void> read_parts(const Model& file, const std::string& name,
   return outcome::success();
 }
 
+GgufKeyValue of_float64(std::string key, double value) {
+  GgufKeyValue result;
+  result.key = std::move(key);
+  result.type = GgufType::Float64;
+  std::vector<std::byte> bytes(sizeof(value));
+  std::memcpy(bytes.data(), &value, sizeof(value));
+  result.bytes = std::move(bytes);
+  return result;
+}
+
 }  // namespace
 
 std::uint64_t ModelStatistics::tokens() const {
@@ -207,6 +217,7 @@ Result<StatisticsWriter> StatisticsWriter::create(const std::filesystem::path& p
   metadata.set(GgufKeyValue::of_uint32(key("seed"), statistics.seed));
   metadata.set(GgufKeyValue::of_uint32(key("engine_version"), statistics.engine_version));
   metadata.set(GgufKeyValue::of_float32(key("choice_error"), statistics.choice_error));
+  metadata.set(of_float64(key("choice_cost"), statistics.choice_cost));
   metadata.set(GgufKeyValue::of_uint32_array(key("window_tokens"), statistics.window_tokens));
   for (const GgufKeyValue& one : keys) metadata.set(one);
   std::vector<Written> parts;
@@ -254,17 +265,19 @@ Result<ModelStatistics> read_statistics(const Model& file) {
   const auto model = metadata.string(key("model")), text = metadata.string(key("text"));
   const auto seed = metadata.uint(key("seed")), engine = metadata.uint(key("engine_version"));
   const auto choice_error = metadata.number(key("choice_error"));
+  const double choice_cost = metadata.number(key("choice_cost")).value_or(0);
   const GgufKeyValue* windows = metadata.find(key("window_tokens"));
   const auto lengths = windows == nullptr ? std::nullopt : windows->as_int_array();
   constexpr std::uint64_t kMost = std::numeric_limits<std::uint32_t>::max();
   if (!model || !text || !seed || !engine || !choice_error || !(*choice_error >= 0 && *choice_error < 1e6) ||
-      !lengths || *seed > kMost || *engine > kMost)
+      !(choice_cost >= 0 && choice_cost < 1e300) || !lengths || *seed > kMost || *engine > kMost)
     return fail(ErrorCode::Malformed, "{}: a key of statistics.* is missing or of another kind", path);
   out.model_fingerprint = *model;
   out.text_fingerprint = *text;
   out.seed = static_cast<std::uint32_t>(*seed);
   out.engine_version = static_cast<std::uint32_t>(*engine);
   out.choice_error = static_cast<float>(*choice_error);
+  out.choice_cost = choice_cost;
   for (const std::int64_t length : *lengths) {
     if (length < 1 || static_cast<std::uint64_t>(length) > kMost)
       return fail(ErrorCode::Malformed, "{}: statistics.window_tokens: a window of {} tokens", path, length);

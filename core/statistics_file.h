@@ -70,6 +70,10 @@ struct ModelStatistics {
   // The share of their spread that routers' scores were taken to be off by, so that the gradients of what
   // decides them contain the cost of other choices; 0: they do not.
   float choice_error = 0;
+  // What other choices of experts cost, nats per token, where the margins of all routers are off by normal
+  // errors of deviation d, in spreads of their scores: choice_cost * d for small d, all layers together. 0:
+  // no experts, or a file of an earlier program.
+  double choice_cost = 0;
   std::vector<std::uint32_t> window_tokens;
   std::map<std::string, MatrixStatistics, std::less<>> matrices;  // by tensor name
   std::map<std::string, TableStatistics, std::less<>> tables;
@@ -116,11 +120,11 @@ class StatisticsWriter {
 };
 
 // The same statistics give the same bytes. A GGUF file, general.type "quantfit.statistics", keys
-// statistics.version (1), .model, .text, .seed, .engine_version, .choice_error, .window_tokens; for every
-// matrix NAME the tensors NAME.gradient, NAME.gradient_error, NAME.output, NAME.energy (F32, rows x
-// matrices), NAME.tokens (F64, matrices) and NAME.nats (F64, windows); for every table NAME.lookup_gradient,
-// NAME.lookup_gradient_error (F32, columns), NAME.lookup_row_gradient, NAME.lookup_row_tokens (F64, rows),
-// NAME.lookup_nats (F64, windows). Names in ascending order.
+// statistics.version (1), .model, .text, .seed, .engine_version, .choice_error, .choice_cost (F64),
+// .window_tokens; for every matrix NAME the tensors NAME.gradient, NAME.gradient_error, NAME.output,
+// NAME.energy (F32, rows x matrices), NAME.tokens (F64, matrices) and NAME.nats (F64, windows); for every
+// table NAME.lookup_gradient, NAME.lookup_gradient_error (F32, columns), NAME.lookup_row_gradient,
+// NAME.lookup_row_tokens (F64, rows), NAME.lookup_nats (F64, windows). Names in ascending order.
 [[nodiscard]] Result<void> write_statistics(const std::filesystem::path& path,
                                             const ModelStatistics& statistics);
 

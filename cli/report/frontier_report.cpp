@@ -13,13 +13,16 @@ FrontierReport make_frontier_report(std::uint64_t elements, const optimizer::Mod
     CurvePoint result;
     result.bytes = bytes + knapsack.fixed_bytes;
     result.bpw = bits_per_element(result.bytes, elements);
-    result.error = cost + knapsack.fixed_cost;
+    result.error = frontier.foresight(cost + knapsack.fixed_cost);
     return result;
   };
   report.curve.push_back(point(frontier.frontier.smallest_bytes, frontier.frontier.smallest_cost));
   for (const optimizer::FrontierStep& step : frontier.frontier.steps) {
     CurvePoint next = point(step.bytes, step.cost);
-    next.multiplier = step.multiplier;
+    const CurvePoint& last = report.curve.back();
+    next.multiplier = frontier.foresight.choice_cost > 0 && next.bytes > last.bytes
+                          ? (last.error - next.error) / static_cast<double>(next.bytes - last.bytes)
+                          : step.multiplier;
     next.changed = knapsack.classes[step.class_index].name;
     next.from = name_of(step.from_format);
     next.to = name_of(step.to_format);

@@ -12,6 +12,7 @@
 #include "cli/run_command.h"
 #include "core/text.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/planning/measured_sensitivity.h"
 
 namespace quantfit::cli {
 namespace {
@@ -56,7 +57,7 @@ PlanReport answer_of(const state::SavedRecipe& saved, const state::RunContents& 
   budget.limit_bytes = saved.budget_bytes;
   budget.used_bytes = saved.bytes;
   answer.budgets.push_back(budget);
-  answer.predicted_error = saved.objective;
+  answer.predicted_error = set == nullptr ? saved.objective : optimizer::foresight_of(*set)(saved.objective);
   answer.error_unit = set != nullptr && set->scope.unit == state::SensitivityUnit::Nats ? "nats" : "relative";
   std::vector<TensorInfo> outputs;
   for (const RecipeEntry& entry : saved.recipe.entries) {
@@ -137,11 +138,13 @@ FrontierReport curve_of(const state::Contents& contents, const state::RunContent
   for (const ObjectiveReport::Weight& weight : objective.weights) sensitivity[weight.tensor] = weight.value;
   FrontierReport report;
   report.error_unit = objective.unit;
-  if (const auto frontier =
-          optimizer::recorded_frontier(run.measurements, sensitivity, other_bytes(contents, run)))
-    report = make_frontier_report(
-        contents.model.elements, frontier.value(), {},
-        objective.unit == "nats" ? state::SensitivityUnit::Nats : state::SensitivityUnit::Relative);
+  auto frontier = optimizer::recorded_frontier(run.measurements, sensitivity, other_bytes(contents, run));
+  if (!frontier) return report;
+  if (const auto* set = sensitivities_of(contents, run.run.parameters))
+    frontier.value().foresight = optimizer::foresight_of(*set);
+  report = make_frontier_report(
+      contents.model.elements, frontier.value(), {},
+      objective.unit == "nats" ? state::SensitivityUnit::Nats : state::SensitivityUnit::Relative);
   return report;
 }
 

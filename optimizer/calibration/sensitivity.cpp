@@ -255,7 +255,15 @@ class BackwardCollector final : public engine::BackwardObserver {
     return outcome::success();
   }
 
+  Result<void> choices(std::uint32_t, std::uint64_t, std::span<const double> costs) override {
+    for (const double cost : costs) choices_ += cost;
+    return outcome::success();
+  }
+
   Result<void> end_layer(std::uint32_t layer) override {
+    constexpr double kNormal = 0.3989422804014327;  // 1 / sqrt(2 pi)
+    done_->choice_cost += kNormal * choices_ / windows_.tokens();
+    choices_ = 0;
     for (auto& [key, sums] : sums_) {
       const auto& [name, index, first_row] = key;
       MatrixStatistics& one = statistics_of(name);
@@ -374,6 +382,7 @@ class BackwardCollector final : public engine::BackwardObserver {
   std::vector<std::size_t> planes_;
   std::map<Key, WindowedSquares> sums_, lookups_;  // of the layer at hand
   std::vector<double> logit_squares_;
+  double choices_ = 0;  // of the layer at hand
   std::optional<StatisticsWriter> writer_;
   Clock::time_point saved_;
 };
@@ -426,6 +435,7 @@ std::optional<Checkpoint> open_checkpoint(const std::filesystem::path& path, con
   ModelStatistics found = statistics.value();
   found.matrices.clear();
   found.tables.clear();
+  found.choice_cost = 0;
   if (!(found == identity)) return std::nullopt;
   Checkpoint out{std::move(file).value(), std::move(statistics).value(), static_cast<std::uint32_t>(*layer)};
   const std::vector<std::size_t> widths = engine::carried_planes(engine.graph());

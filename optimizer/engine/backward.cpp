@@ -152,6 +152,9 @@ Result<void> BackwardObserver::output_product(std::uint64_t, const MatrixProduct
 Result<void> BackwardObserver::lookup(const LookupGradient&) {
   return outcome::success();
 }
+Result<void> BackwardObserver::choices(std::uint32_t, std::uint64_t, std::span<const double>) {
+  return outcome::success();
+}
 Result<void> BackwardObserver::parameter(std::uint32_t, const TensorInfo&, std::span<const double>) {
   return outcome::success();
 }

@@ -62,6 +62,11 @@ class BackwardObserver {
   // What the output matrix gave for a block of tokens: a forward pass alone does not make logits.
   virtual Result<void> output_product(std::uint64_t first_token, const MatrixProduct& product);
   virtual Result<void> lookup(const LookupGradient& gradient);
+  // With BackwardOptions::choice_error, of every layer with experts and tokens first_token ..: what another
+  // choice would cost the token, times the density of its margin at zero, counted in spreads of the scores
+  // (LayerBackward::add_choice_errors). A mean over tokens, times d / sqrt(2 pi), is the expected cost where
+  // margins are off by a normal error of deviation d. Before end_layer.
+  virtual Result<void> choices(std::uint32_t layer, std::uint64_t first_token, std::span<const double> costs);
   // Gradients of the layer's norms (weights and biases), summed over all tokens, in the tensor's order of
   // values: before end_layer. Asked for by wants_parameters().
   virtual Result<void> parameter(std::uint32_t layer, const TensorInfo& tensor,

@@ -138,7 +138,11 @@ Result<void> LayerBackward::experts_backward(const Batch& batch, MatrixView<cons
                                probabilities.row(t), dweights.row(t), dlogits.row(t));
     }
   });
-  if (choice_error_ > 0 && e.used < e.count) add_choice_errors(batch, shape);
+  if (choice_error_ > 0 && e.used < e.count) {
+    add_choice_errors(batch, shape);
+    if (back_observer_ != nullptr)
+      QF_TRY(back_observer_->choices(layer_index_, batch.first_token, choice_costs_));
+  }
   if (e.router_input_scale != nullptr) {
     // The router read rms(middle) * shrink * scale.
     const MatrixView<float> dnormed = gradients_[Buffer::RouterInput];
@@ -171,6 +175,7 @@ void LayerBackward::add_choice_errors(const Batch& batch, const kernels::RouterS
   const std::size_t n = shape.experts;
   // Without a bias the order of scores is that of logits.
   const bool by_logit = shape.select_by_logit || shape.selection_bias == nullptr;
+  choice_costs_.assign(batch.rows(), 0.0);
   workers_->for_rows(batch.rows(), kRowPiece, [&](std::size_t first, std::size_t count, float*) {
     for (std::size_t t = first; t < first + count; ++t) {
       const float* z = logits.row(t);
@@ -199,7 +204,10 @@ void LayerBackward::add_choice_errors(const Batch& batch, const kernels::RouterS
       const double lost =
           static_cast<double>(weights.row(t)[shape.used - 1]) * dweights.row(t)[shape.used - 1];
       // phi(u) u / sigma^2, with phi the normal density.
-      const double curvature = 0.3989422804014327 * std::exp(-0.5 * u * u) * u / (sigma * sigma);
+      const double density = 0.3989422804014327 * std::exp(-0.5 * u * u);
+      const double curvature = density * u / (sigma * sigma);
+      // Margins are positive: half of a normal kernel around zero, as wide as choice_error.
+      choice_costs_[t] = lost * lost * 2 * density / static_cast<double>(choice_error_);
       const double size = std::abs(lost) * std::sqrt(curvature);
       const std::uint64_t key = choice_seed_ ^ (0x5851F42D4C957F2DULL * (std::uint64_t{layer_index_} + 1));
       const double signed_size = label_draw(key, batch.first_token + t) < 0.5 ? -size : size;

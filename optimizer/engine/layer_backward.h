@@ -127,7 +127,8 @@ class LayerBackward : public LayerRunner {
   // the best one left out, m = s_a - s_b their margin, sigma = choice_error times the spread of s over
   // experts, h = C phi(m / sigma) m / sigma^3. C Phi(-m / sigma) is the expected cost of a change of choice
   // when m is off by a normal error of deviation sigma, h twice its derivative with respect to sigma^2. C =
-  // (w_a dw_a)^2: the outputs of both experts are taken as unrelated and of equal size.
+  // (w_a dw_a)^2: the outputs of both experts are taken as unrelated and of equal size. choice_costs_ gets,
+  // per token, C times a kernel of width choice_error around margins of zero, in spreads of s.
   void add_choice_errors(const Batch& batch, const kernels::RouterShape& shape);
   // `before`: the stream as the per-layer embedding met it. gradient: at the stream after it on entry, before
   // it on return.
@@ -137,6 +138,7 @@ class LayerBackward : public LayerRunner {
   BackwardObserver* back_observer_ = nullptr;
   float choice_error_ = 0;
   std::uint64_t choice_seed_ = 0;
+  std::vector<double> choice_costs_;  // of the batch
   bool wants_parameters_ = false;
   std::vector<BufferSpec> gradient_specs_;
   Buffers gradients_;

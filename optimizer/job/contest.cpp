@@ -101,7 +101,7 @@ Result<std::vector<Contender>> find_contenders(const JobInputs& inputs, const Pr
       if (contenders.size() >= most || std::ranges::any_of(contenders, known)) return;
       const auto cost =
           recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, recipe);
-      contenders.push_back({std::move(rule), recipe, 0, cost ? cost->error : 0, {}});
+      contenders.push_back({std::move(rule), recipe, 0, cost ? job.foresight(cost->error) : 0, {}});
     };
     const bool measured = job.error_unit == state::SensitivityUnit::Nats;
     add(measured ? "measured sensitivities" : "built-in sensitivities", solution.recipe);

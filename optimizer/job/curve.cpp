@@ -14,6 +14,7 @@ Result<ModelFrontier> model_frontier(const PreparedJob& job, const JobRequest& r
     QF_ASSIGN(result.knapsack, make_knapsack(job.candidates, job.measured.measurements, job.sensitivity,
                                              knapsack_options(job, request, 1), all));
     QF_ASSIGN(result.frontier, frontier(result.knapsack.classes));
+    result.foresight = job.foresight;
     return result;
   });
 }

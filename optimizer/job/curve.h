@@ -16,6 +16,7 @@ namespace quantfit::optimizer {
 struct ModelFrontier {
   Knapsack knapsack;
   Frontier frontier;
+  Foresight foresight;  // costs are sums
 };
 [[nodiscard]] Result<ModelFrontier> model_frontier(const PreparedJob& job, const JobRequest& request);
 

@@ -83,6 +83,7 @@ Result<PreparedJob> check_job(const JobInputs& inputs, const JobRequest& request
         !request.role_weights.empty(), measured_sets, job.candidates, inputs.importance_fingerprint,
         metric_identity(request.sampler.error_model.to_text(), request.sampler.covariances));
     job.error_unit = sensitivities.unit;
+    job.foresight = sensitivities.foresight;
     for (TensorSensitivity& sensitivity : sensitivities.values) {
       job.sensitivity.push_back(sensitivity.value);
       job.sensitivity_source.push_back(std::move(sensitivity.obtained));

@@ -13,6 +13,7 @@
 #include "optimizer/job/request.h"
 #include "optimizer/measurement/measure.h"
 #include "optimizer/planning/candidates.h"
+#include "optimizer/planning/foresight.h"
 #include "optimizer/planning/knapsack.h"
 
 namespace quantfit::optimizer {
@@ -26,6 +27,7 @@ struct PreparedJob {
   std::vector<double> sensitivity;                                       // s_t per tensor
   std::vector<std::string> sensitivity_source;                           // how each was obtained
   state::SensitivityUnit error_unit = state::SensitivityUnit::Relative;  // of sums of s_t N
+  Foresight foresight;                                                   // of the divergence, from such a sum
   std::vector<double> read_share;  // per tensor: part of all weights read per generated token
   std::vector<Budget> budgets;     // one per target, in order
   MeasureReport measured;          // empty before measure_job

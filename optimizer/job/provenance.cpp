@@ -138,8 +138,8 @@ Result<void> remember(state::StateStore& store, state::RunId run, const JobReque
   const MemoryAnswer& first = solution.memories.front();
   saved.bytes = first.used_bytes;
   saved.budget_bytes = first.budget_bytes.value_or(first.used_bytes);
-  saved.objective = solution.predicted_error;
-  saved.lower_bound = solution.predicted_error - (solution.proof ? solution.proof->gap() : 0);
+  saved.objective = solution.error_sum;
+  saved.lower_bound = solution.error_sum - (solution.proof ? solution.proof->gap() : 0);
   saved.recipe = solution.recipe;
   return store.save_recipe(run, saved);
 }

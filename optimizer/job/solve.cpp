@@ -51,7 +51,7 @@ Result<void> add_search(const JobInputs& inputs, const PreparedJob& job, const J
     solution.memories[m].fill = std::move(found.fills[m]);
   }
   if (const auto cost = request.min_fill ? cost_of(found.unfilled) : std::nullopt)
-    solution.unfilled_error = cost->error;
+    solution.unfilled_error = job.foresight(cost->error);
 
   // An exact optimum cannot lose to a static recipe; a search that a limit stopped short might.
   if (found.proof.why != Termination::Optimal) {
@@ -76,7 +76,8 @@ Result<void> settle(JobInputs& inputs, const PreparedJob& job, const JobRequest&
   const auto cost = recipe_cost(job.candidates, job.measured.measurements, job.sensitivity,
                                 knapsack_options(job, request, 1), solution.recipe);
   solution.error_is_known = cost.has_value();
-  solution.predicted_error = cost ? cost->error : 0;
+  solution.predicted_error = cost ? job.foresight(cost->error) : 0;
+  solution.error_sum = cost ? cost->error : 0;
   solution.keys = provenance_keys(inputs, request, budget.target, solution.error_unit, &solution);
   QF_ASSIGN(const OutputLayout layout,
             output_layout(inputs.model, solution.recipe, inputs.importance_or_null(), solution.keys,

@@ -72,7 +72,8 @@ struct Solution {
   std::uint64_t elements = 0;
   std::uint64_t tensor_bytes = 0;  // of the recipe
   std::uint64_t file_bytes = 0;
-  double predicted_error = 0;  // sum of s_t N(t, f), tensors without a choice included
+  double error_sum = 0;        // of s_t N(t, f), tensors without a choice included
+  double predicted_error = 0;  // what that sum foresees (planning/foresight.h)
   state::SensitivityUnit error_unit = state::SensitivityUnit::Relative;  // of every error and cost here
   bool error_is_known = true;       // false: a recipe with formats that were not measured
   double unfilled_error = 0;        // with a share to fill: of the best recipe for the budgets alone

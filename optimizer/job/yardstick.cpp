@@ -157,7 +157,7 @@ Result<StaticComparisons> compare_static_recipes(const JobInputs& inputs, const 
       }
       comparison.bpw = 8.0 * static_cast<double>(comparison.tensor_bytes) /
                        static_cast<double>(std::max<std::uint64_t>(inputs.model.total_elements(), 1));
-      comparison.predicted_error = cost->error;
+      comparison.predicted_error = job.foresight(cost->error);
       const Knapsack& knapsack = comparison.tensor_bytes >= sound.smallest_bytes ? sound : with_ruinous;
       if (comparison.tensor_bytes >= knapsack.smallest_bytes) {
         QF_ASSIGN(const Allocation best,
@@ -166,7 +166,7 @@ Result<StaticComparisons> compare_static_recipes(const JobInputs& inputs, const 
         apply(knapsack, best, optimized);
         if (const auto ours =
                 recipe_cost(job.candidates, job.measured.measurements, job.sensitivity, options, optimized))
-          comparison.optimized_error = ours->error;
+          comparison.optimized_error = job.foresight(ours->error);
       }
       answer.compared.push_back(std::move(comparison));
     }

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "optimizer/llama_cpp/tensor_role.h"
+#include "optimizer/planning/foresight.h"
 
 namespace quantfit::optimizer {
 namespace {
@@ -76,6 +77,13 @@ state::SensitivitySet fisher_set(const ModelStatistics& statistics, std::span<co
       row.obtained = "gradients of the model itself";
     }
     set.rows.push_back(std::move(row));
+  }
+  if (statistics.choice_cost > 0 && statistics.choice_error > 0) {
+    const double cost = statistics.choice_cost * kChoicesPerError;
+    set.rows.push_back({std::string(kOtherChoices), cost, 0, "margins of the routers", ""});
+    set.rows.push_back({std::string(kChoicesInWeights),
+                        cost * kChoicesPerError / (2 * static_cast<double>(statistics.choice_error)), 0,
+                        "margins of the routers", ""});
   }
   std::ranges::sort(set.rows);
   return set;

@@ -33,6 +33,14 @@ std::string objection_to(const SensitivitySet& set, std::span<const TensorCandid
 
 }  // namespace
 
+Foresight foresight_of(const SensitivitySet& set) {
+  const auto value_of = [&](std::string_view name) {
+    const state::Sensitivity* row = set.find(std::string(name));
+    return row == nullptr ? 0.0 : row->value;
+  };
+  return {value_of(kOtherChoices), value_of(kChoicesInWeights)};
+}
+
 ChosenSensitivities choose_sensitivities(std::vector<TensorSensitivity> priors, bool has_role_weights,
                                          std::span<const SensitivitySet> sets,
                                          std::span<const TensorCandidates> candidates,
@@ -57,6 +65,7 @@ ChosenSensitivities choose_sensitivities(std::vector<TensorSensitivity> priors, 
     return chosen;
   }
   chosen.unit = best->scope.unit;
+  chosen.foresight = foresight_of(*best);
   for (const TensorCandidates& tensor : candidates) {
     const state::Sensitivity* row = best->find(tensor.tensor->name);
     chosen.values.push_back(row == nullptr ? TensorSensitivity{0, "not measured"}

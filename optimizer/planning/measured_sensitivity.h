@@ -8,6 +8,7 @@
 
 #include "core/tensor_info.h"
 #include "optimizer/planning/candidates.h"
+#include "optimizer/planning/foresight.h"
 #include "optimizer/planning/sensitivity.h"
 #include "state/records.h"
 
@@ -18,8 +19,12 @@ struct ChosenSensitivities {
   // Relative: sums of s_t N mean something beside other sums of the same prior. Nats: an estimate of the KL
   // divergence.
   state::SensitivityUnit unit = state::SensitivityUnit::Relative;
+  Foresight foresight;             // from a sum to what it foresees
   std::vector<std::string> notes;  // measured sets that were passed over, and why
 };
+
+// What a set knows of other choices of experts; nothing of it: sums are taken as they are.
+[[nodiscard]] Foresight foresight_of(const state::SensitivitySet& set);
 
 // A set counts when it is whole (every tensor that may change its format has a value) and was measured under
 // the metric and importance matrix of the errors that it will multiply. Of several: nats before relative,

@@ -21,6 +21,7 @@ ModelStatistics example() {
   out.seed = 3;
   out.engine_version = 2;
   out.choice_error = 0.125F;
+  out.choice_cost = 0.1;
   out.window_tokens = {10, 30};
   MatrixStatistics& matrix = out.matrices["blk.0.ffn_down_exps.weight"];
   matrix.rows = 3;

@@ -1,4 +1,6 @@
 #include "optimizer/calibration/sensitivity.h"
+#include "optimizer/planning/fisher_sensitivity.h"
+#include "optimizer/planning/foresight.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -331,11 +333,18 @@ TEST(CollectSensitivity, ForeseesWhatOtherChoicesOfExpertsCost) {
   const ModelStatistics with = collect(model, windows).statistics;
   const ModelStatistics without = collect(model, windows, {.choice_error = 0}).statistics;
   EXPECT_GT(with.choice_error, 0);
+  EXPECT_GT(with.choice_cost, 0);
+  EXPECT_EQ(without.choice_cost, 0);
   const std::vector<float> base = logits_of(model, windows);
   std::vector<std::string> names;
   for (const auto& [name, one] : with.matrices)
     if (name.starts_with("blk.") && name.find("gate_inp") == std::string::npos) names.push_back(name);
-  for (const double deviation : {0.1, 0.2}) {
+  const optimizer::Foresight foresight{
+      with.choice_cost * optimizer::kChoicesPerError,
+      with.choice_cost * std::pow(optimizer::kChoicesPerError, 2) / (2 * double{with.choice_error})};
+  std::printf("other choices cost %.4f nats per spread of the scores, %.2f of the weights\n",
+              with.choice_cost, foresight.choice_share);
+  for (const double deviation : {0.02, 0.05, 0.1, 0.2}) {
     std::map<std::string, double, std::less<>> errors;
     for (const std::string& name : names) errors[name] = deviation * deviation;
     const TemporaryFolder folder;
@@ -344,10 +353,11 @@ TEST(CollectSensitivity, ForeseesWhatOtherChoicesOfExpertsCost) {
         divergence_of(base, logits_of(other, windows), base.size() / windows.tokens.size());
     const double foreseen = predicted_divergence(with, errors).value;
     const double second_order = predicted_divergence(without, errors).value;
-    std::printf("errors of %.2f: measured %.3g, over predicted %.3f, without choices %.3f\n", deviation,
-                measured, measured / foreseen, measured / second_order);
-    EXPECT_GT(measured, 0.7 * foreseen);
-    EXPECT_LT(measured, 1.4 * foreseen);
+    std::printf("errors of %.2f: measured %.3g, over predicted %.3f, by weights %.3f, without choices %.3f\n",
+                deviation, measured, measured / foresight(foreseen), measured / foreseen,
+                measured / second_order);
+    EXPECT_GT(measured, 0.67 * foresight(foreseen));
+    EXPECT_LT(measured, 1.5 * foresight(foreseen));
     EXPECT_GT(measured, 1.2 * second_order);
     EXPECT_GT(foreseen, 1.1 * second_order);
   }
