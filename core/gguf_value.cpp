@@ -220,6 +220,9 @@ GgufKeyValue GgufKeyValue::of_int32(std::string key, std::int32_t value) {
 GgufKeyValue GgufKeyValue::of_float32(std::string key, float value) {
   return scalar(std::move(key), GgufType::Float32, value);
 }
+GgufKeyValue GgufKeyValue::of_float64(std::string key, double value) {
+  return scalar(std::move(key), GgufType::Float64, value);
+}
 GgufKeyValue GgufKeyValue::of_bool(std::string key, bool value) {
   return scalar(std::move(key), GgufType::Bool, static_cast<std::uint8_t>(value ? 1 : 0));
 }

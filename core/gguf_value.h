@@ -89,6 +89,7 @@ struct GgufKeyValue {
   [[nodiscard]] static GgufKeyValue of_uint16(std::string key, std::uint16_t value);
   [[nodiscard]] static GgufKeyValue of_int32(std::string key, std::int32_t value);
   [[nodiscard]] static GgufKeyValue of_float32(std::string key, float value);
+  [[nodiscard]] static GgufKeyValue of_float64(std::string key, double value);
   [[nodiscard]] static GgufKeyValue of_bool(std::string key, bool value);
   [[nodiscard]] static GgufKeyValue of_string(std::string key, std::string_view value);
   [[nodiscard]] static GgufKeyValue of_string_array(std::string key, std::span<const std::string> values);

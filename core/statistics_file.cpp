@@ -151,16 +151,6 @@ Result<void> read_parts(const Model& file, const std::string& name,
   return outcome::success();
 }
 
-GgufKeyValue of_float64(std::string key, double value) {
-  GgufKeyValue result;
-  result.key = std::move(key);
-  result.type = GgufType::Float64;
-  std::vector<std::byte> bytes(sizeof(value));
-  std::memcpy(bytes.data(), &value, sizeof(value));
-  result.bytes = std::move(bytes);
-  return result;
-}
-
 }  // namespace
 
 std::uint64_t ModelStatistics::tokens() const {
@@ -217,7 +207,7 @@ Result<StatisticsWriter> StatisticsWriter::create(const std::filesystem::path& p
   metadata.set(GgufKeyValue::of_uint32(key("seed"), statistics.seed));
   metadata.set(GgufKeyValue::of_uint32(key("engine_version"), statistics.engine_version));
   metadata.set(GgufKeyValue::of_float32(key("choice_error"), statistics.choice_error));
-  metadata.set(of_float64(key("choice_cost"), statistics.choice_cost));
+  metadata.set(GgufKeyValue::of_float64(key("choice_cost"), statistics.choice_cost));
   metadata.set(GgufKeyValue::of_uint32_array(key("window_tokens"), statistics.window_tokens));
   for (const GgufKeyValue& one : keys) metadata.set(one);
   std::vector<Written> parts;

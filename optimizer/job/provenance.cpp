@@ -1,7 +1,6 @@
 #include "optimizer/job/provenance.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -19,16 +18,6 @@ constexpr std::size_t kMaxTargetBytes = 127;
 
 std::string own(std::string_view name) {
   return std::string(kOwnKeys).append(name);
-}
-
-GgufKeyValue of_float64(std::string key, double value) {
-  GgufKeyValue result;
-  result.key = std::move(key);
-  result.type = GgufType::Float64;
-  std::vector<std::byte> bytes(sizeof(value));
-  std::memcpy(bytes.data(), &value, sizeof(value));
-  result.bytes = std::move(bytes);
-  return result;
 }
 
 // 32 hexadecimal digits over all that decides the covariances.
@@ -77,13 +66,15 @@ std::vector<GgufKeyValue> provenance_keys(const JobInputs& inputs, const JobRequ
       metric_identity(request.sampler.error_model.to_text(), request.sampler.covariances)));
   for (GgufKeyValue& key : tensor_digest_keys(inputs.model.tensors().size())) keys.push_back(std::move(key));
   if (solution == nullptr || solution->error_is_known) {
-    keys.push_back(of_float64(own("predicted_error"), solution != nullptr ? solution->predicted_error : 0));
+    keys.push_back(GgufKeyValue::of_float64(own("predicted_error"),
+                                            solution != nullptr ? solution->predicted_error : 0));
     keys.push_back(text("error_unit", unit == state::SensitivityUnit::Nats ? "nats" : "relative"));
   }
   if (request.candidates > 1 && !std::holds_alternative<RecipeTarget>(target)) {
     const bool judged = solution != nullptr && solution->judged;
     keys.push_back(GgufKeyValue::of_uint32(own("candidates"), judged ? solution->judged->candidates : 0));
-    keys.push_back(of_float64(own("measured_divergence"), judged ? solution->judged->divergence : 0));
+    keys.push_back(
+        GgufKeyValue::of_float64(own("measured_divergence"), judged ? solution->judged->divergence : 0));
   }
   keys.insert(keys.end(), request.overrides.begin(), request.overrides.end());
   return keys;

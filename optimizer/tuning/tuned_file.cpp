@@ -1,6 +1,5 @@
 #include "optimizer/tuning/tuned_file.h"
 
-#include <cstring>
 #include <utility>
 
 #include "core/file_util.h"
@@ -8,20 +7,6 @@
 #include "core/shard_plan.h"
 
 namespace quantfit::tuning {
-namespace {
-
-GgufKeyValue of_float64(std::string key, double value) {
-  GgufKeyValue result;
-  result.key = std::move(key);
-  result.type = GgufType::Float64;
-  std::vector<std::byte> bytes(sizeof(value));
-  std::memcpy(bytes.data(), &value, sizeof(value));
-  result.bytes = std::move(bytes);
-  return result;
-}
-
-}  // namespace
-
 std::vector<GgufKeyValue> tuned_keys(const TuneResult& result, const std::string& text_fingerprint,
                                      const std::string& original_fingerprint) {
   return {
@@ -31,8 +16,8 @@ std::vector<GgufKeyValue> tuned_keys(const TuneResult& result, const std::string
       GgufKeyValue::of_uint32("quantfit.tuned.tokens", static_cast<std::uint32_t>(result.training_tokens)),
       GgufKeyValue::of_uint32("quantfit.tuned.steps",
                               result.attempts.empty() ? 0 : result.attempts.back().steps),
-      of_float64("quantfit.tuned.divergence_before", result.gain.before),
-      of_float64("quantfit.tuned.divergence_after", result.gain.after),
+      GgufKeyValue::of_float64("quantfit.tuned.divergence_before", result.gain.before),
+      GgufKeyValue::of_float64("quantfit.tuned.divergence_after", result.gain.after),
   };
 }
 
