@@ -2,14 +2,16 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
 namespace quantfit::service {
 namespace {
 
-// One transaction takes all events of this time.
-constexpr std::chrono::milliseconds kDelay{100};
+// One transaction, and one piece of every stream, takes all events of this time: longer the more streams
+// there are, so that a crowd of watchers takes no time worth speaking of from the job that it watches.
+constexpr std::chrono::microseconds kDelay{100'000}, kDelayPerStream{700}, kLongestDelay{1'000'000};
 constexpr std::size_t kMostRecent = 256;
 constexpr std::uint64_t kRowsAtATime = 256;
 constexpr std::size_t kMostBytes = std::size_t{64} << 10;
@@ -32,7 +34,8 @@ void EventLog::add(const std::string& job, std::string name, std::string data) {
   Stream& stream = streams_[job];
   pending_.push_back({job, ++stream.last, std::move(name), std::move(data)});
   if (std::exchange(armed_, true)) return;
-  timer_.expires_after(kDelay);
+  const auto streams = static_cast<std::chrono::microseconds::rep>(waiting_);
+  timer_.expires_after(std::min(kDelay + kDelayPerStream * streams, kLongestDelay));
   timer_.async_wait([this](boost::system::error_code stopped) {
     armed_ = false;
     if (!stopped) flush();
@@ -59,6 +62,7 @@ void EventLog::flush() {
 
 void EventLog::wake(Stream& stream) {
   const auto waiting = std::exchange(stream.waiting, {});
+  waiting_ -= waiting.size();
   for (const auto& [waiter, ready] : waiting) ready();
 }
 
@@ -123,12 +127,13 @@ EventSource::Batch EventLog::read(const std::string& job, std::uint64_t after) {
 
 EventSource::Waiter EventLog::wait(const std::string& job, std::function<void()> ready) {
   streams_[job].waiting[next_waiter_] = std::move(ready);
+  ++waiting_;
   return next_waiter_++;
 }
 
 void EventLog::stop_waiting(const std::string& job, Waiter waiter) {
   if (const auto found = streams_.find(job); found != streams_.end()) {
-    found->second.waiting.erase(waiter);
+    waiting_ -= found->second.waiting.erase(waiter);
     tidy(job);
   }
 }

@@ -4,6 +4,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <cstddef>
 #include <deque>
 #include <functional>
 #include <map>
@@ -23,7 +24,8 @@ class EventLog final : public EventSource {
 
   // A job is at work: more events will come.
   void open(const std::string& job);
-  // Stored within kDelay. `data` is JSON on one line.
+  // Stored within a tenth of a second, or up to a whole one where many streams wait. `data` is JSON on one
+  // line.
   void add(const std::string& job, std::string name, std::string data);
   // Nothing more will come; what was added is stored now.
   void close(const std::string& job);
@@ -58,6 +60,7 @@ class EventLog final : public EventSource {
   Logger& logger_;
   std::map<std::string, Stream> streams_;
   std::vector<JobEvent> pending_;
+  std::size_t waiting_ = 0;  // waiters of all streams
   Waiter next_waiter_ = 1;
   bool armed_ = false;
 };

@@ -44,8 +44,10 @@ constexpr std::chrono::milliseconds kLastReplies{300};
 constexpr std::chrono::seconds kLockTime{10};
 constexpr std::chrono::milliseconds kLockPause{20};
 
-// Workers give way to jobs, which compute for hours: what answers at once takes milliseconds.
-constexpr int kNiceOfWorkers = 5;
+// Workers give way to jobs, which compute for hours: what answers at once takes milliseconds. So much that a
+// crowd at sliders slows a job that keeps all cores busy by less than a twentieth, and a slider still follows
+// the hand.
+constexpr int kNiceOfWorkers = 10;
 void give_way(asio::thread_pool& workers) {
   const auto all = std::make_shared<std::latch>(kWorkers);  // so that every one of them takes part
   for (unsigned i = 0; i < kWorkers; ++i)
