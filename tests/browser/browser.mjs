@@ -1,4 +1,5 @@
-// Debian's Chromium through playwright-core; without them a test ends with the status that means skipped.
+// Debian's Chromium through playwright-core; where it is not there or does not start, a test ends with the status that
+// means skipped.
 import {existsSync} from 'node:fs';
 
 export const launched = async () => {
@@ -13,7 +14,12 @@ export const launched = async () => {
     console.log('skipped: scripts/setup-browser installs Chromium and playwright-core');
     process.exit(77);
   }
-  return chromium.launch({executablePath, args: ['--no-sandbox']});
+  try {
+    return await chromium.launch({executablePath, args: ['--no-sandbox', '--disable-dev-shm-usage']});
+  } catch (error) {
+    console.log(`skipped: Chromium does not start here: ${error.message.split('\n')[0]}`);
+    process.exit(77);
+  }
 };
 
 export const failures = [];

@@ -148,6 +148,7 @@ const walk = async () => {
   expect('bits per weight are the command line\u2019s', Math.abs(Number((await answerOf())['bits per weight']) - same.bpw) < 1e-3);
   expect('sizes are the command line\u2019s', (await answerOf()).file === `${(same.file_bytes / 1024 ** 2).toFixed(2)} MiB`);
   await page.locator('#details summary', {hasText: 'All tensors'}).click();
+  await page.waitForFunction((count) => document.querySelectorAll('.tall tbody tr').length === count, same.tensors.length);  // made when opened
   const formats = await page.$$eval('.tall tbody tr', (rows) => rows.map((row) => row.cells[2].textContent));
   expect('formats are the command line\u2019s', formats.join() === same.tensors.map((tensor) => tensor.format).join());
   await page.locator('#spoken', {hasText: 'bits per weight'}).waitFor({state: 'attached'});
