@@ -1,4 +1,5 @@
-# Man pages and completion scripts, written by the program itself into FOLDER. Run with -DQUANTFIT=program.
+# Man pages and completion scripts, written by the program itself into FOLDER. Run with -DQUANTFIT=program, or
+# an emulator, its arguments and the program.
 function(write path)
   execute_process(COMMAND ${QUANTFIT} ${ARGN} OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
   file(WRITE ${FOLDER}/${path} "${text}")

@@ -24,22 +24,23 @@ set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "fits a language model into an exact numbe
 set(CPACK_RESOURCE_FILE_LICENSE ${CMAKE_SOURCE_DIR}/LICENSE)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_PACKAGE_CHECKSUM SHA256)
-# The same commit gives the same bytes: files carry the commit's time, not that of the build.
-if(NOT DEFINED ENV{SOURCE_DATE_EPOCH})
-  execute_process(COMMAND git log -1 --format=%ct WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} OUTPUT_VARIABLE epoch
+# The same commit gives the same bytes: files carry the time of the commit that is packed, not that of the build.
+file(WRITE ${CMAKE_BINARY_DIR}/package_time.cmake "if(NOT DEFINED ENV{SOURCE_DATE_EPOCH})
+  execute_process(COMMAND git log -1 --format=%ct WORKING_DIRECTORY \"${CMAKE_SOURCE_DIR}\" OUTPUT_VARIABLE epoch
                   OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
   if(epoch)
-    file(WRITE ${CMAKE_BINARY_DIR}/package_time.cmake "set(ENV{SOURCE_DATE_EPOCH} ${epoch})\n")
-    set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_BINARY_DIR}/package_time.cmake)
+    set(ENV{SOURCE_DATE_EPOCH} \${epoch})
   endif()
-endif()
+endif()\n")
+set(CPACK_PROJECT_CONFIG_FILE ${CMAKE_BINARY_DIR}/package_time.cmake)
 
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 if(CMAKE_CROSSCOMPILING)
-  # What the libraries are called is known to the other machine's dpkg only.
+  # What the libraries are called is known to the other machine's dpkg only; these are what it says for amd64.
   set(CPACK_DEBIAN_PACKAGE_ARCHITECTURE arm64)
-  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libc6, libgcc-s1, libstdc++6, libtbb12, libsqlite3-0, libhwy1, libfmt9, libxxhash0, \
-libpcre2-8-0, libboost-regex1.74.0")
+  set(CPACK_DEBIAN_PACKAGE_DEPENDS "libboost-regex1.74.0-icu72, libc6 (>= 2.34), libfmt9 (>= 9.1.0+ds1), libgcc-s1 (>= 3.4), \
+libhwy1 (>= 0.16.0), libpcre2-8-0 (>= 10.32), libsqlite3-0 (>= 3.12.0), libstdc++6 (>= 11), libtbb12 (>= 2021.4.0), \
+libxxhash0 (>= 0.8.0)")
 else()
   set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 endif()
