@@ -20,8 +20,8 @@ struct FileStamp {
   friend bool operator==(const FileStamp&, const FileStamp&) = default;
 };
 
-// Of a model's files, in order. Io when one cannot be asked for, or is not what it was when the model was
-// opened.
+// Of a model's files, in order: those that are open and read, whatever has their names now. Io when one was
+// changed since the model was opened.
 [[nodiscard]] Result<std::vector<FileStamp>> file_stamps(const Model& model);
 
 // One short text for all but the names: equal for files that nobody wrote to, moved between file systems or

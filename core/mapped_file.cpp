@@ -10,6 +10,14 @@
 #include "core/file_util.h"
 
 namespace quantfit {
+namespace {
+
+std::int64_t modified_time(const struct stat& info) {
+  constexpr std::int64_t kNanoseconds = 1'000'000'000;
+  return std::int64_t{info.st_mtim.tv_sec} * kNanoseconds + info.st_mtim.tv_nsec;
+}
+
+}  // namespace
 
 Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path& path) {
   std::unique_ptr<MappedFile> mapped(new MappedFile);
@@ -19,8 +27,8 @@ Result<std::unique_ptr<MappedFile>> MappedFile::open(const std::filesystem::path
   struct stat info {};
   if (fstat(mapped->file_, &info) != 0) return io_error(path, "cannot stat", errno);
   if (!S_ISREG(info.st_mode)) return fail(ErrorCode::Io, "{}: not a regular file", path.string());
-  mapped->modified_seconds_ = info.st_mtim.tv_sec;
-  mapped->modified_nanoseconds_ = info.st_mtim.tv_nsec;
+  mapped->modified_ = modified_time(info);
+  mapped->inode_ = info.st_ino;
   const auto size = static_cast<std::size_t>(info.st_size);
   if (size == 0) return mapped;
   void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, mapped->file_, 0);
@@ -50,7 +58,7 @@ Result<void> MappedFile::check_unchanged() const {
     return fail(ErrorCode::Io,
                 "{}: a part of it could not be read: its disk fails, or it was cut short for a while",
                 path_.string());
-  if (info.st_mtim.tv_sec != modified_seconds_ || info.st_mtim.tv_nsec != modified_nanoseconds_)
+  if (modified_time(info) != modified_)
     return fail(
         ErrorCode::Io,
         "{}: another program modified it while it was being read; start again when nothing writes to it",

@@ -26,6 +26,9 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // When it was opened: time of modification in nanoseconds since 1970, and inode.
+  [[nodiscard]] std::int64_t modified() const { return modified_; }
+  [[nodiscard]] std::uint64_t inode() const { return inode_; }
   // Io, naming the file and the cause, when it is not what it was when it was opened: parts were lost, or its
   // size or time of modification changed. A change that leaves both (somebody set the time back, or it fell
   // into the few milliseconds that the clock of files does not tell apart) is not seen. A file of the same
@@ -51,8 +54,8 @@ class MappedFile {
   int file_ = -1;  // stays open, to ask about the file whatever becomes of its name
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
-  std::int64_t modified_seconds_ = 0;
-  std::int64_t modified_nanoseconds_ = 0;
+  std::int64_t modified_ = 0;
+  std::uint64_t inode_ = 0;
   std::optional<LossyMapping> mapping_;  // nothing for an empty file
 };
 

@@ -73,8 +73,8 @@ Result<Model> Model::open(const std::filesystem::path& path, OpenMode mode) {
     const auto add = [&model](std::unique_ptr<MappedFile> file, const std::filesystem::path& from,
                               GgufContents& contents) {
       const auto shard = static_cast<std::uint32_t>(model.shards_.size());
-      model.shards_.push_back(
-          {from, file->bytes().size(), contents.data_offset, contents.version, contents.alignment});
+      model.shards_.push_back({from, file->bytes().size(), contents.data_offset, contents.version,
+                               contents.alignment, file->modified(), file->inode()});
       for (TensorInfo& tensor : contents.tensors) {
         tensor.shard = shard;
         model.tensors_.push_back(std::move(tensor));

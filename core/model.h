@@ -25,6 +25,9 @@ struct GgufShard {
   std::uint64_t data_offset = 0;  // where the data section starts
   std::uint32_t version = 3;
   std::uint32_t alignment = 32;
+  // Of the file that was opened, whatever has its name now.
+  std::int64_t modified = 0;  // nanoseconds since 1970
+  std::uint64_t inode = 0;
 };
 
 // What a Model is opened for. Hostile input is refused in both cases.

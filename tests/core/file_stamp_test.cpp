@@ -42,14 +42,36 @@ TEST(FileStamp, StaysWhenRenamedAndChangesWhenCopiedOrTouched) {
   EXPECT_NE(stamp_key(stamps_of(folder / "b.gguf")), key);
 }
 
-TEST(FileStamp, AFileThatTookTheNameIsNoticed) {
+// The file that is read is meant, whatever has its name now: stamps of another beside the digest of this one
+// would vouch for weights that nobody read.
+TEST(FileStamp, AreOfTheFileThatIsReadNotOfItsName) {
   const TemporaryFolder folder;
   fs::copy_file(test::data_dir() / "gguf" / "tiny.gguf", folder / "a.gguf");
   const auto model = Model::open(folder / "a.gguf");
   ASSERT_TRUE(model);
+  const auto before = file_stamps(model.value());
+  ASSERT_TRUE(before);
+
+  fs::copy_file(folder / "a.gguf", folder / "b.gguf");  // of equal size
+  fs::last_write_time(folder / "b.gguf", fs::last_write_time(folder / "a.gguf") + std::chrono::seconds(1));
+  fs::rename(folder / "b.gguf", folder / "a.gguf");
+  const auto after = file_stamps(model.value());
+  ASSERT_TRUE(after) << after.error().message;
+  EXPECT_EQ(after.value(), before.value());
+  EXPECT_NE(stamps_of(folder / "a.gguf"), before.value());
+
   fs::remove(folder / "a.gguf");
-  EXPECT_EQ(file_stamps(model.value()).error().code, ErrorCode::Io);
-  test::write_file(folder / "a.gguf", {std::byte{1}});
+  const auto nameless = file_stamps(model.value());
+  ASSERT_TRUE(nameless) << nameless.error().message;
+  EXPECT_EQ(nameless.value(), before.value());
+}
+
+TEST(FileStamp, AFileThatWasWrittenToMeanwhileIsAnError) {
+  const TemporaryFolder folder;
+  fs::copy_file(test::data_dir() / "gguf" / "tiny.gguf", folder / "a.gguf");
+  const auto model = Model::open(folder / "a.gguf");
+  ASSERT_TRUE(model);
+  fs::last_write_time(folder / "a.gguf", fs::last_write_time(folder / "a.gguf") + std::chrono::seconds(1));
   EXPECT_EQ(file_stamps(model.value()).error().code, ErrorCode::Io);
 }
 
