@@ -40,14 +40,24 @@ bool has_error_feedback(Format format) {
 
 namespace {
 
+void for_each(const ForEach& each, std::size_t count, const std::function<void(std::size_t)>& body) {
+  if (each && count > 1) {
+    each(count, body);
+  } else {
+    for (std::size_t i = 0; i < count; ++i) body(i);
+  }
+}
+
 // U D U^T = C for a symmetric matrix of n columns whose lower triangle lies in `c`, row by row: afterwards
 // row j holds D_j U_ij for i < j, and D_j. False where a D_j is not positive; `bad` then has the column.
 //
 // From the last column to the first: D_j = C_jj, U_ij = C_ij / D_j, C_ik -= U_ij D_j U_kj for i, k < j.
 // Columns are taken kPanel at a time, so that what remains is read once for all of them; each element still
-// sees the same operations in the same order, on every machine (no fused multiply-add, no reordered sums).
-bool factorize(std::vector<double>& c, std::size_t n, std::size_t& bad) {
+// sees the same operations in the same order, on every machine (no fused multiply-add, no reordered sums) and
+// whoever takes which rows.
+bool factorize(std::vector<double>& c, std::size_t n, std::size_t& bad, const ForEach& each) {
   constexpr std::size_t kPanel = 16;
+  constexpr std::size_t kRows = 64;  // that one task takes
   constexpr std::size_t kRun = 512;  // columns at a time: the panel's part of them stays in the cache
   std::vector<double> ratios(n * kPanel);
   for (std::size_t end = n; end > 0;) {
@@ -66,16 +76,20 @@ bool factorize(std::vector<double>& c, std::size_t n, std::size_t& bad) {
         for (std::size_t k = 0; k <= i; ++k) line[k] -= u * last[k];
       }
     }
-    for (std::size_t first = 0; first < begin; first += kRun)
-      for (std::size_t i = first; i < begin; ++i) {
-        double* line = &c[i * n];
-        const std::size_t last = std::min(i + 1, first + kRun);
-        for (std::size_t j = end; j-- > begin;) {
-          const double u = ratios[i * kPanel + (j - begin)];
-          const double* other = &c[j * n];
-          for (std::size_t k = first; k < last; ++k) line[k] -= u * other[k];
+    for_each(each, (begin + kRows - 1) / kRows, [&](std::size_t task) {
+      const std::size_t top = task * kRows;
+      const std::size_t bottom = std::min(top + kRows, begin);
+      for (std::size_t first = 0; first < bottom; first += kRun)
+        for (std::size_t i = std::max(first, top); i < bottom; ++i) {
+          double* line = &c[i * n];
+          const std::size_t last = std::min(i + 1, first + kRun);
+          for (std::size_t j = end; j-- > begin;) {
+            const double u = ratios[i * kPanel + (j - begin)];
+            const double* other = &c[j * n];
+            for (std::size_t k = first; k < last; ++k) line[k] -= u * other[k];
+          }
         }
-      }
+    });
     end = begin;
   }
   return true;
@@ -91,12 +105,13 @@ Result<double> mean_of_diagonal(double trace, std::size_t columns) {
 }  // namespace
 
 Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<const float> moments,
-                                                float damping) {
-  return make_blocks(columns, (columns + 255) / 256 * 256, moments, damping);
+                                                float damping, float shrinkage, const ForEach& each) {
+  return make_blocks(columns, (columns + 255) / 256 * 256, moments, damping, shrinkage, each);
 }
 
 Result<CovarianceFactor> CovarianceFactor::make_blocks(std::size_t columns, std::size_t block,
-                                                       std::span<const float> moments, float damping) {
+                                                       std::span<const float> moments, float damping,
+                                                       float shrinkage, const ForEach& each) {
   if (columns == 0 || block == 0 || block % 256 != 0)
     return fail(ErrorCode::ShapeMismatch, "second moments of {} columns in blocks of {}", columns, block);
   const std::size_t rest = columns % block;
@@ -124,33 +139,44 @@ Result<CovarianceFactor> CovarianceFactor::make_blocks(std::size_t columns, std:
   factor.feedback_.assign(columns * factor.block_, 0.0F);
   factor.innovations_.assign(factor.stride_, 0.0F);
   factor.diagonal_.resize(columns);
-  std::vector<double> c;
-  at = 0;
-  for (std::size_t first = 0; first < columns; first += block) {
+  const std::size_t blocks = (columns + block - 1) / block;
+  std::vector<std::size_t> bad(blocks, columns);  // columns where a block ends early
+  for_each(each, blocks, [&](std::size_t b) {
+    const std::size_t first = b * block;
     const std::size_t n = std::min(block, columns - first);
-    c.assign(n * n, 0.0);
+    const float* of_block = moments.data() + first * block;
+    const double kept = 1 - double{shrinkage};
+    std::vector<double> c(n * n);
     for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t j = 0; j <= i; ++j) c[i * n + j] = double{moments[at + i * n + j]} / factor.scale_;
+      for (std::size_t j = 0; j < i; ++j) c[i * n + j] = kept * (double{of_block[i * n + j]} / factor.scale_);
+      c[i * n + i] = double{of_block[i * n + i]} / factor.scale_;
       factor.diagonal_[first + i] = static_cast<float>(c[i * n + i]);
       c[i * n + i] += double{damping};
     }
-    at += n * n;
-    std::size_t bad = 0;
-    if (!factorize(c, n, bad))
-      return fail(ErrorCode::Malformed, "second moments are not positive definite at column {}", first + bad);
-    for (std::size_t j = 0; j < n; ++j) {
-      const double d = c[j * n + j];
-      factor.innovations_[first + j] = static_cast<float>(d);
-      factor.feedback_[(first + j) * factor.block_ + j] = 1.0F;
-      for (std::size_t i = 0; i < j; ++i)
-        factor.feedback_[(first + i) * factor.block_ + j] = static_cast<float>(c[j * n + i] / d);
+    std::size_t column = 0;
+    if (!factorize(c, n, column, each)) {
+      bad[b] = first + column;
+      return;
     }
-  }
-  factor.derive();
+    constexpr std::size_t kColumns = 64;  // that one task takes
+    for_each(each, (n + kColumns - 1) / kColumns, [&](std::size_t task) {
+      for (std::size_t j = task * kColumns; j < std::min(n, (task + 1) * kColumns); ++j) {
+        const double d = c[j * n + j];
+        factor.innovations_[first + j] = static_cast<float>(d);
+        factor.feedback_[(first + j) * factor.block_ + j] = 1.0F;
+        for (std::size_t i = 0; i < j; ++i)
+          factor.feedback_[(first + i) * factor.block_ + j] = static_cast<float>(c[j * n + i] / d);
+      }
+    });
+  });
+  if (const std::size_t column = std::ranges::min(bad); column < columns)
+    return fail(ErrorCode::Malformed, "second moments are not positive definite at column {}", column);
+  factor.derive(each);
   return factor;
 }
 
-Result<CovarianceFactor> CovarianceFactor::with_diagonal(std::span<const float> second_moments) const {
+Result<CovarianceFactor> CovarianceFactor::with_diagonal(std::span<const float> second_moments,
+                                                         const ForEach& each) const {
   if (second_moments.size() != columns_)
     return fail(ErrorCode::ShapeMismatch, "{} second moments for a covariance of {} columns",
                 second_moments.size(), columns_);
@@ -189,11 +215,11 @@ Result<CovarianceFactor> CovarianceFactor::with_diagonal(std::span<const float> 
     const std::size_t n = std::min(block_, stride_ - i / block_ * block_);
     for (std::size_t j = 0; j < n; ++j) to[j] = from[j] * stretch[i] * over[j];
   }
-  factor.derive();
+  factor.derive(each);
   return factor;
 }
 
-void CovarianceFactor::derive() {
+void CovarianceFactor::derive(const ForEach& each) {
   innovation_tiles_.assign(stride_, 0.0F);
   for (std::size_t j = 0; j < columns_; ++j)
     innovation_tiles_[j / 256 * 256 + 16 * (j % 16) + j % 256 / 16] = innovations_[j];
@@ -201,10 +227,10 @@ void CovarianceFactor::derive() {
   group_cost_8_ = group_costs(8);
 
   tile_cost_.assign(stride_ * 256, 0.0F);
-  std::vector<double> cost(std::size_t{256} * 256);
-  for (std::size_t first = 0; first < columns_; first += 256) {
+  for_each(each, stride_ / 256, [&](std::size_t tile) {
+    const std::size_t first = tile * 256;
     const std::size_t end = std::min(columns_, first + 256);
-    std::ranges::fill(cost, 0.0);
+    std::vector<double> cost(std::size_t{256} * 256);
     std::vector<double> u(256);
     for (std::size_t j = first; j < end; ++j) {  // u_j D_j u_j^T, u_j = column j of U
       for (std::size_t i = first; i <= j; ++i) u[i - first] = double{*feedback(i, j)};
@@ -216,7 +242,7 @@ void CovarianceFactor::derive() {
     for (std::size_t i = 0; i < end - first; ++i)
       for (std::size_t k = 0; k < end - first; ++k)
         tile_cost_[(first + i) * 256 + k] = static_cast<float>(cost[std::max(i, k) * 256 + std::min(i, k)]);
-  }
+  });
 }
 
 std::vector<float> CovarianceFactor::group_costs(std::size_t size) const {

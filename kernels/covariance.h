@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -20,6 +21,10 @@ namespace quantfit::kernels {
 // The formats whose encoders round with error feedback when the metric has a covariance: those with a code
 // per weight (uniform levels, or a table of them). All others leave it unread.
 [[nodiscard]] bool has_error_feedback(Format format);
+
+// Calls body(0) .. body(count - 1) in any order, on any threads, and returns when all are done. Empty: one
+// after the other. What is made with it has the same bits.
+using ForEach = std::function<void(std::size_t count, const std::function<void(std::size_t)>& body)>;
 
 // Full, or block-diagonal: correlations inside blocks of a multiple of 256 columns only, for inputs so wide
 // that columns^2 floats do not fit. Immutable once made; threads may share it. Holds about (block + 270) *
@@ -34,21 +39,25 @@ class CovarianceFactor {
   // mean of the diagonal is added to the diagonal: moments of finitely many tokens are not trusted to the
   // last direction. ShapeMismatch when the size is not columns^2, Malformed when the matrix is not finite or,
   // damping included, not positive definite.
+  // `shrinkage`, 0 to 1: the share of everything beside the diagonal that is left out.
   [[nodiscard]] static Result<CovarianceFactor> make(std::size_t columns, std::span<const float> moments,
-                                                     float damping = kDamping);
+                                                     float damping = kDamping, float shrinkage = 0,
+                                                     const ForEach& each = {});
 
   // The same from diagonal blocks alone: `moments` holds a full symmetric matrix for each run of `block`
   // columns, a multiple of 256 (the last run may be shorter), one after another. ShapeMismatch, Malformed as
   // above.
   [[nodiscard]] static Result<CovarianceFactor> make_blocks(std::size_t columns, std::size_t block,
                                                             std::span<const float> moments,
-                                                            float damping = kDamping);
+                                                            float damping = kDamping, float shrinkage = 0,
+                                                            const ForEach& each = {});
 
   // For an input with the same correlations and other second moments (an expert's, beside those of its
   // layer): C' = S C S with the diagonal S that gives C' the diagonal `second_moments` (>= 0, one per
   // column), both damped. Costs about a copy of the factor. ShapeMismatch for another number of columns,
   // Malformed when the moments are not finite, negative or all zero.
-  [[nodiscard]] Result<CovarianceFactor> with_diagonal(std::span<const float> second_moments) const;
+  [[nodiscard]] Result<CovarianceFactor> with_diagonal(std::span<const float> second_moments,
+                                                       const ForEach& each = {}) const;
 
   [[nodiscard]] std::size_t columns() const { return columns_; }
   // One past the last column that the errors of column i reach.
@@ -81,7 +90,7 @@ class CovarianceFactor {
  private:
   CovarianceFactor() = default;
   // Fills what follows from feedback_ and innovations_.
-  void derive();
+  void derive(const ForEach& each);
   [[nodiscard]] std::vector<float> group_costs(std::size_t size) const;
 
   std::size_t columns_ = 0;

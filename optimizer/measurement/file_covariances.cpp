@@ -1,5 +1,7 @@
 #include "optimizer/measurement/file_covariances.h"
 
+#include <tbb/parallel_for.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -19,7 +21,7 @@ std::string FileCovariances::identity() const {
     numbers += input.packed() * input.matrices + std::uint64_t{input.experts} * input.columns;
     blocks += std::min(input.block, input.columns);
   }
-  return fmt::format("model={},text={},engine={},numbers={},blocks={},damping={}", identity.model,
+  return fmt::format("model={},text={},engine={},numbers={},blocks={},damping={},shrinkage=1", identity.model,
                      identity.text, identity.engine_version, numbers, blocks, damping_);
 }
 
@@ -50,6 +52,19 @@ std::uint64_t bytes_of(const SecondMomentsInput& input) {
 
 }  // namespace
 
+float FileCovariances::shrinkage_for(std::uint64_t columns, double rows) {
+  if (!(rows > 0)) return static_cast<float>(kMostShrinkage);
+  const double columns_per_row = static_cast<double>(columns) / rows;
+  return static_cast<float>(std::clamp(1.5 * columns_per_row - 0.015, 0.0, kMostShrinkage));
+}
+
+double FileCovariances::rows_of(const SecondMomentsInput& input, std::uint64_t matrix) const {
+  if (matrix != kShared) return file_.rows(input, static_cast<std::uint32_t>(matrix));
+  double rows = 0;
+  for (std::uint32_t e = 0; e < input.experts; ++e) rows += file_.rows(input, e);
+  return rows;
+}
+
 Result<FileCovariances::Factor> FileCovariances::get(const Key& key) const {
   std::shared_ptr<Slot> slot;
   {
@@ -64,10 +79,13 @@ Result<FileCovariances::Factor> FileCovariances::get(const Key& key) const {
     }
     slot = entry;
   }
-  const std::scoped_lock one_maker(slot->making);
-  if (slot->made) return slot->factor;
-  QF_ASSIGN(slot->factor, make(key));
-  slot->made = true;
+  // Threads that need it too help to make it. What cannot be made fails for all of them.
+  bool made_here = false;
+  tbb::collaborative_call_once(slot->once, [&] {
+    slot->factor = make(key);
+    made_here = true;
+  });
+  if (!made_here || !slot->factor) return slot->factor;
   const std::scoped_lock lock(mutex_);
   // It may have been dropped while it was made.
   if (const auto entry = slots_.find(key); entry == slots_.end() || entry->second != slot)
@@ -84,19 +102,31 @@ Result<FileCovariances::Factor> FileCovariances::get(const Key& key) const {
   return slot->factor;
 }
 
+namespace {
+
+void on_all_threads(std::size_t count, const std::function<void(std::size_t)>& body) {
+  tbb::parallel_for(std::size_t{0}, count, body);
+}
+
+}  // namespace
+
 Result<FileCovariances::Factor> FileCovariances::make(const Key& key) const {
   const auto& [input, matrix] = key;
   if (input->experts > 0 && matrix != kShared) {
     QF_ASSIGN(const Factor shared, get({input, kShared}));
     QF_ASSIGN(const auto diagonal, file_.diagonal(*input, static_cast<std::uint32_t>(matrix)));
-    QF_ASSIGN(auto factor, shared->with_diagonal(diagonal));
+    QF_ASSIGN(auto factor, shared->with_diagonal(diagonal, on_all_threads));
     return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));
   }
   QF_ASSIGN(const auto moments,
             file_.moments(*input, matrix == kShared ? 0 : static_cast<std::uint32_t>(matrix)));
   const std::size_t block =
       input->block >= input->columns ? (input->columns + 255) / 256 * 256 : input->block;
-  QF_ASSIGN(auto factor, kernels::CovarianceFactor::make_blocks(input->columns, block, moments, damping_));
+  QF_ASSIGN(auto factor,
+            kernels::CovarianceFactor::make_blocks(
+                input->columns, block, moments, damping_,
+                shrinkage_for(std::min<std::uint64_t>(block, input->columns), rows_of(*input, matrix)),
+                on_all_threads));
   return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));
 }
 

@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <random>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "core/format.h"
@@ -146,6 +149,50 @@ TEST(CovarianceTest, BlocksAreAMatrixWithoutTheRest) {
               encode(kernels, format, Effort::Fast, x, with_full).bytes);
   EXPECT_EQ(CovarianceFactor::make_blocks(kColumns, 300, moments).error().code, ErrorCode::ShapeMismatch);
   EXPECT_EQ(CovarianceFactor::make_blocks(kColumns, 512, moments).error().code, ErrorCode::ShapeMismatch);
+}
+
+TEST(CovarianceTest, ShrinkageLeavesOutAShareBesideTheDiagonal) {
+  constexpr std::size_t n = 300;
+  std::vector<float> moments = correlated_moments(n, 11);
+  const auto shrunk = CovarianceFactor::make(n, moments, 0.03F, 0.25F);
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < n; ++j)
+      if (i != j) moments[i * n + j] *= 0.75F;
+  const auto expected = CovarianceFactor::make(n, moments, 0.03F);
+  ASSERT_TRUE(shrunk);
+  ASSERT_TRUE(expected);
+  EXPECT_EQ(shrunk.value().scale(), expected.value().scale());
+  for (const std::size_t i : {0U, 17U, 255U}) {
+    EXPECT_NEAR(shrunk.value().innovations()[i], expected.value().innovations()[i], 1e-5);
+    EXPECT_NEAR(shrunk.value().feedback(i, 255)[0], expected.value().feedback(i, 255)[0], 1e-5);
+  }
+}
+
+// Whoever does which part of the work, and when: the same bits.
+TEST(CovarianceTest, IsTheSameHoweverItIsMade) {
+  constexpr std::size_t n = 800;
+  const std::vector<float> moments = correlated_moments(n, 12);
+  const ForEach backwards = [](std::size_t count, const std::function<void(std::size_t)>& body) {
+    std::vector<std::thread> threads;
+    for (std::size_t i = count; i-- > 0;) threads.emplace_back([&body, i] { body(i); });
+    for (std::thread& thread : threads) thread.join();
+  };
+  const auto same = [&](const CovarianceFactor& a, const CovarianceFactor& b) {
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::size_t first = i / 256 * 256;
+      ASSERT_EQ(std::memcmp(a.feedback(i, first), b.feedback(i, first), 256 * sizeof(float)), 0) << i;
+      ASSERT_EQ(std::memcmp(a.tile_cost(i), b.tile_cost(i), 256 * sizeof(float)), 0) << i;
+      ASSERT_EQ(a.innovations()[i], b.innovations()[i]) << i;
+    }
+  };
+  same(CovarianceFactor::make(n, moments).value(),
+       CovarianceFactor::make(n, moments, 0.03F, 0, backwards).value());
+  const std::vector<float> blocks = blocks_of(moments, n, 256);
+  const CovarianceFactor one = CovarianceFactor::make_blocks(n, 256, blocks).value();
+  same(one, CovarianceFactor::make_blocks(n, 256, blocks, 0.03F, 0, backwards).value());
+  std::vector<float> wanted = diagonal_of(moments, n);
+  std::ranges::reverse(wanted);
+  same(one.with_diagonal(wanted).value(), one.with_diagonal(wanted, backwards).value());
 }
 
 // With another diagonal: the factor of S C S.

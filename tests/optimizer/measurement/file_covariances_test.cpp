@@ -50,8 +50,10 @@ TEST(FileCovariances, GivesEveryMatrixItsOwn) {
   const FileCovariances provider = covariances(folder);
   const auto q = provider.covariance(tensor("q", kColumns, 1), 0).value();
   ASSERT_NE(q, nullptr);
-  const auto expected =
-      kernels::CovarianceFactor::make(kColumns, test::correlated_moments(kColumns, 1)).value();
+  // Fewer rows than columns: much of what lies beside the diagonal is left out.
+  const auto expected = kernels::CovarianceFactor::make(kColumns, test::correlated_moments(kColumns, 1),
+                                                        kernels::CovarianceFactor::kDamping, 0.2F)
+                            .value();
   EXPECT_EQ(*q->feedback(3, 9), *expected.feedback(3, 9));
   EXPECT_EQ(provider.covariance(tensor("q", kColumns, 1), 0).value(), q);
   const auto first = provider.covariance(tensor("up", kColumns, 3), 0).value();
@@ -66,6 +68,15 @@ TEST(FileCovariances, GivesEveryMatrixItsOwn) {
   EXPECT_EQ(provider.covariance(tensor("up", kColumns, 4), 0).error().code, ErrorCode::ShapeMismatch);
   EXPECT_NE(provider.identity(),
             FileCovariances(SecondMomentsFile::open(folder / "moments").value(), 0.1F).identity());
+}
+
+TEST(FileCovariances, FewRowsAreTrustedLess) {
+  EXPECT_EQ(FileCovariances::shrinkage_for(256, 0), 0.2F);
+  EXPECT_EQ(FileCovariances::shrinkage_for(256, 256), 0.2F);
+  EXPECT_FLOAT_EQ(FileCovariances::shrinkage_for(256, 256 * 20), 0.06F);
+  EXPECT_FLOAT_EQ(FileCovariances::shrinkage_for(4096, 4096 * 50), 0.015F);
+  EXPECT_EQ(FileCovariances::shrinkage_for(256, 256 * 100), 0.0F);
+  EXPECT_EQ(FileCovariances::shrinkage_for(256, 1e9), 0.0F);
 }
 
 TEST(FileCovariances, AreMadeAgainWhenTheyDoNotFit) {
