@@ -9,6 +9,7 @@
 #include "core/text.h"
 #include "optimizer/job/calibrated.h"
 #include "optimizer/job/feedback.h"
+#include "optimizer/job/second_look.h"
 #include "optimizer/job/sensitized.h"
 
 namespace quantfit::cli {
@@ -298,20 +299,36 @@ Result<std::optional<optimizer::Contest>> Session::run_candidates(const optimize
   const optimizer::JobControl control{context.progress, context.cancel};
   if (options->candidates < 2 || std::holds_alternative<optimizer::RecipeTarget>(budget.target))
     return std::optional<optimizer::Contest>();
-  QF_ASSIGN(
-      std::vector<optimizer::Contender> contenders,
-      optimizer::find_contenders(*inputs, *job, request, budget, solution, options->candidates, control));
+  optimizer::ContestRequest contest;
+  contest.folder = options->text.scratch.empty() ? folder : std::filesystem::path(options->text.scratch);
+  if (contest.folder.empty()) contest.folder = ".";
+  QF_ASSIGN(const calibration::TextRequest text, make_text_request(options->text));
+  QF_ASSIGN(const optimizer::SplitText split, optimizer::split_text(inputs->model, text));
+  optimizer::SecondLookRequest look;
+  look.text = split.measured;
+  look.folder = contest.folder;
+  QF_ASSIGN(look.run, make_run_options(options->text, options->threads));
+  const auto look_again = [&](const Recipe& recipe) -> Result<std::optional<std::vector<double>>> {
+    context.logger.log(
+        LogLevel::Info,
+        fmt::format("taking gradients at the weights of the first recipe: {} for a while in {}, "
+                    "and about four passes of {} tokens",
+                    format_bytes(solution.file_bytes), printable(contest.folder.string()),
+                    optimizer::SecondLookRequest::kTokens));
+    auto found = optimizer::look_again(*inputs, *job, request, recipe, look, *kernels, control);
+    if (found) return std::optional(std::move(found).value());
+    if (found.error().code == ErrorCode::Unsupported) return std::optional<std::vector<double>>();
+    return found.error();
+  };
+  QF_ASSIGN(std::vector<optimizer::Contender> contenders,
+            optimizer::find_contenders(*inputs, *job, request, budget, solution, options->candidates,
+                                       look_again, control));
   if (contenders.size() < 2) {
     context.logger.log(LogLevel::Info, "note: every rule finds the same recipe: no candidates are run");
     return std::optional<optimizer::Contest>();
   }
-  optimizer::ContestRequest contest;
-  QF_ASSIGN(const calibration::TextRequest text, make_text_request(options->text));
-  QF_ASSIGN(const optimizer::SplitText split, optimizer::split_text(inputs->model, text));
   contest.evaluation.text = split.held_back;
   QF_ASSIGN(contest.evaluation.options.run, make_run_options(options->text, options->threads));
-  contest.folder = options->text.scratch.empty() ? folder : std::filesystem::path(options->text.scratch);
-  if (contest.folder.empty()) contest.folder = ".";
   context.logger.log(
       LogLevel::Info,
       fmt::format(

@@ -1,7 +1,5 @@
 #include "optimizer/job/contest.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,6 +8,7 @@
 
 #include "core/out_of_memory.h"
 #include "optimizer/job/search.h"
+#include "optimizer/job/temporary_files.h"
 #include "optimizer/job/yardstick.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/planning/recipe_cost.h"
@@ -49,27 +48,6 @@ void raise_errors(PreparedJob& job, double power) {
       if (one.nmse > 0 && one.nmse < 1) one.nmse = std::pow(one.nmse, power);
 }
 
-// Files that go with the object.
-class TemporaryFiles {
- public:
-  explicit TemporaryFiles(fs::path folder) : folder_(std::move(folder)) {}
-  TemporaryFiles(const TemporaryFiles&) = delete;
-  TemporaryFiles& operator=(const TemporaryFiles&) = delete;
-  ~TemporaryFiles() {
-    std::error_code ignored;
-    for (const fs::path& path : paths_) fs::remove(path, ignored);
-  }
-  const fs::path& add() {
-    return paths_.emplace_back(folder_ /
-                               fmt::format("quantfit-{}-candidate-{}.gguf", ::getpid(), paths_.size() + 1));
-  }
-  [[nodiscard]] const std::vector<fs::path>& paths() const { return paths_; }
-
- private:
-  fs::path folder_;
-  std::vector<fs::path> paths_;
-};
-
 }  // namespace
 
 Result<SplitText> split_text(const Model& model, const calibration::TextRequest& text) {
@@ -92,7 +70,7 @@ Result<SplitText> split_text(const Model& model, const calibration::TextRequest&
 Result<std::vector<Contender>> find_contenders(const JobInputs& inputs, const PreparedJob& job,
                                                const JobRequest& request, const Budget& budget,
                                                const Solution& solution, unsigned most,
-                                               const JobControl& control) {
+                                               const SecondLook& second_look, const JobControl& control) {
   return or_out_of_memory("finding candidates", [&]() -> Result<std::vector<Contender>> {
     std::vector<Contender> contenders;
     const KnapsackOptions options = knapsack_options(job, request, 1);
@@ -120,6 +98,12 @@ Result<std::vector<Contender>> find_contenders(const JobInputs& inputs, const Pr
       add(std::move(rule), found.recipe);
       return outcome::success();
     };
+    if (measured && second_look && contenders.size() < most) {
+      QF_ASSIGN(const auto weights, second_look(solution.recipe));
+      if (weights)
+        QF_TRY(search_as("gradients at the weights of the first recipe",
+                         [&](PreparedJob& other) { other.sensitivity = *weights; }));
+    }
     const std::vector<double> prior = prior_of(inputs, job, request);
     if (measured)
       QF_TRY(search_as("a blend of measured and built-in sensitivities", [&](PreparedJob& other) {
@@ -141,7 +125,7 @@ Result<Contest> hold_contest(const JobInputs& inputs, const JobRequest& request,
   const auto started = std::chrono::steady_clock::now();
   Contest out;
   out.contenders = std::move(contenders);
-  TemporaryFiles files(contest.folder);
+  TemporaryFiles files(contest.folder, "candidate");
   for (Contender& one : out.contenders) {
     WriterOptions writer = writer_options(inputs, request);
     writer.existing = Existing::Replace;

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,13 +39,18 @@ struct Contender {
   calibration::Estimate divergence;
 };
 
+// Sensitivities at the weights of a recipe (second_look.h), or nothing where the model runs forward only.
+using SecondLook = std::function<Result<std::optional<std::vector<double>>>(const Recipe&)>;
+
 // At most `most` different recipes within the budgets, the one of `solution` first, then the best static one
-// where one fits (what is kept is never measured worse than it), then those by other rules: sensitivities of
-// the prior, a blend of both, and costs that rise faster or slower than the errors. The solution alone for
-// given recipes and budgets that cannot be met.
+// where one fits (what is kept is never measured worse than it), then those by other rules: sensitivities at
+// the weights of the first recipe (`second_look`, asked for at most once; empty: without), those of the
+// prior, a blend of both, and costs that rise faster or slower than the errors. The solution alone for given
+// recipes and budgets that cannot be met.
 [[nodiscard]] Result<std::vector<Contender>> find_contenders(const JobInputs& inputs, const PreparedJob& job,
                                                              const JobRequest& request, const Budget& budget,
                                                              const Solution& solution, unsigned most,
+                                                             const SecondLook& second_look,
                                                              const JobControl& control);
 
 struct ContestRequest {
