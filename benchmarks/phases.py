@@ -5,7 +5,8 @@ usage: phases.py BUILD_FOLDER [--weights 1e9] [--tokens 4096] [--context 512] [-
 
 Generates a model (or takes one), draws token numbers, and runs the program once per phase on a state file that grows, so
 that every run does one phase more than the one before. CPU time is the program's own, so other work on the machine does not
-count in it; wall time is for idle machines. A phase without a pass through the model (sampling, writing) is related to the
+count in it; wall time is for idle machines. "ready" is how many threads ran or waited for a core, on average over the run: on
+an idle machine that is how many cores were busy, and on a busy one how many would have been. A phase without a pass through the model (sampling, writing) is related to the
 same forward pass. Factors of second moments are made for the few rows that its run samples: they take the same time whatever the
 number of tokens.
 """
@@ -21,17 +22,36 @@ import tempfile
 import time
 
 
+def ready_times(process):
+    """Nanoseconds that each thread of a process ran or waited for a core."""
+    times = {}
+    for thread in pathlib.Path(f"/proc/{process}/task").glob("*"):
+        try:
+            ran, waited, _ = (thread / "schedstat").read_text().split()
+            times[thread.name] = int(ran) + int(waited)
+        except (OSError, ValueError):
+            pass  # it has ended
+    return times
+
+
 class Run:
     def __init__(self, command):
         started = time.monotonic()
         with tempfile.TemporaryFile() as told:
             child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=told)
-            _, status, used = os.wait4(child.pid, 0)
+            times = {}  # by thread
+            while True:
+                ended, status, used = os.wait4(child.pid, os.WNOHANG)
+                if ended:
+                    break
+                times.update(ready_times(child.pid))
+                time.sleep(0.02)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode != 0:
                 told.seek(0)
                 sys.exit(f"{' '.join(map(str, command))}\n{told.read().decode()}")
         self.wall = time.monotonic() - started
+        self.ready = sum(times.values()) / 1e9 / self.wall
         self.cpu = used.ru_utime + used.ru_stime
         self.memory = used.ru_maxrss * 1024
 
@@ -78,22 +98,24 @@ def main():
                             "--tokens", "64", "--window", "64", "--rounds", "1", "--no-client"],
                            check=True, stdout=subprocess.DEVNULL)
             model = max(top.glob("*.gguf"), key=lambda path: path.stat().st_size)
-        walls = {}
+        runs = {}
         for threads in options.threads.split(","):
             folder = top / f"threads-{threads}"
             folder.mkdir()
             print(f"\n{threads} threads, {options.tokens} tokens, {model.stat().st_size / 2**30:.2f} GiB")
-            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'MiB':>7}", flush=True)
+            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'ready':>6} {'MiB':>7}", flush=True)
             forward = None
             for name, run in phases(options.build / "cli" / "quantfit", model, options, threads, folder):
                 forward = forward or run
-                print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.memory / 2**20:7.0f}", flush=True)
-                walls.setdefault(name, []).append(run.wall)
+                print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.ready:6.2f} {run.memory / 2**20:7.0f}", flush=True)
+                runs.setdefault(name, []).append(run)
             shutil.rmtree(folder)
-        if all(len(times) > 1 for times in walls.values()):
-            print(f"\nwall time with {options.threads.split(',')[0]} over that with {options.threads.split(',')[-1]} threads")
-            for name, times in walls.items():
-                print(f"{name:50} {times[0] / times[-1]:8.2f}")
+        numbers = options.threads.split(",")
+        if len(numbers) > 1:
+            print(f"\n{numbers[0]} over {numbers[-1]} threads: wall time, and what it would be on an idle machine (by ready and CPU time)")
+            for name, (first, *_, last) in runs.items():
+                foreseen = last.ready / first.ready * first.cpu / last.cpu
+                print(f"{name:50} {first.wall / last.wall:8.2f} {foreseen:8.2f}")
     finally:
         shutil.rmtree(top, ignore_errors=True)
 
