@@ -22,7 +22,7 @@ ALLOWED = {
     "optimizer/output": ["core", "kernels", "optimizer/llama_cpp", "optimizer/measurement", "optimizer/parallel"],
     "optimizer/job": ["core", "kernels", "state", "optimizer/allocation", "optimizer/llama_cpp",
                       "optimizer/measurement", "optimizer/planning", "optimizer/output", "optimizer/calibration",
-                      "optimizer/engine"],
+                      "optimizer/tuning", "optimizer/engine"],
     "cli": ["core", "kernels", "state", "optimizer"],
 }
 
