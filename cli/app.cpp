@@ -24,7 +24,7 @@ namespace {
 constexpr std::size_t kWidestHelp = 100;
 constexpr std::size_t kNarrowestHelp = 40;
 
-int show(const std::string& text) {
+int print_text(const std::string& text) {
   if (auto printed = print(text); !printed) {
     say_error(printed.error().message);
     return kFailed;
@@ -90,12 +90,12 @@ int dispatch(const std::vector<Command>& commands, std::vector<std::string> word
       say(command_help(*command, here, help_width()));
       return kBadUsage;
     }
-    if (asks_for_help(words.front())) return show(command_help(*command, here, help_width()));
+    if (asks_for_help(words.front())) return print_text(command_help(*command, here, help_width()));
     return dispatch(command->commands, std::move(words), here);
   }
   for (const std::string& word : words) {
     if (word == "--") break;
-    if (word == "--help" || word == "-h") return show(command_help(*command, here, help_width()));
+    if (word == "--help" || word == "-h") return print_text(command_help(*command, here, help_width()));
   }
   if (auto read = command->table.read_arguments(words); !read)
     return bad_usage(read.error().message, here, seen);
@@ -120,10 +120,10 @@ int run_words(std::vector<std::string> words) {
     return kBadUsage;
   }
   if (words.front() == "--version" || words.front() == "-V" || words.front() == "version")
-    return show("quantfit " QUANTFIT_VERSION "\n");
+    return print_text("quantfit " QUANTFIT_VERSION "\n");
   if (asks_for_help(words.front())) {
     words.erase(words.begin());
-    if (words.empty()) return show(program_help(commands, help_width()));
+    if (words.empty()) return print_text(program_help(commands, help_width()));
     words.push_back("--help");
   }
   const bool command = std::ranges::find(commands, words.front(), &Command::name) != commands.end();

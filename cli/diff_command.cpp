@@ -13,8 +13,6 @@
 namespace quantfit::cli {
 namespace {
 
-constexpr std::uint64_t kMaxRecipeBytes = std::uint64_t{64} << 20;
-
 struct DiffOptions {
   std::string before;
   std::string after;
@@ -29,7 +27,7 @@ struct Side {
 
 Result<Side> open_side(const std::string& path) {
   Side side;
-  auto head = read_text_file(path, kMaxRecipeBytes);
+  auto head = read_text_file(path, optimizer::kMaxRecipeBytes);
   // Larger files are no recipes; GGUF says so in its first bytes.
   const bool gguf = head ? head.value().starts_with("GGUF") : head.error().code == ErrorCode::Unsupported;
   if (!head && !gguf) return std::move(head).error();

@@ -20,8 +20,6 @@
 namespace quantfit::cli {
 namespace {
 
-constexpr std::uint64_t kMaxRecipeBytes = std::uint64_t{64} << 20;
-
 // The same error with the option's name in front.
 template <class T>
 Result<T> named(std::string_view option, Result<T> result) {
@@ -131,7 +129,7 @@ Result<optimizer::ConstraintRules> constraint_rules(const JobOptions& o) {
   }
   QF_ASSIGN(rules.pins, pins("--tensor-type", o.tensor_type));
   if (!o.tensor_type_file.empty()) {
-    QF_ASSIGN(const std::string text, read_text_file(o.tensor_type_file, kMaxRecipeBytes));
+    QF_ASSIGN(const std::string text, read_text_file(o.tensor_type_file, optimizer::kMaxRecipeBytes));
     QF_ASSIGN(auto more, named(o.tensor_type_file, optimizer::parse_format_pins(text)));
     for (optimizer::FormatPin& pin : more) pin.given_as = o.tensor_type_file;
     std::ranges::move(more, std::back_inserter(rules.pins));
@@ -630,7 +628,7 @@ Result<std::vector<optimizer::Target>> make_targets(const JobOptions& o, const o
     add_recipe(std::move(given));
   }
   if (!o.recipe.empty()) {
-    QF_ASSIGN(const std::string text, read_text_file(o.recipe, kMaxRecipeBytes));
+    QF_ASSIGN(const std::string text, read_text_file(o.recipe, optimizer::kMaxRecipeBytes));
     QF_ASSIGN(const optimizer::RecipeText parsed, named(o.recipe, optimizer::parse_recipe_text(text)));
     QF_ASSIGN(auto given, named("--recipe", optimizer::file_recipe(inputs, request, o.recipe, parsed)));
     add_recipe(std::move(given));

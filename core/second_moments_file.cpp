@@ -15,8 +15,8 @@
 namespace quantfit {
 namespace {
 
-constexpr std::string_view kType = "quantfit.second_moments";
-constexpr std::uint32_t kVersion = 1;
+constexpr std::string_view kMomentsType = "quantfit.second_moments";
+constexpr std::uint32_t kMomentsVersion = 1;
 constexpr std::uint32_t kMaxColumns = 1U << 24;
 constexpr std::uint32_t kMaxMatrices = 1U << 20;
 
@@ -133,8 +133,8 @@ Result<void> SecondMomentsWriter::commit() {
   if (inputs_.empty())
     return fail(ErrorCode::InvalidArgument, "{}: second moments of no input", path_.string());
   GgufMetadata metadata;
-  metadata.add(GgufKeyValue::of_string("general.type", kType));
-  metadata.add(GgufKeyValue::of_uint32(key("version"), kVersion));
+  metadata.add(GgufKeyValue::of_string("general.type", kMomentsType));
+  metadata.add(GgufKeyValue::of_uint32(key("version"), kMomentsVersion));
   metadata.add(GgufKeyValue::of_string(key("model"), identity_.model));
   metadata.add(GgufKeyValue::of_string(key("text"), identity_.text));
   metadata.add(GgufKeyValue::of_uint32(key("engine_version"), identity_.engine_version));
@@ -179,9 +179,9 @@ Result<void> SecondMomentsWriter::commit() {
 Result<SecondMomentsFile> SecondMomentsFile::open(const std::filesystem::path& path) {
   QF_ASSIGN(Model model, Model::open(path));
   const GgufMetadata& metadata = model.metadata();
-  if (metadata.string("general.type") != kType)
+  if (metadata.string("general.type") != kMomentsType)
     return fail(ErrorCode::Unsupported, "{}: no file of second moments", path.string());
-  if (metadata.uint(key("version")) != kVersion)
+  if (metadata.uint(key("version")) != kMomentsVersion)
     return fail(ErrorCode::Unsupported,
                 "{}: second moments of another version of this program; make them anew", path.string());
   const auto malformed = [&](const std::string& what) {

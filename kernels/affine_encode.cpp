@@ -5,10 +5,8 @@
 // of each are scored by what least squares would make of them, the best goes through rounds of rounding and
 // least squares. The scale is rounded to half before the codes are chosen.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/affine_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
@@ -217,7 +215,3 @@ void fill_affine_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_affine_encoders)
-#endif

@@ -9,10 +9,8 @@
 // block's scales stand, groups are searched again at the multipliers that its true sums give, and each change
 // that lowers D is kept.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/codebook_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -225,7 +223,3 @@ void fill_codebook_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_codebook_encoders)
-#endif

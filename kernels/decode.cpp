@@ -3,10 +3,8 @@
 // In every format the products before the last operation are exact (at most 24 significant bits), so that one
 // rounding happens per weight. Nothing is special-cased: zero scales keep the sign of the zero they produce.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/decode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
 #include "kernels/lanes-inl.h"
@@ -483,7 +481,3 @@ void fill_decoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_decoders)
-#endif

@@ -1,6 +1,5 @@
 // Which compiled instruction sets this CPU can run, and the choice among them.
 
-#include <hwy/highway.h>
 #include <hwy/targets.h>
 
 #include <cstdlib>
@@ -9,16 +8,47 @@
 
 #include "kernels/row_kernels.h"
 #include "kernels/runnable_targets.h"
-#include "kernels/targets.h"
 
 namespace quantfit::kernels {
+
+// Of fill_tables.cpp, in the objects of one instruction set.
+#define QF_DECLARE_TABLES(space)              \
+  namespace space {                           \
+  void fill_row_kernels(RowKernels& table);   \
+  void fill_math_kernels(MathKernels& table); \
+  }
+QF_DECLARE_TABLES(N_AVX3_DL)
+QF_DECLARE_TABLES(N_AVX3)
+QF_DECLARE_TABLES(N_AVX2)
+QF_DECLARE_TABLES(N_NEON)
+QF_DECLARE_TABLES(N_EMU128)
+QF_DECLARE_TABLES(N_SCALAR)
+#undef QF_DECLARE_TABLES
+
 namespace {
 
-// In order of preference. Highway's flag names: AVX3 is AVX-512 F/BW/DQ/VL, AVX3_DL adds VNNI, VBMI and
-// friends.
+// What this build has (CMakeLists.txt), in order of preference. Highway's flag names: AVX3 is AVX-512
+// F/BW/DQ/VL, AVX3_DL adds VNNI, VBMI and friends. Plain arrays have two names, by compiler.
 constexpr RunnableTarget kTargets[] = {
-    {HWY_AVX3_DL, "avx512_dl"}, {HWY_AVX3, "avx512"},   {HWY_AVX2, "avx2"},
-    {HWY_NEON, "neon"},         {HWY_EMU128, "scalar"}, {HWY_SCALAR, "scalar"},
+#ifdef QUANTFIT_HAS_avx512_dl
+    {HWY_AVX3_DL, "avx512_dl", N_AVX3_DL::fill_row_kernels, N_AVX3_DL::fill_math_kernels},
+#endif
+#ifdef QUANTFIT_HAS_avx512
+    {HWY_AVX3, "avx512", N_AVX3::fill_row_kernels, N_AVX3::fill_math_kernels},
+#endif
+#ifdef QUANTFIT_HAS_avx2
+    {HWY_AVX2, "avx2", N_AVX2::fill_row_kernels, N_AVX2::fill_math_kernels},
+#endif
+#ifdef QUANTFIT_HAS_neon
+    {HWY_NEON, "neon", N_NEON::fill_row_kernels, N_NEON::fill_math_kernels},
+#endif
+#ifdef QUANTFIT_HAS_scalar
+#if HWY_BASELINE_SCALAR == HWY_SCALAR
+    {HWY_SCALAR, "scalar", N_SCALAR::fill_row_kernels, N_SCALAR::fill_math_kernels},
+#else
+    {HWY_EMU128, "scalar", N_EMU128::fill_row_kernels, N_EMU128::fill_math_kernels},
+#endif
+#endif
 };
 
 std::vector<RowKernels> build_tables() {
@@ -26,15 +56,7 @@ std::vector<RowKernels> build_tables() {
   for (const RunnableTarget& target : runnable_targets()) {
     RowKernels table;
     table.isa = target.isa;
-    fill_prepare(target.flag, table);
-    fill_decoders(target.flag, table);
-    fill_float_encoders(target.flag, table);
-    fill_affine_encoders(target.flag, table);
-    fill_k_encoders(target.flag, table);
-    fill_table_encoders(target.flag, table);
-    fill_fp4_encoders(target.flag, table);
-    fill_ternary_encoders(target.flag, table);
-    fill_codebook_encoders(target.flag, table);
+    target.fill_row_kernels(table);
     tables.push_back(table);
   }
   return tables;
@@ -47,7 +69,7 @@ std::span<const RunnableTarget> runnable_targets() {
     std::vector<RunnableTarget> found;
     const std::int64_t supported = hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR;
     for (const RunnableTarget& target : kTargets)
-      if ((HWY_TARGETS & target.flag) != 0 && (supported & target.flag) != 0) found.push_back(target);
+      if ((supported & target.flag) != 0) found.push_back(target);
     return found;
   }();
   return targets;
@@ -70,6 +92,9 @@ Result<const RowKernels*> find_kernels(std::string_view isa) {
 Result<const RowKernels*> default_kernels() {
   const char* forced = std::getenv("QUANTFIT_ISA");
   if (forced != nullptr && *forced != '\0') return find_kernels(forced);
+  if (runnable_kernels().empty())
+    return fail(ErrorCode::Unsupported, "this program was compiled for {} only, which this CPU cannot run",
+                kTargets[0].isa);
   return &runnable_kernels().front();
 }
 

@@ -3,10 +3,8 @@
 // What would round to infinity becomes the largest finite number instead (65504, about 3.39e38): one weight
 // beyond the range of the format must not make the whole tensor unusable.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/float_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/targets.h"
 
@@ -62,7 +60,3 @@ void fill_float_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_float_encoders)
-#endif

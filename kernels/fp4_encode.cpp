@@ -1,10 +1,8 @@
 // Encoders of the four-bit floating-point formats: MXFP4 (a power of two per 32 weights) and NVFP4 (an
 // eight-bit float per 16 weights).
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/fp4_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
 #include "kernels/error_feedback-inl.h"
@@ -193,7 +191,3 @@ void fill_fp4_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_fp4_encoders)
-#endif

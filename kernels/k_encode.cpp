@@ -7,10 +7,8 @@
 // each, and d (and dmin) are fitted again to the codes by least squares, over all groups; a few starts, a few
 // rounds, the best is kept.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/k_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
@@ -388,7 +386,3 @@ void fill_k_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_k_encoders)
-#endif

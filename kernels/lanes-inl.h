@@ -1,6 +1,6 @@
 // Sixteen float or int32 lanes with the same results on every instruction set.
 //
-// Every kernel is written once, on these types, and compiled per target by Highway's foreach_target.h: one
+// Every kernel is written once, on these types, and compiled once per target (kernels/CMakeLists.txt): one
 // 512-bit register, two 256-bit registers, four 128-bit ones, or plain arrays (the scalar reference). Each
 // operation is one correctly rounded IEEE operation per lane, multiply-adds are fused on every target, and
 // sums over lanes use one fixed tree: all variants give the same bytes, and the plain arrays define them.

@@ -1,9 +1,7 @@
 // What all formats share for a row: the gain functional, the suffix sums, and the error of a decoded row.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/prepare_row.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/covariance.h"
@@ -165,7 +163,3 @@ void fill_prepare(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_prepare)
-#endif

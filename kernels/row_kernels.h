@@ -31,14 +31,16 @@ struct RowKernels {
   RowError (*measure)(const PreparedRow& row, const float* decoded) = nullptr;
 };
 
-// Compiled tables this CPU can run, best first; the last is the scalar reference.
+// Compiled tables this CPU can run, best first; the last is the scalar reference. A build with one set
+// (README.md) has its table alone, or none on a CPU that cannot run it.
 [[nodiscard]] std::span<const RowKernels> runnable_kernels();
 
 // The table with that name. InvalidArgument, listing the names, when it was not compiled or this CPU cannot
 // run it. Names are exact, so that every table can be chosen: "avx512" is never "avx512_dl".
 [[nodiscard]] Result<const RowKernels*> find_kernels(std::string_view isa);
 
-// The table to use: the one the environment variable QUANTFIT_ISA names, else the best.
+// The table to use: the one the environment variable QUANTFIT_ISA names, else the best. Unsupported where
+// there is none.
 [[nodiscard]] Result<const RowKernels*> default_kernels();
 
 // Version of the encoders' output: raised whenever the same input may give other bytes, so that state files

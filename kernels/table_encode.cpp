@@ -1,9 +1,7 @@
 // Encoders of the formats whose levels are a table of sixteen values: IQ4_NL, IQ4_XS.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/table_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/codebooks.h"
 #include "kernels/error_feedback-inl.h"
@@ -149,7 +147,3 @@ void fill_table_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_table_encoders)
-#endif

@@ -1,9 +1,7 @@
 // Encoders of the formats with two to four levels and one half-precision scale: Q1_0, Q2_0, TQ1_0, TQ2_0.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/ternary_encode.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/blocks.h"
 #include "kernels/error_feedback-inl.h"
 #include "kernels/group_fit-inl.h"
@@ -131,6 +129,8 @@ struct Tq2_0Codec : FewLevels<-1, 1, 16> {
 struct Q1_0Codec {
   F d;
 
+  // Written out, as the compiler's own would not be for this instruction set.
+  Q1_0Codec() : d(zero()) {}
   void fit(const Tile& tile, Effort) {
     F size = zero();
     F weight = zero();
@@ -178,7 +178,3 @@ void fill_ternary_encoders(RowKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_FILL(fill_ternary_encoders)
-#endif

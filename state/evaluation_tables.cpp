@@ -5,10 +5,6 @@
 namespace quantfit::state {
 namespace {
 
-std::optional<std::string> text_or_null(const std::string& text) {
-  return text.empty() ? std::nullopt : std::optional<std::string>(text);
-}
-
 constexpr Sql kUpsertCalibration =
     "INSERT INTO calibration (text_fingerprint, tokens, context, engine_version, text_name, program_version, "
     "started, finished, layers_finished) "

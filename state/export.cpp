@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json text_or_null(const std::string& text) {
+Json json_text(const std::string& text) {
   return text.empty() ? Json(nullptr) : Json(text);
 }
 
@@ -22,7 +22,7 @@ Json value_or_null(const std::optional<Value>& value) {
 }
 
 Json to_json(const RunParameters& parameters) {
-  return {{"importance_fingerprint", text_or_null(parameters.importance_fingerprint)},
+  return {{"importance_fingerprint", json_text(parameters.importance_fingerprint)},
           {"effort", parameters.effort},
           {"encoder_version", parameters.encoder_version},
           {"sampling", parameters.sampling},
@@ -64,8 +64,8 @@ Json to_json(const SavedRecipe& recipe, const std::string& fingerprint) {
 Json to_json(const SensitivitySet& set) {
   Json json = {{"unit", to_string(set.scope.unit)},
                {"method", set.scope.method},
-               {"text_fingerprint", text_or_null(set.scope.text_fingerprint)},
-               {"importance_fingerprint", text_or_null(set.scope.importance_fingerprint)},
+               {"text_fingerprint", json_text(set.scope.text_fingerprint)},
+               {"importance_fingerprint", json_text(set.scope.importance_fingerprint)},
                {"metric", set.scope.metric},
                {"program_version", set.scope.program_version},
                {"engine_version", set.scope.engine_version},
@@ -78,7 +78,7 @@ Json to_json(const SensitivitySet& set) {
                     {"value", row.value},
                     {"standard_error", row.standard_error},
                     {"obtained", row.obtained},
-                    {"group", text_or_null(row.group)}});
+                    {"group", json_text(row.group)}});
   return json;
 }
 
@@ -190,7 +190,7 @@ std::string to_json_text(const Contents& contents) {
                 {{"fingerprint", contents.model.fingerprint},
                  {"name", contents.model.name},
                  {"elements", contents.model.elements},
-                 {"digest", text_or_null(contents.model.digest)}}}};
+                 {"digest", json_text(contents.model.digest)}}}};
   for (const char* part : {"sources", "importance_matrices", "runs", "sensitivity_sets", "calibrations",
                            "statistics_files", "evaluations", "written_files"})
     json[part] = Json::array();
@@ -213,7 +213,7 @@ std::string to_json_text(const Contents& contents) {
     Json entry = {{"parameters", to_json(run.run.parameters)},
                   {"program_version", run.run.program_version},
                   {"started", run.run.started},
-                  {"finished", text_or_null(run.run.finished)}};
+                  {"finished", json_text(run.run.finished)}};
     entry["measurements"] = Json::array();
     for (const auto& [tensor, measurement] : run.measurements)
       entry["measurements"].push_back(to_json(measurement));
@@ -231,21 +231,21 @@ std::string to_json_text(const Contents& contents) {
                                     {"engine_version", parameters.engine_version},
                                     {"program_version", calibration.program_version},
                                     {"started", calibration.started},
-                                    {"finished", text_or_null(calibration.finished)},
+                                    {"finished", json_text(calibration.finished)},
                                     {"layers_finished", calibration.layers_finished}});
   for (const auto& [fingerprint, file] : contents.statistics_files)
     json["statistics_files"].push_back({{"fingerprint", fingerprint},
                                         {"name", file.name},
                                         {"kind", file.kind},
                                         {"bytes", file.bytes},
-                                        {"text_fingerprint", text_or_null(file.text_fingerprint)},
+                                        {"text_fingerprint", json_text(file.text_fingerprint)},
                                         {"created", file.created}});
   for (const auto& [identity, evaluation] : contents.evaluations)
     json["evaluations"].push_back(to_json(evaluation));
   for (const auto& [name, file] : contents.written_files)
     json["written_files"].push_back({{"name", name},
                                      {"recipe_fingerprint", file.recipe_fingerprint},
-                                     {"importance_fingerprint", text_or_null(file.importance_fingerprint)},
+                                     {"importance_fingerprint", json_text(file.importance_fingerprint)},
                                      {"effort", file.effort},
                                      {"encoder_version", file.encoder_version},
                                      {"bytes", file.bytes},

@@ -39,10 +39,6 @@ constexpr Sql kSelectRuns =
     "FROM run LEFT JOIN importance ON importance.importance_id = run.importance_id ORDER BY run.run_id";
 constexpr Sql kSelectRunExists = "SELECT 1 FROM run WHERE run_id = ?";
 
-std::optional<std::string> text_or_null(const std::string& text) {
-  return text.empty() ? std::nullopt : std::optional<std::string>(text);
-}
-
 // The row of the importance matrix, made without a name when nobody has told of it yet.
 Result<std::optional<std::int64_t>> importance_id_of(Database& database, const std::string& fingerprint) {
   if (fingerprint.empty()) return std::optional<std::int64_t>();

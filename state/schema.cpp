@@ -550,7 +550,7 @@ Result<void> verify_extended(const Database& database, const Database& reference
 
 // Of one table and its indexes; tables of others may hold definitions that cost without end.
 constexpr Sql kCheckTable = "SELECT quick_check FROM pragma_quick_check(?)";
-constexpr Sql kCheckEverything = "PRAGMA quick_check(1)";
+constexpr Sql kCheckQuickly = "PRAGMA quick_check(1)";
 
 // SQLite's check tells of a page that could not be read among the damage: "... error code=8458".
 bool tells_of_reading(std::string_view answer) {
@@ -628,7 +628,7 @@ Result<void> verify(Database& database, FileKind kind, std::span<const Migration
     return entry.second.type == "view" || expected.contains(entry.first);
   });
   if (only_ours) {
-    QF_ASSIGN(auto check, Statement::prepare(database, kCheckEverything));
+    QF_ASSIGN(auto check, Statement::prepare(database, kCheckQuickly));
     return check_structure(database, std::move(check));
   }
   for (const auto& [name, object] : expected) {

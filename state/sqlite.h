@@ -152,6 +152,11 @@ class Statement {
   std::string damage_;  // first unexpected value met
 };
 
+// An empty text is stored as NULL.
+[[nodiscard]] inline std::optional<std::string> text_or_null(const std::string& text) {
+  return text.empty() ? std::nullopt : std::optional<std::string>(text);
+}
+
 // Begins when made, rolls back unless committed. Declare it before the statements that run inside it, so that
 // they are gone when it ends. Transactions do not nest.
 class Transaction {

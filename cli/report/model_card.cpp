@@ -22,7 +22,6 @@ constexpr std::array<std::pair<double, std::string_view>, 5> kWords = {{
     {0.1, "good where memory is short"},
     {0.3, "usable, with visible losses"},
 }};
-constexpr double kAboutTheSame = 0.1;
 
 // Text inside `code`: a backtick would end it, a bar the cell of a table.
 std::string code(std::string_view text) {

@@ -120,6 +120,9 @@ struct TensorReport {
   [[nodiscard]] double error() const { return nmse * sensitivity; }  // its part of the predicted error
 };
 
+// Errors this near to one another are about the same: no evaluation tells such models apart.
+inline constexpr double kAboutTheSame = 0.1;  // of the error
+
 // The predicted error in terms of a mixture that people know.
 struct QualityReport {
   std::string like;             // the mixture whose predicted error is nearest

@@ -17,7 +17,6 @@
 namespace quantfit::cli {
 namespace {
 
-constexpr double kAboutTheSame = 0.1;     // of an error: no evaluation tells such models apart
 constexpr std::size_t kShownTensors = 3;  // of a ranking, so that the answer fits a screen
 
 std::string shape_text(const std::vector<std::uint64_t>& shape) {

@@ -27,7 +27,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::size_t kMostModels = 4;
-constexpr std::size_t kMostAnswerBytes = std::size_t{64} << 20;
+constexpr std::size_t kMostBytesOfAnswers = std::size_t{64} << 20;
 
 // Options that say how much room there is, and change nothing of what is known about a model: one open model
 // serves all their values.
@@ -123,7 +123,7 @@ void Planner::remember(std::string question, Stamps stamps, Text answer) {
   answer_bytes_ += answer->size() + question.size();
   answers_.push_front({question, std::move(stamps), std::move(answer)});
   by_question_[std::move(question)] = answers_.begin();
-  while (answer_bytes_ > kMostAnswerBytes && answers_.size() > 1) forget(std::prev(answers_.end()));
+  while (answer_bytes_ > kMostBytesOfAnswers && answers_.size() > 1) forget(std::prev(answers_.end()));
 }
 
 Answer<Text> Planner::answer(std::string_view command, const std::string& body) {

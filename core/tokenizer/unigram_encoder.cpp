@@ -13,7 +13,7 @@ namespace {
 // Below the least score of normal tokens: what an unknown character costs.
 constexpr double kUnknownPenalty = 10;
 
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
+constexpr std::string_view kUnreadable = "\xEF\xBF\xBD";  // U+FFFD
 
 // One unit of the double array that maps texts to replacements.
 struct MapUnit {
@@ -98,7 +98,7 @@ UnigramEncoder::Normalized UnigramEncoder::normalize_at(std::string_view text) c
   if (longest > 0) return {text.substr(0, longest), longest};
   if (const auto replaced = mapped(text)) return *replaced;
   const DecodedCharacter character = decode_utf8(text, 0);
-  if (!character.valid) return {kReplacement, 1};
+  if (!character.valid) return {kUnreadable, 1};
   return {text.substr(0, character.bytes), character.bytes};
 }
 

@@ -1,9 +1,7 @@
 // Activation functions, alone and as gates, forward and backward.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/activation.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/math/functions-inl.h"
 #include "kernels/math/rows-inl.h"
@@ -246,7 +244,3 @@ void fill_activations(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_activations)
-#endif

@@ -6,10 +6,8 @@
 // token; a tile that a query does not see changes none of its numbers, so how queries are grouped changes
 // nothing.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/attention.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/math/attention-inl.h"
 #include "kernels/math/targets.h"
@@ -109,17 +107,3 @@ void fill_attention(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_attention)
-
-namespace quantfit::kernels {
-
-std::size_t attention_scratch(const AttentionShape& shape) {
-  namespace layout = attention_layout;
-  return (layout::padded_dim(shape.key_dim) + layout::padded_dim(shape.value_dim)) * layout::kPanelLanes +
-         layout::kTileFloats + layout::kScoreFloats;
-}
-
-}  // namespace quantfit::kernels
-#endif

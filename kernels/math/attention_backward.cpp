@@ -5,10 +5,8 @@
 //   P = exp(u - max) / sum, dP = dO V^T, D = <dO, O>, dU = P (dP - D), through cap and scale,
 //   dV += P^T dO, dK += dU^T Q, dQ += dU K.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/attention_backward.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/math/attention-inl.h"
 #include "kernels/math/targets.h"
@@ -208,20 +206,3 @@ void fill_attention_backward(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_attention_backward)
-
-namespace quantfit::kernels {
-
-std::size_t attention_backward_scratch(const AttentionShape& shape) {
-  namespace layout = attention_layout;
-  const std::size_t panel_floats = layout::kPanelLanes * layout::kPanelLanes;
-  const auto panels = [](std::size_t dim) { return (dim + layout::kPanelLanes - 1) / layout::kPanelLanes; };
-  return (2 * layout::padded_dim(shape.key_dim) + layout::padded_dim(shape.value_dim)) * layout::kPanelLanes +
-         (panels(shape.key_dim) + panels(shape.value_dim)) * panel_floats + 2 * layout::kTileFloats +
-         3 * layout::kScoreFloats;
-}
-
-}  // namespace quantfit::kernels
-#endif

@@ -2,10 +2,8 @@
 //
 // Lanes are value dimensions: row i of the state holds S[i][*], padded to a multiple of sixteen.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/delta_net.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -43,16 +41,3 @@ void fill_delta_net(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_delta_net)
-
-namespace quantfit::kernels {
-
-std::size_t delta_net_scratch(const DeltaNetShape& shape) {
-  const std::size_t width = (shape.value_dim + 15) / 16 * 16;
-  return shape.key_dim * width + (shape.key_dim + 15) / 16 * 16 + width;
-}
-
-}  // namespace quantfit::kernels
-#endif

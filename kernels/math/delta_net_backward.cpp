@@ -6,10 +6,8 @@
 //   R += c q do^T, dq = c S do, de = R^T k, dk = R e, dv = h = beta de, dbeta = <de, u>,
 //   dk -= S~ h, R -= k h^T, dg = <R, S~> (per key dimension, or their sum), R = decay R.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/delta_net_backward.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -131,19 +129,3 @@ void fill_delta_net_backward(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_delta_net_backward)
-
-namespace quantfit::kernels {
-
-std::size_t delta_net_backward_scratch(const DeltaNetShape& shape) {
-  namespace layout = recurrence_layout;
-  const std::size_t width = layout::padded(shape.value_dim);
-  const std::size_t blocks = (shape.tokens + layout::kBlock - 1) / layout::kBlock;
-  return (blocks + layout::kBlock + 2) * shape.key_dim * width +
-         layout::kBlock * (layout::padded(shape.key_dim) + width) + 2 * width;
-}
-
-}  // namespace quantfit::kernels
-#endif

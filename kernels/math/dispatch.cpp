@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "kernels/math/targets.h"
+#include "kernels/math/math_kernels.h"
 #include "kernels/runnable_targets.h"
 
 namespace quantfit::kernels {
@@ -13,20 +13,7 @@ std::vector<MathKernels> build_tables() {
   for (const RunnableTarget& target : runnable_targets()) {
     MathKernels table;
     table.isa = target.isa;
-    fill_products(target.flag, table);
-    fill_elementwise(target.flag, table);
-    fill_activations(target.flag, table);
-    fill_norms(target.flag, table);
-    fill_rope(target.flag, table);
-    fill_attention(target.flag, table);
-    fill_attention_backward(target.flag, table);
-    fill_routing(target.flag, table);
-    fill_convolution(target.flag, table);
-    fill_delta_net(target.flag, table);
-    fill_delta_net_backward(target.flag, table);
-    fill_mamba2(target.flag, table);
-    fill_mamba2_backward(target.flag, table);
-    fill_loss(target.flag, table);
+    target.fill_math_kernels(table);
     tables.push_back(table);
   }
   return tables;

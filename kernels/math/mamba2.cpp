@@ -2,10 +2,8 @@
 //
 // Lanes are dimensions of the head: row n of the state holds S[*][n], padded to a multiple of sixteen.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/mamba2.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -54,15 +52,3 @@ void fill_mamba2(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_mamba2)
-
-namespace quantfit::kernels {
-
-std::size_t mamba2_scratch(const Mamba2Shape& shape) {
-  return shape.state_dim * ((shape.head_dim + 15) / 16 * 16);
-}
-
-}  // namespace quantfit::kernels
-#endif

@@ -4,10 +4,8 @@
 //   R += dy C^T, dC += S^T dy, dx = delta R B + D dy, dB += delta R^T x, ddelta = <R, x B^T> + A a <R, S
 //   before>, R = a R.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/mamba2_backward.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -119,18 +117,3 @@ void fill_mamba2_backward(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_mamba2_backward)
-
-namespace quantfit::kernels {
-
-std::size_t mamba2_backward_scratch(const Mamba2Shape& shape) {
-  namespace layout = recurrence_layout;
-  const std::size_t width = layout::padded(shape.head_dim);
-  const std::size_t blocks = (shape.tokens + layout::kBlock - 1) / layout::kBlock;
-  return (blocks + layout::kBlock + 2) * shape.state_dim * width + 3 * width;
-}
-
-}  // namespace quantfit::kernels
-#endif

@@ -1,9 +1,7 @@
 // RMS, layer and L2 norms of vectors, forward and backward.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/norm.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/math/rows-inl.h"
 #include "kernels/math/targets.h"
@@ -166,7 +164,3 @@ void fill_norms(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_norms)
-#endif

@@ -5,10 +5,8 @@
 // KiB, near the core) that meets all rows of weights. The tile's sums lie transposed in scratch until the
 // last block.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/product.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include "kernels/lanes-inl.h"
 #include "kernels/math/panel-inl.h"
 #include "kernels/math/rows-inl.h"
@@ -228,7 +226,3 @@ void fill_products(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_products)
-#endif

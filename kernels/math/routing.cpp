@@ -1,9 +1,7 @@
 // Softmax of a row, and the choice of experts by it, forward and backward.
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/math/routing.cpp"
-#include <hwy/foreach_target.h>
-// foreach_target first: it decides which targets the following headers are compiled for.
+#include "kernels/instruction_set.h"
+// First: it decides which instruction set the following headers are compiled for.
 #include <algorithm>
 
 #include "kernels/lanes-inl.h"
@@ -195,7 +193,3 @@ void fill_routing(MathKernels& table) {
 
 }  // namespace quantfit::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-QF_DEFINE_MATH_FILL(fill_routing)
-#endif

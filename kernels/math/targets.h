@@ -2,41 +2,24 @@
 // pattern.
 #pragma once
 
+#include "kernels/instruction_set.h"
 #include "kernels/math/math_kernels.h"
-#include "kernels/targets.h"
 
-namespace quantfit::kernels {
+namespace quantfit::kernels::HWY_NAMESPACE {
 
-void fill_products(std::int64_t target, MathKernels& table);
-void fill_elementwise(std::int64_t target, MathKernels& table);
-void fill_activations(std::int64_t target, MathKernels& table);
-void fill_norms(std::int64_t target, MathKernels& table);
-void fill_rope(std::int64_t target, MathKernels& table);
-void fill_attention(std::int64_t target, MathKernels& table);
-void fill_attention_backward(std::int64_t target, MathKernels& table);
-void fill_routing(std::int64_t target, MathKernels& table);
-void fill_convolution(std::int64_t target, MathKernels& table);
-void fill_delta_net(std::int64_t target, MathKernels& table);
-void fill_delta_net_backward(std::int64_t target, MathKernels& table);
-void fill_mamba2(std::int64_t target, MathKernels& table);
-void fill_mamba2_backward(std::int64_t target, MathKernels& table);
-void fill_loss(std::int64_t target, MathKernels& table);
+void fill_products(MathKernels& table);
+void fill_elementwise(MathKernels& table);
+void fill_activations(MathKernels& table);
+void fill_norms(MathKernels& table);
+void fill_rope(MathKernels& table);
+void fill_attention(MathKernels& table);
+void fill_attention_backward(MathKernels& table);
+void fill_routing(MathKernels& table);
+void fill_convolution(MathKernels& table);
+void fill_delta_net(MathKernels& table);
+void fill_delta_net_backward(MathKernels& table);
+void fill_mamba2(MathKernels& table);
+void fill_mamba2_backward(MathKernels& table);
+void fill_loss(MathKernels& table);
 
-}  // namespace quantfit::kernels
-
-// QF_DEFINE_FILL for the table of operations.
-#define QF_DEFINE_MATH_FILL(function)                      \
-  namespace quantfit::kernels {                            \
-  void function(std::int64_t target, MathKernels& table) { \
-    switch (target) {                                      \
-      QF_CASE_AVX3_DL(function)                            \
-      QF_CASE_AVX3(function)                               \
-      QF_CASE_AVX2(function)                               \
-      QF_CASE_NEON(function)                               \
-      QF_CASE_EMU128(function)                             \
-      QF_CASE_SCALAR(function)                             \
-      default:                                             \
-        return;                                            \
-    }                                                      \
-  }                                                        \
-  }
+}  // namespace quantfit::kernels::HWY_NAMESPACE

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kMaxTextBytes = (std::uint64_t{1} << 31) - 1;
 
-std::string file_of(const Model& model) {
+std::string path_of(const Model& model) {
   return model.shards()[0].path.string();
 }
 
@@ -40,14 +40,14 @@ Result<Tokens> tokens_of_ids(const Model& model, const std::filesystem::path& pa
   Tokens out;
   QF_ASSIGN(out.ids, read_token_ids(path, rows));
   out.names.push_back(path.filename().string());
-  const auto tokenizer = Tokenizer::from_metadata(model.metadata(), file_of(model));
+  const auto tokenizer = Tokenizer::from_metadata(model.metadata(), path_of(model));
   out.beginning = tokenizer ? tokenizer.value().beginning_token() : beginning_of(model.metadata());
   return out;
 }
 
 Result<Tokens> tokens_of_texts(const Model& model, const std::vector<std::filesystem::path>& paths,
                                std::uint64_t rows) {
-  auto made = Tokenizer::from_metadata(model.metadata(), file_of(model));
+  auto made = Tokenizer::from_metadata(model.metadata(), path_of(model));
   if (!made) {
     Error error = std::move(made).error();
     if (error.code == ErrorCode::Unsupported)
@@ -57,7 +57,7 @@ Result<Tokens> tokens_of_texts(const Model& model, const std::vector<std::filesy
   const Tokenizer& tokenizer = made.value();
   if (tokenizer.vocabulary_size() > rows)
     return fail(ErrorCode::Malformed, "{}: a vocabulary of {} tokens, but the embedding has {} rows",
-                file_of(model), tokenizer.vocabulary_size(), rows);
+                path_of(model), tokenizer.vocabulary_size(), rows);
   Tokens out;
   out.beginning = tokenizer.beginning_token();
   const auto add = [&](std::string_view text, std::string name) -> Result<void> {
@@ -113,7 +113,7 @@ Result<Text> read_text(const Model& model, const TextRequest& request) {
   const TensorInfo* embedding = model.find("token_embd.weight");
   if (embedding == nullptr)
     return fail(ErrorCode::Malformed, "{}: no tensor 'token_embd.weight': not a language model",
-                file_of(model));
+                path_of(model));
   const std::uint64_t rows = embedding->rows();
   auto read = request.token_ids.empty() ? tokens_of_texts(model, request.texts, rows)
                                         : tokens_of_ids(model, request.token_ids, rows);
@@ -149,13 +149,13 @@ Result<void> check_same_tokens(const Model& base, const Model& candidate) {
     if (ours->bytes != theirs->bytes)
       return fail(ErrorCode::ShapeMismatch,
                   "{} and {} have different vocabularies ({}): their predictions cannot be compared",
-                  file_of(base), file_of(candidate), key);
+                  path_of(base), path_of(candidate), key);
   }
   const TensorInfo* ours = base.find("token_embd.weight");
   const TensorInfo* theirs = candidate.find("token_embd.weight");
   if (ours != nullptr && theirs != nullptr && ours->rows() != theirs->rows())
     return fail(ErrorCode::ShapeMismatch, "{} has {} tokens, {} has {}: their predictions cannot be compared",
-                file_of(base), ours->rows(), file_of(candidate), theirs->rows());
+                path_of(base), ours->rows(), path_of(candidate), theirs->rows());
   return outcome::success();
 }
 

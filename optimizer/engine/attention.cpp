@@ -9,7 +9,6 @@
 namespace quantfit::engine {
 namespace {
 
-constexpr std::size_t kRowPiece = 16;
 using kernels::TokenRows;
 
 // Slope of head h of n (architectures.md, ALiBi).

@@ -8,7 +8,6 @@
 namespace quantfit::engine {
 namespace {
 
-constexpr std::size_t kRowPiece = 16;
 using kernels::TokenRows;
 
 }  // namespace

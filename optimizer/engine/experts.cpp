@@ -10,8 +10,6 @@
 namespace quantfit::engine {
 namespace {
 
-constexpr std::size_t kRowPiece = 16;
-
 // Sorted rows of every expert, tokens in order within each.
 void sort_rows(std::size_t tokens, std::size_t experts, std::size_t used, ExpertRouting& routing) {
   const std::size_t rows = tokens * used;

@@ -6,11 +6,7 @@
 #include "optimizer/engine/layer_backward.h"
 
 namespace quantfit::engine {
-namespace {
-
-constexpr std::size_t kRowPiece = 16;
-
-}  // namespace
+namespace {}  // namespace
 
 Result<void> LayerBackward::experts_backward(const Batch& batch, MatrixView<const float> layer_input,
                                              MatrixView<const float> middle,

@@ -5,11 +5,7 @@
 #include <cstring>
 
 namespace quantfit::engine {
-namespace {
-
-constexpr std::size_t kRowPiece = 16;  // rows of an elementwise task
-
-}  // namespace
+namespace {}  // namespace
 
 RopeTable make_rope_table(const RopeSpec& spec, const float* factors, std::size_t positions) {
   RopeTable out;

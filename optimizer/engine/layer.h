@@ -19,6 +19,14 @@
 
 namespace quantfit::engine {
 
+inline constexpr std::size_t kRowPiece = 16;  // rows of an elementwise task
+inline constexpr std::size_t kChannels = 64;  // of a convolution task
+
+// Where a table of kernels holds an activation's functions.
+[[nodiscard]] constexpr std::size_t index(kernels::Activation kind) {
+  return static_cast<std::size_t>(kind);
+}
+
 // Consecutive whole windows of the text.
 struct Batch {
   struct Window {

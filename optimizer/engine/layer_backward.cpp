@@ -7,7 +7,6 @@
 namespace quantfit::engine {
 namespace {
 
-constexpr std::size_t kRowPiece = 16;  // rows of an elementwise task
 // Rows whose gradients of a norm's weights are summed in binary32, counted from the start of a window.
 constexpr std::size_t kParameterRows = 64;
 

@@ -9,13 +9,7 @@
 namespace quantfit::engine {
 namespace {
 
-constexpr std::size_t kRowPiece = 16;
-constexpr std::size_t kChannels = 64;  // of a convolution task
 using kernels::TokenRows;
-
-std::size_t index(kernels::Activation kind) {
-  return static_cast<std::size_t>(kind);
-}
 
 }  // namespace
 

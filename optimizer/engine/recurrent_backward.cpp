@@ -7,16 +7,7 @@
 #include "optimizer/engine/layer_backward.h"
 
 namespace quantfit::engine {
-namespace {
-
-constexpr std::size_t kRowPiece = 16;
-constexpr std::size_t kChannels = 64;  // of a convolution task, as in the forward pass
-
-std::size_t index(kernels::Activation kind) {
-  return static_cast<std::size_t>(kind);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void LayerBackward::convolve_backward(const Batch& batch, std::size_t kernel,
                                       std::span<const TensorInfo* const> taps, MatrixView<const float> dy,

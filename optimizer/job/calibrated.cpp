@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kKind = "importance";
+constexpr std::string_view kImportanceKind = "importance";
 
 std::string joined(const std::vector<std::string>& names) {
   std::string out;
@@ -57,7 +57,7 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
   const std::string identity = fmt::format("{}-{}", text.fingerprint, engine::kEngineVersion);
   if (inputs.store) {
     out.path = statistics_path(paths.state, text.fingerprint, "imatrix.gguf");
-    QF_ASSIGN(const bool known, is_known(*inputs.store, out.path, kKind, identity, control.cancel));
+    QF_ASSIGN(const bool known, is_known(*inputs.store, out.path, kImportanceKind, identity, control.cancel));
     // A copy in the other format needs the sums, which are there only after a pass.
     if (known && (request.save.empty() || importance_format(request.save) == ImportanceFormat::Gguf)) {
       out.known = true;
@@ -110,7 +110,7 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
   if (!request.save.empty())
     QF_TRY(write_importance(request.save, data, importance_format(request.save), request.existing));
   if (inputs.store) {
-    QF_TRY(remember(*inputs.store, out.path, kKind, identity, control.cancel));
+    QF_TRY(remember(*inputs.store, out.path, kImportanceKind, identity, control.cancel));
     pass.layers_finished = static_cast<std::uint32_t>(engine.graph().layers.size());
     pass.finished = now();
     QF_TRY(inputs.store->save_calibration(pass));

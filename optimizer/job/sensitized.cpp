@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kKind = "row weights";
+constexpr std::string_view kRowWeightsKind = "row weights";
 constexpr std::uint64_t kTokensPerExpert = 100;
 
 struct SpreadText {
@@ -80,7 +80,7 @@ Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const Job
   fs::path path;
   if (inputs.store) {
     path = statistics_path(job.paths.state, text.fingerprint, fmt::format("{}.gradients.gguf", out.tokens));
-    QF_ASSIGN(const bool known, is_known(*inputs.store, path, kKind, identity, control.cancel));
+    QF_ASSIGN(const bool known, is_known(*inputs.store, path, kRowWeightsKind, identity, control.cancel));
     if (known) {
       QF_ASSIGN(statistics, read_statistics(path));
       out.known = statistics->engine_version == engine::kEngineVersion;
@@ -101,7 +101,7 @@ Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const Job
     statistics = std::move(report.statistics);
     if (inputs.store) {
       QF_TRY(write_statistics(path, *statistics));
-      QF_TRY(remember(*inputs.store, path, kKind, identity, control.cancel));
+      QF_TRY(remember(*inputs.store, path, kRowWeightsKind, identity, control.cancel));
     }
   }
   const std::vector<TensorSensitivity> priors = default_sensitivities(inputs.traits, inputs.model.tensors());

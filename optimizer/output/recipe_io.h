@@ -2,6 +2,7 @@
 // and the difference of two.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <span>
@@ -16,6 +17,9 @@
 #include "optimizer/llama_cpp/static_recipes.h"
 
 namespace quantfit::optimizer {
+
+// A larger file is no recipe.
+inline constexpr std::uint64_t kMaxRecipeBytes = std::uint64_t{64} << 20;
 
 // A type's name as ggml spells it: "q4_K", "iq2_xxs", "bf16".
 [[nodiscard]] std::string ggml_name(Format format);

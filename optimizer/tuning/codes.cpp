@@ -10,7 +10,7 @@ namespace quantfit::tuning {
 namespace {
 
 constexpr std::size_t kBlocksOfTask = 64;
-constexpr double kSmallest = 1e-12;
+constexpr double kSmallestMoment = 1e-12;
 // Just inside the cell of a level.
 constexpr float kInside = 0.998F;
 constexpr std::size_t kMostCodes = 1024;
@@ -153,7 +153,7 @@ std::uint16_t Codes::nearest(const float* latents, std::uint16_t current, float&
 }
 
 void Codes::step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte> bytes) {
-  const Adam adam(rule, kSmallest);
+  const Adam adam(rule, kSmallestMoment);
   const std::size_t n = format_->block_len, group = shape_->group;
   const std::size_t blocks = latent_.size() / n;
   const float spacing = shape_->spacing;

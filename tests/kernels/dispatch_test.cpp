@@ -1,7 +1,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <hwy/targets.h>
 
 #include <array>
+#include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <set>
@@ -58,7 +61,20 @@ TEST(DispatchTest, TablesAreDistinctCompleteAndEndWithTheReference) {
           << kernels.isa << id;
     }
   }
+#ifdef QUANTFIT_ALL_INSTRUCTION_SETS
   EXPECT_EQ(runnable_kernels().back().isa, "scalar");
+#endif
+}
+
+TEST(DispatchTest, ThisMachinesBestInstructionSetIsThere) {
+  const std::int64_t here = (hwy::SupportedTargets() | HWY_EMU128 | HWY_SCALAR) & HWY_TARGETS;
+#ifdef QUANTFIT_ALL_INSTRUCTION_SETS
+  const auto sets = static_cast<std::size_t>(std::popcount(static_cast<std::uint64_t>(here)));
+#else
+  const std::size_t sets = 1;
+  EXPECT_NE(here, 0);
+#endif
+  EXPECT_EQ(runnable_kernels().size(), sets);
 }
 
 TEST(DispatchTest, TheBestTableIsTheDefault) {
