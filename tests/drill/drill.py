@@ -1,14 +1,14 @@
 """Drills: a whole job whose calls to the system fail one by one, or which is killed, and is then run again.
 
 usage: drill.py QUANTFIT FAIL_CALL.so DATA [--faults N] [--kills N] [--moments N] [--seed N] [--report]
-       [--model FILE.gguf --text FILE [--chunks N]]
+       [--model FILE.gguf --text FILE [--chunks N]] [--tune]
 
 The job makes an importance matrix, second moments and gradients from token numbers, measures, and writes a model in
 several files. After each failure: an error that names a file and a reason, or success; no half of an output, nothing that
 is not known; and the next run gives the same bytes as one that was never disturbed. --faults and --kills say how many of
 each kind of call are tried, spread over all of them; 0: every one. --moments kills that many times at random moments of the
 whole job, runs that go on after a kill included; with --model and --text of a model that takes minutes, so that passes go on
-from their checkpoints.
+from their checkpoints. --tune: the job tunes what it writes, too.
 """
 import argparse
 import collections
@@ -30,7 +30,9 @@ REASONS = ("No space left", "Input/output error", "disk I/O error", "disk is ful
            "cannot read", "cannot write", "free")
 KNOWN = re.compile(r"(model\.qfstate(-wal|-shm|-journal)?"
                    r"|model-[0-9a-f]{16}\.(imatrix|moments|[0-9]+\.gradients)\.gguf(\.pass(\.[0-9]+)?)?"
-                   r"|out-[0-9]{5}-of-[0-9]{5}\.gguf)$")
+                   r"|out-[0-9]{5}-of-[0-9]{5}\.gguf"
+                   r"|\.out\.untuned-[0-9]{5}-of-[0-9]{5}\.gguf|out\.gguf\.tuning)$")
+LEFT_BY_TUNING = re.compile(r".*(untuned|\.tuning)")
 
 
 class Drill:
@@ -46,7 +48,8 @@ class Drill:
         self.tries = collections.Counter()
 
     def command(self):
-        common = ["--threads", "2", "--split-max-tensors", "9", "--state", "model.qfstate", "-o", "out.gguf", "-q"]
+        tune = ["--tune"] if self.options.tune else []
+        common = [*tune, "--threads", "2", "--split-max-tensors", "9", "--state", "model.qfstate", "-o", "out.gguf", "-q"]
         if self.options.model:
             chunks = ["--chunks", str(self.options.chunks)] if self.options.chunks else []
             return [self.options.quantfit, "quantize", self.options.model, "--text", self.options.text, *chunks,
@@ -117,8 +120,9 @@ class Drill:
         for name in there:
             (self.folder / name).unlink()
         again = self.run()
-        if again.returncode != 0 or self.outputs() != self.expected:
-            self.complain(f"after {what} the next run is not as it should be", again)
+        left = [path.name for path in self.folder.iterdir() if LEFT_BY_TUNING.match(path.name)]
+        if again.returncode != 0 or self.outputs() != self.expected or left:
+            self.complain(f"after {what} the next run is not as it should be {left or ''}", again)
 
     def numbers(self, kind, most):
         total = self.number_of(kind)
@@ -167,6 +171,8 @@ class Drill:
             self.tries["moments"] += 1
             if any(self.folder.glob("*.pass")):
                 self.tries["checkpoints"] += 1
+            if any(self.folder.glob("*.tuning")):
+                self.tries["tunings"] += 1
             # Half of them are killed once more before they end.
             if self.random.random() < 0.5 and not self.outputs():
                 continued += 1
@@ -176,7 +182,7 @@ class Drill:
         if any(self.folder.iterdir()):
             self.check("the last kill", subprocess.CompletedProcess([], -9, "", ""), killed=True)
         print(f"{self.tries['moments']} kills at random moments of {self.seconds:.1f} s, {continued} of them followed by another; "
-              f"{self.tries['checkpoints']} left a checkpoint")
+              f"{self.tries['checkpoints']} left a checkpoint of a pass, {self.tries['tunings']} one of a tuning")
 
     def finish(self):
         if self.options.report:
@@ -200,6 +206,7 @@ def main():
     parser.add_argument("--model", default="")
     parser.add_argument("--text", default="")
     parser.add_argument("--chunks", type=int, default=0)
+    parser.add_argument("--tune", action="store_true")
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", action="store_true")
