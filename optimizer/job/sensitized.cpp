@@ -27,7 +27,7 @@ Result<SpreadText> spread_text(const Model& model, const SensitivityRequest& req
   const std::uint64_t length = text.windows.window_tokens();
   const std::uint64_t tokens = tokens_for(model, request.tokens);
   const std::uint64_t count =
-      std::clamp<std::uint64_t>((tokens + length - 1) / length, 2, text.windows.count());
+      std::min(std::max<std::uint64_t>((tokens + length - 1) / length, 2), text.windows.count());
   return SpreadText{text.spread(count), text.fingerprint};
 }
 
