@@ -608,16 +608,26 @@ Result<void> migrate(Database& database, std::span<const Migration> steps) {
 }
 
 Result<void> verify(Database& database, FileKind kind, std::span<const Migration> steps) {
-  // What the same steps make of an empty database is what the file must have.
+  // Version and definitions of one moment: another process may bring the file to the current schema
+  // meanwhile.
   std::int64_t version = steps.back().to_version;
-  if (kind == FileKind::Older) {
-    QF_ASSIGN(version, single_integer(database, kSelectUserVersion));
+  Objects found;
+  {
+    QF_ASSIGN(auto transaction, Transaction::begin_read(database));
+    if (kind == FileKind::Older) {
+      QF_ASSIGN(kind, inspect_inside(database, steps));
+    }
+    if (kind == FileKind::Older) {
+      QF_ASSIGN(version, single_integer(database, kSelectUserVersion));
+    }
+    QF_ASSIGN(found, objects_of(database));
+    QF_TRY(transaction.commit());
   }
+  // What the same steps make of an empty database is what the file must have.
   steps = steps.first(static_cast<std::size_t>(version - steps.front().to_version + 1));
   QF_ASSIGN(auto reference, Database::open_in_memory());
   QF_TRY(migrate(reference, steps));
   QF_ASSIGN(const Objects expected, objects_of(reference));
-  QF_ASSIGN(const Objects found, objects_of(database));
   // The definitions come first: checking the structure evaluates what they say.
   if (kind == FileKind::NewerCompatible) {
     QF_TRY(verify_extended(database, reference, expected, found));
