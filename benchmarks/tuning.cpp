@@ -28,7 +28,7 @@ using namespace quantfit;
 struct Settings {
   std::string original, quantized, text, near, far, level = "scales";
   std::uint32_t context = 256, chunks = 0, skip = 0, judged = 60;
-  bool moments_in_bytes = false;
+  bool moments_in_bytes = false, by_layers = false, both = false;
   tuning::TuneOptions tune;
 };
 
@@ -83,6 +83,8 @@ Result<void> run(const Settings& settings) {
   tuning::TuneOptions options = settings.tune;
   options.level = tuning::parse_level(settings.level);
   if (settings.moments_in_bytes) options.moments = tuning::MomentForm::Bytes;
+  if (settings.by_layers) options.form = tuning::TuneForm::Layers;
+  if (settings.both) options.form = tuning::TuneForm::Both;
   NoProgress progress;
   const CancellationToken cancel;
   QF_ASSIGN(const tuning::TunePlan plan, tuning::plan_tuning(original, quantized, text, options));
@@ -147,6 +149,8 @@ int main(int argc, char** argv) {
   app.add_option("--judged", s.judged, "chunks of --near and --far");
   app.add_option("--steps", s.tune.steps);
   app.add_option("--seed", s.tune.seed);
+  app.add_flag("--by-layers", s.by_layers, "one layer at a time");
+  app.add_flag("--both", s.both, "so first, and then whole");
   app.add_flag("--moments-in-bytes", s.moments_in_bytes);
   app.add_option("--value-rate", s.tune.value_rate);
   app.add_option("--scale-rate", s.tune.scale_rate);

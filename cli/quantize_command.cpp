@@ -30,6 +30,7 @@
 #include "optimizer/job/evaluation.h"
 #include "optimizer/output/model_writer.h"
 #include "optimizer/output/recipe_io.h"
+#include "optimizer/tuning/layers.h"
 #include "optimizer/tuning/tune.h"
 #include "optimizer/tuning/tuned_file.h"
 
@@ -189,6 +190,16 @@ Result<calibration::Text> prepare_tuning(const QuantizeOptions& options, const M
   return std::move(text).value();
 }
 
+// What tuning a file of that recipe takes, level by level.
+Result<std::vector<tuning::TunePlan>> tuning_plans(const QuantizeOptions& options, const Session& session,
+                                                   const calibration::Text& text, const Recipe& recipe) {
+  tuning::TuneOptions tune;
+  QF_ASSIGN(tune.run, make_run_options(options.job.text, options.job.threads));
+  QF_ASSIGN(const optimizer::OutputLayout layout,
+            optimizer::output_layout(session.inputs->model, recipe, session.inputs->importance_or_null()));
+  return tuning::plan_levels(session.inputs->model, layout.tensors, text, tune);
+}
+
 // What is written before it is tuned to become `path`.
 fs::path untuned_path(const fs::path& path) {
   return path.parent_path() / fmt::format(".{}.untuned{}", path.stem().string(), path.extension().string());
@@ -207,11 +218,12 @@ std::uint64_t room_of(const std::vector<GgufKeyValue>& keys) {
 }
 
 // Tunes what was written to `untuned` and writes it to `path`.
-Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Session& session,
+Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, Session& session,
                                         calibration::Text text, const optimizer::Target& target,
                                         const optimizer::WriteSummary& untuned, const fs::path& path,
                                         const JobContext& context, std::vector<fs::path>& files,
-                                        std::optional<tuning::TimedChoice>& choice) {
+                                        std::optional<tuning::TimedChoice>& choice,
+                                        std::vector<state::Evaluation>& records) {
   QF_ASSIGN(const Model quantized, Model::open(untuned.files.front()));
   tuning::TuneOptions tune;
   QF_ASSIGN(tune.run, make_run_options(options.job.text, options.job.threads));
@@ -238,7 +250,10 @@ Result<tuning::TuneResult> tune_written(const QuantizeOptions& options, const Se
             tuning::write_tuned(quantized, result.replaced(), keys, kKeysAboutBytes, path,
                                 options.force ? Existing::Replace : Existing::Keep));
   files = written.files;
-  remove_files({tune.checkpoint});
+  tuning::remove_checkpoint(tune.checkpoint);
+  QF_ASSIGN(const Model file, Model::open(files.front()));
+  records.push_back(tuning_record(session.inputs->model_fingerprint, file, text, result));
+  if (session.inputs->store) QF_TRY(session.inputs->store->save_evaluation(records.back()));
   return result;
 }
 
@@ -285,7 +300,8 @@ std::string foreseen_text(const std::vector<PlanReport>& answers, const std::vec
 // One page about all answers, with the whole curve where formats were searched for.
 Result<void> write_report(const QuantizeOptions& options, const Session& session,
                           const std::vector<PlanReport>& answers, const std::string& command,
-                          const std::optional<optimizer::EvaluatedFiles>& evaluated) {
+                          const std::optional<optimizer::EvaluatedFiles>& evaluated,
+                          const std::vector<state::Evaluation>& tunings) {
   FrontierReport curve;
   const bool searched = std::ranges::any_of(session.targets, [](const optimizer::Target& target) {
     return !std::holds_alternative<optimizer::RecipeTarget>(target);
@@ -297,7 +313,10 @@ Result<void> write_report(const QuantizeOptions& options, const Session& session
                                  session.job->error_unit);
   }
   SummaryReport report = make_summary(*session.inputs, *session.job, std::move(curve), answers, command);
-  if (evaluated && !session.inputs->store) add_evaluation(*evaluated, report);  // the state file has them
+  if (!session.inputs->store) {  // the state file has them
+    if (evaluated) add_evaluation(*evaluated, report);
+    for (const state::Evaluation& one : tunings) add_evaluation(one, report);
+  }
   return write_file_atomically(options.report, to_html(report),
                                options.force ? Existing::Replace : Existing::Keep);
 }
@@ -331,7 +350,7 @@ int run_job(QuantizeOptions& options, Console& console) {
   std::optional<calibration::Text> tuning_text;
   if (!options.tune_time.empty() && !options.tune)
     return console.fail(fail(ErrorCode::InvalidArgument, "--tune-time is of use with --tune only"));
-  if (options.write && options.tune) {
+  if (options.tune) {
     auto text = prepare_tuning(options, session.inputs->model);
     if (!text) return stopped(text.error(), false);
     tuning_text = std::move(text).value();
@@ -348,7 +367,8 @@ int run_job(QuantizeOptions& options, Console& console) {
 
   std::vector<PlanReport> reports;
   std::vector<WrittenFile> written;
-  std::vector<nlohmann::ordered_json> tunings;  // per answer
+  std::vector<nlohmann::ordered_json> tunings, tuning_costs;  // per answer
+  std::vector<state::Evaluation> tuning_records;
   int status = kDone;
   for (const optimizer::Budget& budget : budgets) {
     const optimizer::Target& target = budget.target;
@@ -377,6 +397,17 @@ int run_job(QuantizeOptions& options, Console& console) {
                              fmt::format("{}: less of the budget is used than --min-fill {} asks for",
                                          report.target.text, *options.job.min_fill));
     if (!options.job.json) console.print(to_text(report, options.job.all_tensors));
+    if (tuning_text) {
+      const auto plans = tuning_plans(options, session, *tuning_text, solution.recipe);
+      if (!plans) return stopped(plans.error(), false);
+      const std::string text = "what tuning it takes: " + tuning::describe(plans.value());
+      if (options.write)
+        context.logger.log(LogLevel::Info, text);
+      else if (!options.job.json)
+        console.print("\n" + text);
+      tuning_costs.resize(reports.size() + 1);
+      tuning_costs.back() = to_json(std::span(plans.value()));
+    }
     if (auto exported = export_recipes(options, model, solution, several); !exported)
       return console.fail(exported.error());
     if (options.write) {
@@ -384,7 +415,7 @@ int run_job(QuantizeOptions& options, Console& console) {
       optimizer::WriterOptions writer = optimizer::writer_options(*session.inputs, session.request);
       writer.keys = solution.keys;
       writer.existing = options.force ? Existing::Replace : Existing::Keep;
-      const fs::path first = tuning_text ? untuned_path(path) : path;
+      const fs::path first = options.tune ? untuned_path(path) : path;
       if (tuning_text) {
         writer.existing = Existing::Replace;  // what an interrupted tuning has left, and is of use still
         if (session.request.keep_provenance && fs::is_regular_file(first))
@@ -404,8 +435,8 @@ int run_job(QuantizeOptions& options, Console& console) {
       std::optional<tuning::TuneResult> tuned;
       if (tuning_text) {
         std::optional<tuning::TimedChoice> choice;
-        auto result =
-            tune_written(options, session, *tuning_text, target, done.value(), path, context, files, choice);
+        auto result = tune_written(options, session, *tuning_text, target, done.value(), path, context, files,
+                                   choice, tuning_records);
         if (!result && result.error().code == ErrorCode::Interrupted) {
           const int stopped_status = console.fail(result.error());
           console.tell(tuning_resume_hint(tuning_checkpoint(path)));
@@ -442,7 +473,8 @@ int run_job(QuantizeOptions& options, Console& console) {
     measured = std::move(evaluated).value();
   }
   if (!options.report.empty() && status == kDone) {
-    if (auto drawn = write_report(options, session, reports, console.command(), measured); !drawn)
+    if (auto drawn = write_report(options, session, reports, console.command(), measured, tuning_records);
+        !drawn)
       return console.fail(drawn.error());
     console.logger().log(LogLevel::Info, fmt::format("the report is in {}", options.report));
   }
@@ -450,6 +482,8 @@ int run_job(QuantizeOptions& options, Console& console) {
     nlohmann::ordered_json document = plan_document(reports);
     for (std::size_t i = 0; i < figures.size(); ++i)
       if (!figures[i].is_null()) document["answers"][i]["evaluation"] = figures[i];
+    for (std::size_t i = 0; i < tuning_costs.size(); ++i)
+      if (!tuning_costs[i].is_null()) document["answers"][i]["tuning_costs"] = tuning_costs[i];
     for (std::size_t i = 0; i < tunings.size(); ++i)
       if (!tunings[i].is_null()) document["answers"][i]["tuning"] = tunings[i];
     console.print(document_text(document));
@@ -492,11 +526,12 @@ Command make_command(bool write) {
         .add("--evaluate", options->evaluate, "TEXT",
              "at the end measure the KL divergence of what was written on this text, in chunks of --context")
         .file();
-  if (write)
-    table.flag(
-        "--tune", options->tune,
-        "at the end train norms, block scales and codes of what was written on --text, at the same bytes, as "
-        "'quantfit tune' does; an eighth of the text decides what is kept");
+  table.flag(
+      "--tune", options->tune,
+      write ? "at the end train norms, block scales and codes of what was written on --text, at the same "
+              "bytes, as 'quantfit tune' does; an eighth of the text decides what is kept"
+            : "also say what it would take to tune the file on --text, at every level, as 'quantize --tune' "
+              "does");
   if (write) add_tune_time_option(table, options->tune_time);
   table.add(
       "--split-max-size", options->job.split_max_size, "SIZE",

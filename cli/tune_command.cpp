@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/exit_code.h"
@@ -15,21 +16,27 @@
 #include "cli/tuning_job.h"
 #include "core/fingerprint.h"
 #include "core/text.h"
+#include "optimizer/tuning/layers.h"
 #include "optimizer/tuning/tune.h"
 #include "optimizer/tuning/tuned_file.h"
+#include "state/state_store.h"
 
 namespace quantfit::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 struct TuneCommandOptions {
   std::string original;
   std::string quantized;
   std::string output;
+  std::string state;
   TextOptions text;
   std::string level = "auto";
   std::uint32_t steps = 0;
   std::string time;
   std::string moments = "auto";
+  std::string form = "auto";
   unsigned threads = 0;
   bool force = false;
   bool dry_run = false;
@@ -57,6 +64,7 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
       guarded.push_back({shard.path, "the model that is tuned"});
     for (const std::string& one : options.text.texts) guarded.push_back({one, "the text"});
     guarded.push_back({options.text.token_ids, "the token ids"});
+    guarded.push_back({options.state, "the state file"});
     if (auto usable = check_outputs({options.output}, guarded, options.force); !usable)
       return console.fail(usable.error());
   }
@@ -68,6 +76,13 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   if (!options.output.empty()) tune.checkpoint = tuning_checkpoint(options.output);
   if (options.moments != "auto")
     tune.moments = options.moments == "whole" ? tuning::MomentForm::Whole : tuning::MomentForm::Bytes;
+  if (options.form != "auto")
+    tune.form = options.form == "layers" ? tuning::TuneForm::Layers
+                : options.form == "both" ? tuning::TuneForm::Both
+                                         : tuning::TuneForm::Whole;
+  if ((tune.form == tuning::TuneForm::Layers || tune.form == tuning::TuneForm::Both) && !options.time.empty())
+    return console.fail(fail(ErrorCode::InvalidArgument,
+                             "--tune-time and --form {} exclude one another: give --steps", options.form));
   if (options.level != "auto") tune.level = tuning::parse_level(options.level);
   if (auto fits = fit_into_time(options.time, original.value(), quantized.value(), request.value(),
                                 text.value(), tune, context);
@@ -75,11 +90,29 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
     return console.fail(fits.error());
   auto plan = tuning::plan_tuning(original.value(), quantized.value(), text.value(), tune);
   if (!plan) return console.fail(plan.error());
+  std::string foreseen = plan.value().describe();
+  if (!plan.value().by_layers) {
+    const auto levels =
+        tuning::plan_levels(original.value(), quantized.value().tensors(), text.value(), tune);
+    if (!levels) return console.fail(levels.error());
+    foreseen += "levels: " + tuning::describe(levels.value());
+  }
   if (options.dry_run) {
-    console.print(plan.value().describe());
+    console.print(foreseen);
     return kDone;
   }
-  context.logger.log(LogLevel::Info, plan.value().describe());
+  context.logger.log(LogLevel::Info, foreseen);
+  const std::string original_fingerprint = fingerprint(original.value());
+  std::optional<state::StateStore> store;
+  if (!options.state.empty()) {
+    auto opened =
+        state::StateStore::open(options.state,
+                                {original_fingerprint, fs::path(options.original).filename().string(),
+                                 original.value().total_elements()},
+                                &context.cancel);
+    if (!opened) return console.fail(opened.error());
+    store = std::move(opened).value();
+  }
   const ModelWatch watch(original.value());
   auto tuned =
       tuning::tune(original.value(), quantized.value(), text.value(), tune, context.progress, context.cancel);
@@ -92,11 +125,18 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   const tuning::TuneResult& result = tuned.value();
   auto written = tuning::write_tuned(
       quantized.value(), result.replaced(),
-      tuning::tuned_keys(result, text.value().fingerprint, fingerprint(original.value())), kKeysAboutBytes,
+      tuning::tuned_keys(result, text.value().fingerprint, original_fingerprint), kKeysAboutBytes,
       options.output, options.force ? Existing::Replace : Existing::Keep);
   if (!written) return console.fail(written.error());
-  std::error_code ignored;
-  std::filesystem::remove(tune.checkpoint, ignored);
+  tuning::remove_checkpoint(tune.checkpoint);
+  if (store) {
+    auto file = Model::open(written.value().files.front());
+    if (!file) return console.fail(file.error());
+    if (auto saved =
+            store->save_evaluation(tuning_record(original_fingerprint, file.value(), text.value(), result));
+        !saved)
+      return console.fail(saved.error());
+  }
   if (options.json) {
     nlohmann::ordered_json document = document_of("tune");
     document["output"] = options.output;
@@ -140,6 +180,13 @@ Command make_tune_command() {
           "what the training remembers of each code's gradient: whole (8 bytes), or bytes (2), a little less "
           "exact; auto: whole where --memory has room for it")
       .one_of({"auto", "whole", "bytes"});
+  table
+      .add(
+          "--form", options->form, "FORM",
+          "whole: all layers together, on the divergence of predictions; layers: one layer at a time, for "
+          "models larger than memory; both: so first, and then whole, from what that left; auto: whole where "
+          "--memory has room for it")
+      .one_of({"auto", "whole", "layers", "both"});
   add_tune_time_option(table, options->time);
   table.group("Text");
   add_text_options(
@@ -152,8 +199,12 @@ Command make_tune_command() {
       .range(1, kMaxThreads)
       .default_is("all cores");
   table.group("Output");
+  table
+      .add("--state", options->state, "FILE",
+           "state file of the original that keeps what was measured before and after, for 'quantfit report'")
+      .file();
   table.flag("--force", options->force, "replace what exists already; never what is being read");
-  table.flag("--dry-run", options->dry_run, "say what it will take, and stop");
+  table.flag("--dry-run", options->dry_run, "say what it will take, at every level, and stop");
   table.flag("--json", options->json, "print one JSON document instead of text");
   add_console_options(table, *command.console);
   command.notes = {

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include "cli/duration.h"
+#include "core/fingerprint.h"
 #include "core/text.h"
+#include "optimizer/tuning/layers.h"
 #include "optimizer/tuning/timing.h"
 
 namespace quantfit::cli {
@@ -20,7 +22,8 @@ std::filesystem::path tuning_checkpoint(const std::filesystem::path& output) {
 
 std::string tuning_resume_hint(const std::filesystem::path& checkpoint) {
   std::error_code ignored;
-  if (!std::filesystem::exists(checkpoint, ignored))
+  if (!std::filesystem::exists(checkpoint, ignored) &&
+      !std::filesystem::exists(tuning::layer_file(checkpoint, 0), ignored))
     return "no step of the tuning was saved: the same command begins it anew";
   return fmt::format("the same command goes on with the tuning from what was saved last, in {}",
                      escaped(checkpoint.string()));
@@ -47,6 +50,25 @@ Result<void> fit_into_time(const std::string& time, const Model& original, const
                                  tuning::to_string(choice.level), choice.steps, choice.chunks,
                                  format_duration(choice.foreseen_seconds)));
   return outcome::success();
+}
+
+state::Evaluation tuning_record(const std::string& original_fingerprint, const Model& file,
+                                const calibration::Text& text, const tuning::TuneResult& result) {
+  const auto length = static_cast<std::uint64_t>(text.windows.window_tokens());
+  state::Evaluation out;
+  out.identity.base_fingerprint = original_fingerprint;
+  out.identity.candidate_fingerprint = fingerprint(file);
+  out.identity.text_fingerprint = text.fingerprint;
+  out.identity.context = static_cast<std::uint32_t>(length);
+  out.identity.chunks = result.held_back_tokens / length;
+  out.identity.engine_version = engine::kEngineVersion;
+  out.candidate_name = file.shards()[0].path.filename().string();
+  for (const std::string& name : text.names) out.text_name += (out.text_name.empty() ? "" : ", ") + name;
+  out.program_version = QUANTFIT_VERSION;
+  out.estimates = {{std::string(kDivergenceChange), result.gain.difference, result.gain.difference_error},
+                   {std::string(kDivergenceAfter), result.gain.after, std::nullopt},
+                   {std::string(kDivergenceBefore), result.gain.before, std::nullopt}};
+  return out;
 }
 
 }  // namespace quantfit::cli

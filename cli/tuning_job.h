@@ -13,6 +13,7 @@
 #include "optimizer/calibration/text.h"
 #include "optimizer/output/encoded_tensors.h"
 #include "optimizer/tuning/tune.h"
+#include "state/records.h"
 
 namespace quantfit::cli {
 
@@ -33,5 +34,14 @@ inline constexpr std::array<std::string_view, 2> kKeysAboutBytes = {optimizer::k
                                          const Model& quantized, const calibration::TextRequest& request,
                                          calibration::Text& text, tuning::TuneOptions& options,
                                          const JobContext& context);
+
+// What a state file and reports keep of a tuning: divergences from the original on the text held back, before
+// and after, as figures of `file`, which it made; `text` as it was tuned on.
+inline constexpr std::string_view kDivergenceBefore = "kl divergence before tuning";
+inline constexpr std::string_view kDivergenceAfter = "kl divergence after tuning";
+inline constexpr std::string_view kDivergenceChange = "change of kl divergence by tuning";
+[[nodiscard]] state::Evaluation tuning_record(const std::string& original_fingerprint, const Model& file,
+                                              const calibration::Text& text,
+                                              const tuning::TuneResult& result);
 
 }  // namespace quantfit::cli

@@ -23,10 +23,7 @@ constexpr std::size_t kCurvePoints = 500;
 constexpr std::size_t kMostAnswers = 50;
 
 void add_evaluations(const state::Contents& contents, SummaryReport& report) {
-  for (const auto& [identity, evaluation] : contents.evaluations)
-    for (const state::Estimate& estimate : evaluation.estimates)
-      report.evaluations.push_back({evaluation.candidate_name, evaluation.text_name, identity.chunks,
-                                    estimate.quantity, estimate.value, estimate.standard_error});
+  for (const auto& [identity, evaluation] : contents.evaluations) add_evaluation(evaluation, report);
 }
 
 // Where no measured set counts, built-in weights that the sum of the recipe's errors does not contradict.
@@ -230,6 +227,12 @@ void add_evaluation(const optimizer::EvaluatedFiles& evaluated, SummaryReport& r
     add("same top token", file.figures.same_top.value, file.figures.same_top.error);
     add("perplexity", file.figures.perplexity.value, file.figures.perplexity.error);
   }
+}
+
+void add_evaluation(const state::Evaluation& evaluation, SummaryReport& report) {
+  for (const state::Estimate& estimate : evaluation.estimates)
+    report.evaluations.push_back({evaluation.candidate_name, evaluation.text_name, evaluation.identity.chunks,
+                                  estimate.quantity, estimate.value, estimate.standard_error});
 }
 
 SummaryReport make_summary(const state::Contents& contents, const std::string& path) {

@@ -47,6 +47,7 @@ struct SummaryReport {
 
 // Adds what was measured just now and is in no state file.
 void add_evaluation(const optimizer::EvaluatedFiles& evaluated, SummaryReport& report);
+void add_evaluation(const state::Evaluation& evaluation, SummaryReport& report);
 
 // Of a state file alone: the recipes that were saved in it, and of the run that the newest one is from (else
 // the one of the most tensors) the curve and what its errors were weighed by.

@@ -33,6 +33,13 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result,
                         {"looks", looks},
                         {"divergence", json_of(attempt.gain)}});
   }
+  auto layers = nlohmann::ordered_json::array();
+  for (const tuning::LayerOutcome& one : result.layers)
+    layers.push_back({{"layer", one.layer},
+                      {"level", tuning::to_string(one.attempt.level)},
+                      {"best_step", one.attempt.best_step},
+                      {"kept", one.attempt.kept},
+                      {"loss", json_of(one.attempt.gain)}});
   nlohmann::ordered_json chosen;
   if (choice)
     chosen = {{"level", tuning::to_string(choice->level)},
@@ -43,6 +50,7 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result,
   return {{"level", tuning::to_string(result.level)},
           {"divergence", json_of(result.gain)},
           {"attempts", attempts},
+          {"layers", layers},
           {"training_tokens", result.training_tokens},
           {"held_back_tokens", result.held_back_tokens},
           {"chosen_for_time", chosen},
@@ -50,9 +58,38 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result,
           {"seconds", result.seconds}};
 }
 
+nlohmann::ordered_json to_json(std::span<const tuning::TunePlan> plans) {
+  auto out = nlohmann::ordered_json::array();
+  for (const tuning::TunePlan& plan : plans) {
+    auto memory = nlohmann::ordered_json::array();
+    for (const auto& item : plan.memory) memory.push_back({{"what", item.name}, {"bytes", item.bytes}});
+    out.push_back({{"level", tuning::to_string(plan.level)},
+                   {"moments", tuning::to_string(plan.moments)},
+                   {"values", plan.values},
+                   {"scales", plan.scales},
+                   {"codes", plan.codes},
+                   {"training_tokens", plan.training_tokens},
+                   {"held_back_tokens", plan.held_back_tokens},
+                   {"steps", plan.steps},
+                   {"memory_bytes", plan.memory_bytes},
+                   {"memory", memory},
+                   {"forward_passes", plan.passes()}});
+  }
+  return out;
+}
+
 std::string to_text(const tuning::TuneResult& result) {
   std::string out;
-  if (result.continued_at > 0) out += fmt::format("went on after step {}\n", result.continued_at);
+  if (result.continued_at > 0 && !result.layers.empty())
+    out += fmt::format("{} layers were tuned before\n", result.continued_at);
+  else if (result.continued_at > 0)
+    out += fmt::format("went on after step {}\n", result.continued_at);
+  for (const tuning::LayerOutcome& one : result.layers)
+    out +=
+        fmt::format("layer {}, {}: {:.3f} of its loss left, {}\n", one.layer,
+                    tuning::to_string(one.attempt.level), one.attempt.gain.ratio(),
+                    one.attempt.kept ? fmt::format("step {} of {}", one.attempt.best_step, one.attempt.steps)
+                                     : std::string("not kept: no better than chance"));
   for (const tuning::Attempt& attempt : result.attempts) {
     out += fmt::format(
         "{}{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "optimizer/tuning/tune.h"
@@ -14,5 +15,7 @@ namespace quantfit::cli {
 // keep.
 [[nodiscard]] nlohmann::ordered_json to_json(const tuning::TuneResult& result,
                                              const std::optional<tuning::TimedChoice>& choice);
+// `tuning_costs` of docs/schema/plan.schema.json.
+[[nodiscard]] nlohmann::ordered_json to_json(std::span<const tuning::TunePlan> plans);
 
 }  // namespace quantfit::cli

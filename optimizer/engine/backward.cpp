@@ -470,4 +470,140 @@ Result<void> BackwardPass::run(const TokenWindows& windows, const BackwardOption
   }
 }
 
+Result<void> BackwardPass::embeddings(const TokenWindows& windows, const RunOptions& options,
+                                      const TakeStates& output, const CancellationToken& cancel) const {
+  NoProgress progress;
+  return run_alone(std::nullopt, windows, options, {}, output, progress, cancel);
+}
+
+Result<void> BackwardPass::layer_outputs(std::uint32_t layer, const TokenWindows& windows,
+                                         const RunOptions& options, const FillStates& input,
+                                         const TakeStates& output, ProgressSink& progress,
+                                         const CancellationToken& cancel) const {
+  if (layer > engine_->graph().layers.size() || !engine_->can_resume())
+    return fail(ErrorCode::InvalidArgument, "layer {} of this model cannot be run alone", layer);
+  return run_alone(layer, windows, options, input, output, progress, cancel);
+}
+
+Result<void> BackwardPass::run_alone(std::optional<std::uint32_t> layer, const TokenWindows& windows,
+                                     const RunOptions& options, const FillStates& input,
+                                     const TakeStates& output, ProgressSink& progress,
+                                     const CancellationToken& cancel) const {
+  QF_ASSIGN(const RunPlan run_plan, engine_->plan(windows, options));
+  const Engine::State& state = *engine_->state_;
+  const ModelGraph& graph = state.graph;
+  const LayerGraph* one = layer && *layer < graph.layers.size() ? &graph.layers[*layer] : nullptr;
+  try {
+    Workers workers(options.threads);
+    const std::size_t longest = windows.longest();
+    workers.reserve_scratch(LayerRunner::scratch_floats(graph, longest));
+    std::vector<float> states(std::size_t{run_plan.batch_tokens} * graph.width);
+    const auto work = [&]() -> Result<void> {
+      LayerRunner runner(graph, state.weights, *state.math, workers, cancel);
+      runner.prepare(longest);
+      if (one != nullptr) {
+        QF_TRY(state.weights.validate(one->tensors, workers, cancel));
+        runner.begin(*one, nullptr);
+      }
+      for (const Batch& batch : cut_batches(windows, run_plan.batch_tokens)) {
+        const MatrixView<float> x{states.data(), batch.rows(), graph.width, graph.width};
+        if (layer)
+          QF_TRY(input(batch.first_token, x));
+        else
+          QF_TRY(runner.embed(batch, x));
+        if (one != nullptr)
+          QF_TRY(runner.forward(batch, x));
+        else if (layer)
+          runner.norm_rows(graph.output_norm, constant(x), x);
+        QF_TRY(output(batch.first_token, constant(x)));
+        progress.advance(batch.rows(), "a layer");
+      }
+      if (one != nullptr) state.weights.done_with(one->tensors);
+      return outcome::success();
+    };
+    progress.begin("running a layer", windows.tokens.size());
+    const Result<void> done = workers.run(work);
+    progress.end();
+    return done;
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::NoSpace, "out of memory; the run needs {}", size_text(run_plan.memory_bytes));
+  }
+}
+
+Result<BackwardPass::LayerMemory> BackwardPass::layer_memory(const TokenWindows& windows,
+                                                             const RunOptions& options) const {
+  const ModelGraph& graph = engine_->graph();
+  if (!engine_->can_resume())
+    return fail(ErrorCode::InvalidArgument, "layers of this model share keys: none can be run alone");
+  RunOptions unlimited = options;
+  unlimited.memory_limit = 0;
+  QF_ASSIGN(const RunPlan forward, engine_->plan(windows, unlimited));
+  const std::uint64_t longest = windows.longest();
+  const std::size_t threads = Workers(options.threads).threads();
+  const auto bytes_of = [&](std::uint64_t batch) {
+    // Without logits; "inputs of all layers" are those of a batch.
+    return sum_of(memory_of(graph, forward.tokens, longest, batch, 0, threads, false));
+  };
+  std::uint64_t batch = forward.batch_tokens;
+  const std::uint64_t limit = options.memory_limit;
+  while (limit != 0 && batch > longest && bytes_of(batch) > limit)
+    batch = std::max(longest, batch - std::max<std::uint64_t>(1, batch / 8));
+  if (limit != 0 && bytes_of(batch) > limit)
+    return fail(ErrorCode::NoSpace,
+                "gradients of a layer for windows of {} tokens need {} of memory at least, the limit is {}",
+                longest, size_text(bytes_of(batch)), size_text(limit));
+  return LayerMemory{batch, bytes_of(batch)};
+}
+
+Result<void> BackwardPass::run_layer(std::uint32_t il, const TokenWindows& windows, const RunOptions& options,
+                                     const FillStates& input, LayerLoss& loss, BackwardObserver& observer,
+                                     ProgressSink& progress, const CancellationToken& cancel) const {
+  QF_ASSIGN(const LayerMemory memory, layer_memory(windows, options));
+  const Engine::State& state = *engine_->state_;
+  const ModelGraph& graph = state.graph;
+  if (il >= graph.layers.size())
+    return fail(ErrorCode::InvalidArgument, "a model of {} layers has no layer {}", graph.layers.size(), il);
+  try {
+    const std::vector<Batch> batches = cut_batches(windows, memory.batch_tokens);
+    CarriedGradients carried;
+    if (has_layer_embeddings(graph)) {
+      QF_ASSIGN(carried.embedding, HiddenStates::in_memory(windows.tokens.size(), graph.width));
+    }
+    carried.kept.resize(graph.layers.size());
+    Workers workers(options.threads);
+    const std::size_t longest = windows.longest();
+    workers.reserve_scratch(LayerBackward::scratch_floats(graph, longest));
+    AlignedFloats in_memory(memory.batch_tokens * graph.width), out_memory(memory.batch_tokens * graph.width),
+        gradient_memory(memory.batch_tokens * graph.width);
+    const auto view = [&](AlignedFloats& floats, const Batch& batch) {
+      return MatrixView<float>{floats.data(), batch.rows(), graph.width, graph.width};
+    };
+    const auto work = [&]() -> Result<void> {
+      LayerBackward runner(graph, state.weights, *state.math, workers, cancel);
+      runner.prepare(longest);
+      const LayerGraph& layer = graph.layers[il];
+      QF_TRY(observer.begin_layer(il));
+      runner.begin_backward(&layer, &observer);
+      for (const Batch& batch : batches) {
+        const MatrixView<float> in = view(in_memory, batch), out = view(out_memory, batch),
+                                gradient = view(gradient_memory, batch);
+        QF_TRY(input(batch.first_token, in));
+        for (std::size_t t = 0; t < in.rows; ++t) std::copy_n(in.row(t), in.columns, out.row(t));
+        QF_TRY(runner.forward(batch, out));
+        QF_TRY(loss.gradient(batch.first_token, constant(out), gradient));
+        QF_TRY(runner.backward(batch, constant(in), gradient, carried));
+        progress.advance(3 * batch.rows(), fmt::format("block {}", il));
+      }
+      QF_TRY(runner.tell_parameters());
+      return observer.end_layer(il);
+    };
+    progress.begin("gradients of a layer", 3 * windows.tokens.size());
+    const Result<void> done = workers.run(work);
+    progress.end();
+    return done;
+  } catch (const std::bad_alloc&) {
+    return fail(ErrorCode::NoSpace, "out of memory; the pass needs {}", size_text(memory.bytes));
+  }
+}
+
 }  // namespace quantfit::engine

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -103,6 +104,21 @@ class LogitLoss {
                                 kernels::MatrixView<float> gradient) = 0;
 };
 
+// Gives or takes states between layers, batch by batch: tokens x width, of tokens first_token ...
+using FillStates = std::function<Result<void>(std::uint64_t first_token, kernels::MatrixView<float> rows)>;
+using TakeStates =
+    std::function<Result<void>(std::uint64_t first_token, kernels::MatrixView<const float> rows)>;
+
+// A loss at what one layer gives out: a sum over tokens.
+class LayerLoss {
+ public:
+  virtual ~LayerLoss() = default;
+  // Writes the gradient at `output`, the stream behind the layer, of tokens first_token .. of the text. Calls
+  // come one at a time, in the order of tokens.
+  virtual Result<void> gradient(std::uint64_t first_token, kernels::MatrixView<const float> output,
+                                kernels::MatrixView<float> gradient) = 0;
+};
+
 struct BackwardOptions {
   RunOptions run = {};
   std::uint64_t seed = 1;     // of the labels
@@ -152,7 +168,37 @@ class BackwardPass {
                                  const CancellationToken& cancel,
                                  const BackwardResume* resume = nullptr) const;
 
+  // The inputs of layer 0, batch by batch in the order of tokens. Errors as those of Engine::run().
+  [[nodiscard]] Result<void> embeddings(const TokenWindows& windows, const RunOptions& options,
+                                        const TakeStates& output, const CancellationToken& cancel) const;
+  // One layer alone, forward: `input` fills its inputs, `output` gets what comes out, batch by batch in the
+  // order of tokens; of layer graph().layers.size(), the final norm. Of states there are those of one batch.
+  // InvalidArgument where there is no such layer or layers share keys; else as Engine::run().
+  [[nodiscard]] Result<void> layer_outputs(std::uint32_t layer, const TokenWindows& windows,
+                                           const RunOptions& options, const FillStates& input,
+                                           const TakeStates& output, ProgressSink& progress,
+                                           const CancellationToken& cancel) const;
+  // One layer alone, forward and back, with what is needed of one layer: `input` fills its inputs. The
+  // observer is told of that layer; of the embeddings never. Weights are not looked through for numbers that
+  // are not finite. InvalidArgument where there is no such layer or layers share keys; NoSpace when not even
+  // one window fits into the memory limit.
+  [[nodiscard]] Result<void> run_layer(std::uint32_t layer, const TokenWindows& windows,
+                                       const RunOptions& options, const FillStates& input, LayerLoss& loss,
+                                       BackwardObserver& observer, ProgressSink& progress,
+                                       const CancellationToken& cancel) const;
+  // Most tokens of a batch of run_layer, and the bytes that it allocates at the peak. Errors as its.
+  struct LayerMemory {
+    std::uint64_t batch_tokens = 0, bytes = 0;
+  };
+  [[nodiscard]] Result<LayerMemory> layer_memory(const TokenWindows& windows,
+                                                 const RunOptions& options) const;
+
  private:
+  // One layer, the final norm, or, without a layer, the embeddings.
+  [[nodiscard]] Result<void> run_alone(std::optional<std::uint32_t> layer, const TokenWindows& windows,
+                                       const RunOptions& options, const FillStates& input,
+                                       const TakeStates& output, ProgressSink& progress,
+                                       const CancellationToken& cancel) const;
   const Engine* engine_;
 };
 

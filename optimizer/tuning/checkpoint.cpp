@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/digest.h"
+#include "core/fingerprint.h"
 #include "core/gguf_writer.h"
 
 namespace quantfit::tuning {
@@ -101,7 +102,29 @@ std::vector<double> doubles_of(const Model& file, std::string_view name) {
   return out;
 }
 
+// Changes whenever the same inputs give other bytes than before.
+constexpr std::uint64_t kTuningVersion = 2;
+
 }  // namespace
+
+std::string tuning_identity(const Model& original, const Model& quantized, const calibration::Text& text,
+                            const TuneOptions& options) {
+  Digest digest;
+  digest.number(kTuningVersion);
+  digest.number(engine::kEngineVersion);
+  digest.text(fingerprint(original));
+  digest.text(fingerprint(quantized));
+  digest.text(text.fingerprint);
+  for (const std::uint64_t number :
+       {std::uint64_t{options.level ? 1 + static_cast<std::uint64_t>(*options.level) : 0},
+        std::uint64_t{options.moments ? 1 + static_cast<std::uint64_t>(*options.moments) : 0},
+        std::uint64_t{static_cast<std::uint64_t>(options.form)}, std::uint64_t{options.steps},
+        std::uint64_t{options.step_tokens}, std::uint64_t{options.seed}})
+    digest.number(number);
+  digest.values(
+      std::vector<double>{options.value_rate, options.scale_rate, options.code_rate, options.spread});
+  return digest.hex();
+}
 
 std::uint64_t checkpoint_bytes(Parameters& parameters) {
   std::uint64_t out = 0;

@@ -17,6 +17,10 @@
 
 namespace quantfit::tuning {
 
+// Of everything that decides what comes out.
+[[nodiscard]] std::string tuning_identity(const Model& original, const Model& quantized,
+                                          const calibration::Text& text, const TuneOptions& options);
+
 // How far a tuning has come.
 struct Standing {
   std::vector<Attempt> attempts;     // the last one is under way

@@ -27,8 +27,9 @@ std::optional<Parameter::Kind> kind_of(const TensorInfo& tensor, const engine::M
   if (level == Level::None || tensor.elements() == 0) return std::nullopt;
   if (tensor.format == Format::F32) {
     // Tables and a head that were left in F32 have lost nothing.
-    const bool table = &tensor == graph.embedding || &tensor == graph.position_embedding ||
-                       &tensor == graph.layer_embedding || &tensor == graph.output.tensor;
+    const auto is = [&](const TensorInfo* one) { return one != nullptr && one->name == tensor.name; };
+    const bool table = is(graph.embedding) || is(graph.position_embedding) || is(graph.layer_embedding) ||
+                       is(graph.output.tensor);
     if (!table) return Parameter::Kind::Values;
   }
   if (level >= Level::Scales && kernels::block_scales(tensor.format) != 0) return Parameter::Kind::Scales;
@@ -90,16 +91,19 @@ std::vector<std::span<std::byte>> Parameter::state() {
 
 Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGraph& graph,
                                        const Model& original, const kernels::RowKernels& rows, Level level,
-                                       MomentForm moments) {
+                                       MomentForm moments, std::span<const TensorInfo* const> only,
+                                       const engine::ReplacedTensors& start) {
   Parameters out;
   try {
     for (const TensorInfo& tensor : model.tensors()) {
+      if (!only.empty() && std::ranges::find(only, &tensor) == only.end()) continue;
       const auto kind = kind_of(tensor, graph, level);
       if (!kind) continue;
       Parameter one;
       one.tensor = &tensor;
       one.kind = *kind;
-      const auto data = model.data(tensor);
+      const auto begun = start.find(&tensor);
+      const auto data = begun == start.end() ? model.data(tensor) : begun->second;
       one.bytes.assign(data.begin(), data.end());
       one.start.resize(numbers_of(tensor, *kind));
       if (*kind == Parameter::Kind::Values) {
@@ -126,7 +130,7 @@ Result<Parameters> Parameters::collect(const Model& model, const engine::ModelGr
     }
   } catch (const std::bad_alloc&) {
     return fail(ErrorCode::NoSpace, "out of memory for what is tuned: {}",
-                format_bytes(sizes(model, graph, original, level, moments).bytes));
+                format_bytes(sizes(model.tensors(), graph, original, level, moments).bytes));
   }
   return out;
 }
@@ -136,11 +140,11 @@ Parameter* Parameters::find(const TensorInfo* tensor) {
   return found == index_.end() ? nullptr : &all_[found->second];
 }
 
-ParameterSizes Parameters::sizes(const Model& model, const engine::ModelGraph& graph, const Model& original,
-                                 Level level, MomentForm moments) {
+ParameterSizes Parameters::sizes(std::span<const TensorInfo> tensors, const engine::ModelGraph& graph,
+                                 const Model& original, Level level, MomentForm moments) {
   constexpr std::uint64_t kBytesOfNumber = 4 * sizeof(float) + sizeof(double);
   ParameterSizes out;
-  for (const TensorInfo& tensor : model.tensors()) {
+  for (const TensorInfo& tensor : tensors) {
     const auto kind = kind_of(tensor, graph, level);
     if (!kind) continue;
     const std::uint64_t numbers = numbers_of(tensor, *kind);

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/model.h"
 #include "kernels/row_kernels.h"
+#include "optimizer/engine/forward.h"
 #include "optimizer/engine/graph.h"
 #include "optimizer/tuning/adam.h"
 #include "optimizer/tuning/codes.h"
@@ -53,21 +54,24 @@ struct ParameterSizes {
 class Parameters {
  public:
   // Of the tensors of `graph`'s model, as far as `level` goes: None has none. Codes need the original's
-  // tensor of the same name, dimensions and a float format; `moments`: of these alone. Malformed where a
-  // stored number is not finite; NoSpace.
+  // tensor of the same name, dimensions and a float format; `moments`: of these alone. `only`: of these
+  // tensors, of all where it is empty; `start`: bytes that they begin with in the places of the model's.
+  // Malformed where a stored number is not finite; NoSpace.
   [[nodiscard]] static Result<Parameters> collect(const Model& model, const engine::ModelGraph& graph,
                                                   const Model& original, const kernels::RowKernels& rows,
-                                                  Level level, MomentForm moments = MomentForm::Whole);
+                                                  Level level, MomentForm moments = MomentForm::Whole,
+                                                  std::span<const TensorInfo* const> only = {},
+                                                  const engine::ReplacedTensors& start = {});
 
   [[nodiscard]] std::vector<Parameter>& all() { return all_; }
   [[nodiscard]] const std::vector<Parameter>& all() const { return all_; }
   // Null where the tensor has none.
   [[nodiscard]] Parameter* find(const TensorInfo* tensor);
 
-  // Of what collect() would give, without reading anything.
-  [[nodiscard]] static ParameterSizes sizes(const Model& model, const engine::ModelGraph& graph,
-                                            const Model& original, Level level,
-                                            MomentForm moments = MomentForm::Whole);
+  // Of what collect() would give for a model of these tensors, `graph` that of a model of the same names.
+  [[nodiscard]] static ParameterSizes sizes(std::span<const TensorInfo> tensors,
+                                            const engine::ModelGraph& graph, const Model& original,
+                                            Level level, MomentForm moments = MomentForm::Whole);
 
   void clear_gradients();
   // One step of Adam on everything, from gradients that are sums over `tokens` tokens; then the bytes.

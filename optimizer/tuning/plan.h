@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,12 +33,20 @@ struct TimedChoice {
   std::string question;  // digest of what it was chosen for
 };
 
+enum class TuneForm : std::uint8_t {
+  Auto,    // whole, where the memory has room for it
+  Whole,   // all layers together, on the divergence of predictions
+  Layers,  // one layer at a time (layers.h)
+  Both,    // so first, and then whole, from what that left
+};
+
 struct TuneOptions {
   // threads, and the memory of everything together; nothing depends on them but time.
   engine::RunOptions run = {};
   // Nothing: the highest level for which there is memory, and the next lower one where text held back refuses
   // it.
   std::optional<Level> level = {};
+  TuneForm form = TuneForm::Auto;
   std::uint32_t steps = 0;           // 0: as many as suit the tokens (suitable_steps)
   std::uint32_t step_tokens = 1024;  // of a step; whole windows, at least one
   std::uint32_t seed = 1;            // of the order of windows
@@ -66,20 +75,34 @@ struct TuneOptions {
 // What a run will do and need.
 struct TunePlan {
   Level level = Level::None;  // that it begins with
+  bool by_layers = false;     // one layer at a time
   MomentForm moments = MomentForm::Whole;
   std::uint64_t values = 0, scales = 0, codes = 0;
   std::uint64_t training_tokens = 0, held_back_tokens = 0;
   std::uint32_t steps = 0;
   std::vector<engine::RunPlan::Item> memory;  // at the peak
   std::uint64_t memory_bytes = 0;
+  std::uint64_t scratch_bytes = 0;   // of files for states between layers, one layer at a time
   double multiply_adds = 0;          // of everything
   double forward_multiply_adds = 0;  // of one pass of the original over the whole text
+  // The work of everything in such passes.
+  [[nodiscard]] double passes() const { return multiply_adds / forward_multiply_adds; }
   [[nodiscard]] std::string describe() const;
 };
 
 // Errors as those of tune(), as far as they can be known beforehand.
 [[nodiscard]] Result<TunePlan> plan_tuning(const Model& original, const Model& quantized,
                                            const calibration::Text& text, const TuneOptions& options);
+
+// What every level would do and need for which there is memory, the lowest first, of a file that need not
+// exist: `stored` are its tensors, of the original's names. options.level counts for nothing. Errors of
+// Engine::open; InvalidArgument for a text of too few windows.
+[[nodiscard]] Result<std::vector<TunePlan>> plan_levels(const Model& original,
+                                                        std::span<const TensorInfo> stored,
+                                                        const calibration::Text& text,
+                                                        const TuneOptions& options);
+// A table of them for people.
+[[nodiscard]] std::string describe(std::span<const TunePlan> plans);
 
 // The models and the text of a tuning, opened.
 struct Opened {

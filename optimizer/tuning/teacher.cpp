@@ -59,6 +59,16 @@ Result<Teacher> Teacher::run(const engine::Engine& original, const engine::Token
   return out;
 }
 
+Teacher Teacher::of(const engine::Engine& original, const engine::TokenWindows& windows,
+                    const engine::RunOptions& options, engine::HiddenStates states) {
+  Teacher out;
+  out.original_ = &original;
+  out.windows_ = &windows;
+  out.options_ = options;
+  out.states_ = std::move(states);
+  return out;
+}
+
 Result<void> Teacher::logits(const WindowList& list, std::uint64_t first, MatrixView<float> out) const {
   const std::size_t length = window_tokens(), width = states_.width();
   rows_.resize(out.rows * width);

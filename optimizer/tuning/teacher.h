@@ -32,6 +32,10 @@ class Teacher {
                                            const engine::RunOptions& options, bool in_memory,
                                            ProgressSink& progress, const CancellationToken& cancel);
 
+  // The same from final states that there are already.
+  [[nodiscard]] static Teacher of(const engine::Engine& original, const engine::TokenWindows& windows,
+                                  const engine::RunOptions& options, engine::HiddenStates states);
+
   [[nodiscard]] const Model& original() const { return original_->model(); }
   [[nodiscard]] const engine::TokenWindows& windows() const { return *windows_; }
   [[nodiscard]] std::size_t window_tokens() const { return windows_->lengths.front(); }

@@ -7,11 +7,11 @@
 #include <numeric>
 #include <utility>
 
-#include "core/digest.h"
-#include "core/fingerprint.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/tuning/batches.h"
 #include "optimizer/tuning/checkpoint.h"
+#include "optimizer/tuning/layers.h"
+#include "optimizer/tuning/one_phase.h"
 #include "optimizer/tuning/step.h"
 #include "optimizer/tuning/teacher.h"
 
@@ -19,9 +19,6 @@ namespace quantfit::tuning {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// Changes whenever the same inputs give other bytes than before.
-constexpr std::uint64_t kTuningVersion = 1;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -31,23 +28,10 @@ double mean_of(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-// One phase for all passes of an attempt.
-class OnePhase final : public ProgressSink {
- public:
-  explicit OnePhase(ProgressSink& sink) : sink_(&sink) {}
-  void begin(std::string_view, std::uint64_t) override {}
-  void advance(std::uint64_t done, std::string_view) override { sink_->advance(done, what_); }
-  void end() override {}
-  void tell(std::string what) { what_ = std::move(what); }
-
- private:
-  ProgressSink* sink_;
-  std::string what_;
-};
-
-engine::ReplacedTensors replaced_of(const Parameters& parameters) {
-  engine::ReplacedTensors out;
-  for (const Parameter& one : parameters.all()) out.emplace(one.tensor, one.bytes);
+// Of `start`, what is a parameter's is replaced by its bytes.
+engine::ReplacedTensors replaced_of(const Parameters& parameters, const engine::ReplacedTensors& start) {
+  engine::ReplacedTensors out = start;
+  for (const Parameter& one : parameters.all()) out.insert_or_assign(one.tensor, one.bytes);
   return out;
 }
 
@@ -97,25 +81,6 @@ class Saver {
   Clock::time_point saved_ = Clock::now();
 };
 
-// Everything that decides what comes out.
-std::string identity_of(const Model& original, const Model& quantized, const calibration::Text& text,
-                        const TuneOptions& options) {
-  Digest digest;
-  digest.number(kTuningVersion);
-  digest.number(engine::kEngineVersion);
-  digest.text(fingerprint(original));
-  digest.text(fingerprint(quantized));
-  digest.text(text.fingerprint);
-  for (const std::uint64_t number :
-       {std::uint64_t{options.level ? 1 + static_cast<std::uint64_t>(*options.level) : 0},
-        std::uint64_t{options.moments ? 1 + static_cast<std::uint64_t>(*options.moments) : 0},
-        std::uint64_t{options.steps}, std::uint64_t{options.step_tokens}, std::uint64_t{options.seed}})
-    digest.number(number);
-  digest.values(
-      std::vector<double>{options.value_rate, options.scale_rate, options.code_rate, options.spread});
-  return digest.hex();
-}
-
 class Tuner {
  public:
   Tuner(const Opened& opened, const Teacher& teacher, const TuneOptions& options, Saver& saver,
@@ -135,6 +100,9 @@ class Tuner {
   void set_before(std::vector<double> before) { before_ = std::move(before); }
   [[nodiscard]] const std::vector<double>& before() const { return before_; }
 
+  // Begins with these bytes in the places of the file's.
+  void start_at(engine::ReplacedTensors start) { start_ = std::move(start); }
+
   // Leaves in `parameters` what is kept. `earlier`: attempts before this one; `resume`: null, or what was
   // saved during this one.
   Result<Attempt> attempt(const LevelPlan& level, const std::vector<Attempt>& earlier,
@@ -144,9 +112,9 @@ class Tuner {
     QF_ASSIGN(const kernels::RowKernels* rows, kernels::default_kernels());
     QF_ASSIGN(parameters,
               Parameters::collect(quantized, opened_->quantized.graph(), opened_->original.model(), *rows,
-                                  level.plan.level, level.plan.moments));
+                                  level.plan.level, level.plan.moments, {}, start_));
     QF_ASSIGN(const auto student,
-              engine::Engine::open(quantized, engine::Arithmetic::Exact, replaced_of(parameters)));
+              engine::Engine::open(quantized, engine::Arithmetic::Exact, replaced_of(parameters, start_)));
     const std::size_t length = teacher_->window_tokens();
     Batches batches(split_.training, step_windows(*options_, length), options_->seed);
     Standing now{earlier, 0, before_, before_};
@@ -162,6 +130,10 @@ class Tuner {
       now = resume->standing();
       continued_at = now.step;
       for (std::uint32_t step = 0; step < now.step; ++step) (void)batches.next();
+    } else if (!start_.empty()) {
+      QF_ASSIGN(std::vector<double> seen,
+                teacher_->divergences(student, split_.held_back, *progress_, *cancel_));
+      if (mean_of(seen) < mean_of(now.best)) now.best = std::move(seen);
     }
     Attempt& out = now.attempts.back();
     const std::uint64_t layers = student.graph().layers.size();
@@ -236,21 +208,32 @@ class Tuner {
   ProgressSink* progress_;
   const CancellationToken* cancel_;
   std::vector<double> before_;
+  engine::ReplacedTensors start_;
 };
 
 }  // namespace
 
 engine::ReplacedTensors TuneResult::replaced() const {
-  return replaced_of(parameters);
+  return replaced_of(parameters, layer_bytes);
 }
 
 Result<TuneResult> tune(const Model& original, const Model& quantized, const calibration::Text& text,
                         const TuneOptions& options, ProgressSink& progress, const CancellationToken& cancel) {
   const auto started = Clock::now();
+  if (options.form == TuneForm::Layers)
+    return tune_layers(original, quantized, text, options, progress, cancel);
   QF_ASSIGN(const Opened opened, open_models(original, quantized, text));
-  Saver saver(options, options.checkpoint.empty() ? "" : identity_of(original, quantized, text, options));
+  Saver saver(options, options.checkpoint.empty() ? "" : tuning_identity(original, quantized, text, options));
   QF_ASSIGN(const std::optional<Checkpoint> saved, saver.open());
   TuneResult out;
+  if (options.form == TuneForm::Both) {
+    TuneOptions first = options;
+    first.form = TuneForm::Layers;
+    QF_ASSIGN(TuneResult layers, tune_layers(original, quantized, text, first, progress, cancel));
+    out.layers = std::move(layers.layers);
+    out.layer_files = std::move(layers.layer_files);
+    out.layer_bytes = std::move(layers.layer_bytes);
+  }
   std::optional<Teacher> teacher;
   std::optional<Tuner> tuner;
   std::optional<Error> failure;
@@ -267,6 +250,7 @@ Result<TuneResult> tune(const Model& original, const Model& quantized, const cal
       QF_ASSIGN(teacher, Teacher::run(opened.original, opened.windows, plan.value().run,
                                       plan.value().states_in_memory, progress, cancel));
       tuner.emplace(opened, *teacher, options, saver, progress, cancel);
+      tuner->start_at(out.layer_bytes);
       if (saved)
         tuner->set_before(saved->standing().before);
       else
@@ -297,7 +281,12 @@ Result<TuneResult> tune(const Model& original, const Model& quantized, const cal
     out.parameters = std::move(parameters);
     break;
   }
-  if (out.attempts.empty() && failure) return std::move(*failure);
+  if (out.attempts.empty() && failure) {
+    if (options.form == TuneForm::Auto && can_tune_layers(opened))
+      return tune_layers(original, quantized, text, options, progress, cancel);
+    return std::move(*failure);
+  }
+  if (out.level == Level::None) out.layer_bytes.clear();
   out.seconds = seconds_since(started);
   return out;
 }

@@ -17,6 +17,14 @@
 
 namespace quantfit::tuning {
 
+// What became of one layer, tuned by itself.
+struct LayerOutcome {
+  std::uint32_t layer = 0;
+  Attempt attempt;  // divergences are losses of the layer (layers.h)
+
+  friend bool operator==(const LayerOutcome&, const LayerOutcome&) = default;
+};
+
 struct TuneResult {
   Level level = Level::None;  // of what was kept; None: the file is left as it is
   Gain gain;                  // of what was kept
@@ -24,6 +32,10 @@ struct TuneResult {
   std::uint64_t training_tokens = 0, held_back_tokens = 0;
   double seconds = 0;
   std::uint32_t continued_at = 0;  // above 0: began after that step, from a checkpoint
+  // One layer at a time: the layers, in order, with the files that their bytes are in; empty else.
+  std::vector<LayerOutcome> layers;
+  std::vector<Model> layer_files;
+  engine::ReplacedTensors layer_bytes;  // of those that were kept, in layer_files
   // Of what was kept, with the bytes of their tensors; empty where nothing was. Refers to the quantized
   // model.
   Parameters parameters;

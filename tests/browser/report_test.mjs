@@ -48,7 +48,9 @@ reports.push('large');
 // With what only runs of the model add.
 const add_measured = (copy, answer, name) => {
   const value = (quantity, number) => ({candidate: name, text: name, chunks: 8, quantity, value: number, standard_error: 1e-4});
-  copy.evaluations.push(value('predicted kl divergence', 0.02), value('mean kl divergence', 0.021));
+  copy.evaluations.push(value('predicted kl divergence', 0.02), value('mean kl divergence', 0.021),
+                        value('kl divergence before tuning', 0.03), value('kl divergence after tuning', 0.02),
+                        value('change of kl divergence by tuning', -0.01));
   answer.candidates = [0.02, 0.03].map((mean, i) => ({rule: name, file_bytes: 1, predicted_error: 0.02, kept: i === 0,
                                                       kl_divergence: {mean, standard_error_over_chunks: 1e-4}}));
   copy.objective.gains_by_format = [{format: 'Q4_K', tensors: 2, ratio: 0.7}];
@@ -100,7 +102,7 @@ for (const name of reports)
       expect(`${here}: the page is ${look.wide} pixels wide`, look.wide <= width);
       expect(`${here}: ink and paper`, colorScheme === 'dark' ? look.paper < 60 && look.ink > 200 : look.paper > 240 && look.ink < 60);
       for (const id of ['map', 'tensors', 'origin', 'curve', 'sources', 'weights', ...(name === 'state' ? [] : ['statics']),
-                        ...(name === 'measured' || name === 'hostile' ? ['foreseen', 'candidates', 'feedback'] : [])])
+                        ...(name === 'measured' || name === 'hostile' ? ['foreseen', 'tuned', 'candidates', 'feedback'] : [])])
         expect(`${here}: no section ${id}`, look.headings.includes(id));
       expect(`${here}: ${look.cells} cells`, look.cells >= 24);
       expect(`${here}: markup from a name`, look.images === 0 && look.bold === 0 && look.title !== '1');

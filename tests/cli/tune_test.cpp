@@ -1,8 +1,10 @@
 // `tune` through the real program.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -37,8 +39,10 @@ TEST(TuneCommand, WritesACloserFileOfTheSameFormats) {
                      quantized})
                 .exit_code,
             0);
-  const std::vector<std::string> words = {"tune",      kModel, quantized, "--text", kText, "--chunks", "32",
-                                          "--context", "32",   "--steps", "8",      "-o",  out};
+  const std::string state = folder / "s.qfstate";
+  const std::vector<std::string> words = {"tune",     kModel,    quantized,   "--text", kText,
+                                          "--chunks", "32",      "--context", "32",     "--steps",
+                                          "8",        "--state", state,       "-o",     out};
   const ProcessResult made = program(words);
   ASSERT_EQ(made.exit_code, 0) << made.err;
   EXPECT_THAT(made.out, HasSubstr("on text held back"));
@@ -54,6 +58,20 @@ TEST(TuneCommand, WritesACloserFileOfTheSameFormats) {
     EXPECT_EQ(after.tensors()[i].name, before.tensors()[i].name);
     EXPECT_EQ(after.tensors()[i].format, before.tensors()[i].format);
   }
+  // A report shows what it was before and after.
+  ASSERT_EQ(program({"report", state, "-o", folder / "r.html"}).exit_code, 0);
+  const auto page = test::read_file(folder / "r.html");
+  const std::string_view html(reinterpret_cast<const char*>(page.data()), page.size());
+  const auto figure = [&](std::string_view quantity) {
+    const std::size_t at = html.find(fmt::format("\"quantity\":\"{}\",\"value\":", quantity));
+    if (at == html.npos) return -1.0;
+    const std::string rest(html.substr(at, 200));
+    return std::stod(rest.substr(rest.find("\"value\":") + 8));
+  };
+  EXPECT_DOUBLE_EQ(figure("kl divergence before tuning"),
+                   *after.metadata().number("quantfit.tuned.divergence_before"));
+  EXPECT_DOUBLE_EQ(figure("kl divergence after tuning"),
+                   *after.metadata().number("quantfit.tuned.divergence_after"));
   // What exists is not replaced unasked, and sources never.
   EXPECT_EQ(program(words).exit_code, 2);
   const ProcessResult source =
@@ -86,14 +104,21 @@ TEST(TuneCommand, QuantizeTunesWhatItWritesWithinTheSizeAskedFor) {
                                     "32",
                                     "--chunks",
                                     "24",
+                                    "--report",
+                                    folder / "r.html",
                                     "--json",
                                     "-o",
                                     out};
   const ProcessResult made = program(words);
   ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto page = test::read_file(folder / "r.html");
+  EXPECT_THAT(std::string(reinterpret_cast<const char*>(page.data()), page.size()),
+              HasSubstr("\"quantity\":\"kl divergence after tuning\""));
+  std::filesystem::remove(folder / "r.html");
   const auto answer = nlohmann::json::parse(made.out)["answers"][0];
   EXPECT_EQ(answer["output"], out);
   EXPECT_EQ(answer["tuning"]["training_tokens"], 20 * 32);
+  EXPECT_EQ(answer["tuning_costs"].size(), 3U);
   EXPECT_LE(std::filesystem::file_size(out), 2500000U);
   // What the untuned file said about its bytes is not true of these.
   EXPECT_EQ(Model::open(out).value().metadata().find("quantfit.tensor_data") == nullptr,
@@ -101,7 +126,16 @@ TEST(TuneCommand, QuantizeTunesWhatItWritesWithinTheSizeAskedFor) {
   // The untuned file is gone.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
   std::filesystem::remove(out);
-  words[words.size() - 4] = "7";
+  // What it will take is told without doing it.
+  std::vector<std::string> planned(words.begin(), words.end() - 5);
+  planned.front() = "plan";
+  const ProcessResult plan = program(planned);
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  EXPECT_THAT(plan.out, HasSubstr("what tuning it takes: 16 steps on 640 tokens, 128 tokens held back"));
+  planned.push_back("--json");
+  const auto costs = nlohmann::json::parse(program(planned).out)["answers"][0]["tuning_costs"];
+  EXPECT_EQ(costs, answer["tuning_costs"]);
+  *std::ranges::find(words, "24") = "7";
   const ProcessResult few = program(words);
   EXPECT_EQ(few.exit_code, 2);
   EXPECT_THAT(few.out, HasSubstr("7 chunks is too short to tune on"));
@@ -221,13 +255,43 @@ TEST(TuneCommand, WhatATimeChoseMakesTheSameFileWhenItIsGiven) {
               HasSubstr("--tune-time is of use with --tune only"));
 }
 
+TEST(TuneCommand, OneLayerAtATime) {
+  const TemporaryFolder folder;
+  const std::string quantized = folder / "q.gguf", out = folder / "t.gguf";
+  ASSERT_EQ(program({"quantize", kModel, "--preset", "Q2_K", "--effort", "fast", "--error-feedback", "off",
+                     "--objective", "prior", "--imatrix", test::data_dir() / "tale-dense.imatrix.gguf", "-o",
+                     quantized})
+                .exit_code,
+            0);
+  const std::vector<std::string> words = {"tune",   kModel,      quantized, "--text",  kText, "--chunks",
+                                          "16",     "--context", "32",      "--steps", "4",   "--level",
+                                          "scales", "--form",    "layers",  "--json",  "-o",  out};
+  const ProcessResult made = program(words);
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const auto answer = nlohmann::json::parse(made.out);
+  ASSERT_FALSE(answer["layers"].empty());
+  EXPECT_EQ(answer["layers"][0]["level"], "scales");
+  EXPECT_LT(answer["layers"][0]["loss"]["after"], answer["layers"][0]["loss"]["before"]);
+  // Nothing is left of what it stood on.
+  std::size_t files = 0;
+  for ([[maybe_unused]] const auto& one : std::filesystem::directory_iterator(folder.path())) ++files;
+  EXPECT_EQ(files, 2U);
+}
+
 TEST(TuneCommand, SaysWhatItWillTake) {
   const ProcessResult plan =
       program({"tune", kModel, kModel, "--text", kText, "--chunks", "16", "--context", "32", "--dry-run"});
   ASSERT_EQ(plan.exit_code, 0) << plan.err;
   EXPECT_THAT(plan.out, HasSubstr("memory in all"));
   EXPECT_THAT(plan.out, HasSubstr("16 steps on 384 tokens, 128 tokens held back"));
+  for (const char* level : {"norms", "scales", "codes"}) EXPECT_THAT(plan.out, HasSubstr(level));
   EXPECT_THAT(program({"tune", kModel, kModel}).err, HasSubstr("Give -o FILE.gguf"));
+  const ProcessResult layers = program({"tune", kModel, kModel, "--text", kText, "--chunks", "16",
+                                        "--context", "32", "--dry-run", "--form", "layers"});
+  ASSERT_EQ(layers.exit_code, 0) << layers.err;
+  EXPECT_THAT(layers.out, HasSubstr("one layer at a time, each in 16 steps on 384 tokens"));
+  EXPECT_THAT(program({"tune", kModel, kModel, "--form", "layers", "--tune-time", "1h", "-o", "x.gguf"}).err,
+              HasSubstr("exclude one another"));
   const ProcessResult few =
       program({"tune", kModel, kModel, "--text", kText, "--chunks", "7", "-o", "x.gguf"});
   EXPECT_EQ(few.exit_code, 2);

@@ -132,6 +132,43 @@ TEST(ProducedFiles, OneModelInSeveralFilesScoresAsInOne) {
   EXPECT_EQ(scored.value().candidates[0].kld, scored.value().candidates[1].kld);
 }
 
+TEST(ProducedFiles, TunedFileIsCloserInTheClient) {
+  if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
+  const TemporaryFolder folder;
+  const std::filesystem::path model = data_dir() / "tale-dense-F16.gguf",
+                              text = data_dir() / "eval-books.txt";
+  const ProcessResult made =
+      run({QUANTFIT_BINARY, "quantize", model, "--objective", "prior", "--error-feedback", "off", "--imatrix",
+           data_dir() / "tale-dense.imatrix.gguf", "--effort", "fast", "--formats", "IQ2_XS,Q3_K,Q4_K",
+           "--target-bpw", "3", "-o", folder / "untuned.gguf"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const std::vector<std::string> levels = {"norms", "scales", "codes"};
+  std::vector<std::filesystem::path> files = {folder / "untuned.gguf"};
+  for (const std::string& level : levels) {
+    files.push_back(folder / (level + ".gguf"));
+    // On chunks that are not scored below.
+    const ProcessResult tuned =
+        run({QUANTFIT_BINARY, "tune", model, files.front(), "--text", text, "--skip-chunks", "24", "--chunks",
+             "32", "--level", level, "-o", files.back()});
+    ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
+    const auto written = Model::open(files.back());
+    ASSERT_TRUE(written) << written.error().message;
+    EXPECT_EQ(written.value().metadata().string("quantfit.tuned.level"), level);
+  }
+  EvaluationOptions options;
+  options.chunks = 24;
+  const auto scored = evaluate(model, files, text_of(text), options);
+  ASSERT_TRUE(scored) << scored.error().message;
+  const Evaluation& scores = scored.value();
+  for (std::size_t i = 1; i < files.size(); ++i) {
+    const PairedDifference gain = paired_difference(scores.candidates[i], scores.candidates[0]);
+    std::printf("%s: %.5f -> %.5f, %.3f +- %.3f of it\n", levels[i - 1].c_str(), scores.candidates[0].kld,
+                scores.candidates[i].kld, gain.ratio, gain.ratio_error);
+    EXPECT_LT(gain.difference, -2 * gain.difference_error) << levels[i - 1];
+  }
+  check_own_evaluation(model, text, files, scores);
+}
+
 TEST(ProducedFiles, FiveFilesInAndThreeOut) {
   if (!reference_library_dir()) GTEST_SKIP() << kReferenceLibraryAbsent;
   const TemporaryFolder folder;

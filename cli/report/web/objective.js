@@ -87,3 +87,26 @@ export const candidateTable = (candidates) => table(candidates, [
   {title: 'standard error', of: (c) => c.kl_divergence.standard_error_over_chunks, text: (v) => number(v, 2), number: true},
   {title: 'measured over predicted', of: (c) => (c.predicted_error > 0 ? c.kl_divergence.mean / c.predicted_error : undefined),
    text: (v) => number(v, 3), number: true}], 'Recipes that were run').element;
+
+// Files that were tuned, on the text held back: {candidate, text, chunks, before, after, change, error}.
+export const tuned = (evaluations) => {
+  const files = new Map();
+  for (const one of evaluations) {
+    const key = JSON.stringify([one.candidate, one.text, one.chunks]);
+    const file = files.get(key) || {candidate: one.candidate, text: one.text, chunks: one.chunks};
+    if (one.quantity === 'kl divergence before tuning') file.before = one.value;
+    if (one.quantity === 'kl divergence after tuning') file.after = one.value;
+    if (one.quantity === 'change of kl divergence by tuning') [file.change, file.error] = [one.value, one.standard_error];
+    files.set(key, file);
+  }
+  return [...files.values()].filter((file) => file.before > 0 && file.after !== undefined);
+};
+export const tunedTable = (files) => table(files, [
+  {title: 'file', of: (f) => f.candidate, name: true}, {title: 'text', of: (f) => f.text, name: true},
+  {title: 'chunks held back', of: (f) => f.chunks, number: true},
+  {title: 'before', of: (f) => f.before, text: nats, number: true},
+  {title: 'after', of: (f) => f.after, text: nats, number: true},
+  {title: 'after over before', of: (f) => f.after / f.before, text: (v) => number(v, 3), number: true},
+  {title: 'change', of: (f) => f.change, text: (v) => number(v, 3), number: true},
+  {title: 'standard error', of: (f) => f.error, text: (v) => number(v, 2), number: true}],
+  'Divergence before and after tuning').element;

@@ -3,7 +3,7 @@
 import {bytes, make, number, percent, put, qualityText, sum, weights} from './elements.js';
 import {curvePicture} from './curve.js';
 import {layerMap} from './layer_map.js';
-import {candidateTable, feedbackGains, foreseen, foreseenTable, weightMap} from './objective.js';
+import {candidateTable, feedbackGains, foreseen, foreseenTable, tuned, tunedTable, weightMap} from './objective.js';
 import {bars, formatTable, gainTable, memoryTable, mixtureTable, table, tensorTable} from './tables.js';
 
 const heading = (root, id, title, text) =>
@@ -128,6 +128,7 @@ const show = (root, data, index) => {
   if (answer && answer.run_command)
     put(root, make('p', {class: 'soft'}, `${answer.output} runs with`), make('code', {}, answer.run_text));
   drawPlain(root, 'foreseen', 'Predicted and measured', foreseen(data.evaluations), foreseenTable);
+  drawPlain(root, 'tuned', 'Tuned: before and after', tuned(data.evaluations), tunedTable);
   if (answer) drawPlain(root, 'candidates', 'Recipes that were run', answer.candidates, candidateTable);
   drawCurve(root, data, answer);
   if (answer) {

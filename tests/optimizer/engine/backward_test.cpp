@@ -56,7 +56,7 @@ class GivenLabels final : public engine::LogitLoss {
 };
 
 // Gradients of every weight: of matrices and tables by outer products, of norms as the engine gives them.
-class WeightGradients final : public engine::BackwardObserver {
+class WeightGradients : public engine::BackwardObserver {
  public:
   std::map<std::string, std::vector<double>> all;
   // Every float that was shown, in order.
@@ -302,6 +302,117 @@ TEST_P(BackwardFamilies, SameBitsWhateverTheThreadsMemoryAndInstructionSet) {
     EXPECT_TRUE(reference == pass({.threads = 1})) << kernels.isa;
     ASSERT_EQ(unsetenv("QUANTFIT_ISA"), 0);
   }
+}
+
+using States = std::map<std::uint32_t, std::vector<float>>;
+
+void keep(States& states, std::uint32_t layer, MatrixView<const float> rows) {
+  for (std::size_t t = 0; t < rows.rows; ++t)
+    states[layer].insert(states[layer].end(), rows.row(t), rows.row(t) + rows.columns);
+}
+void give(const std::vector<float>& from, std::uint64_t first, MatrixView<float> rows) {
+  for (std::size_t t = 0; t < rows.rows; ++t)
+    std::copy_n(from.begin() + static_cast<std::ptrdiff_t>((first + t) * rows.columns), rows.columns,
+                rows.row(t));
+}
+
+class KeepsInputs final : public engine::ForwardObserver {
+ public:
+  States inputs;
+  Result<void> layer_input(std::uint32_t layer, std::uint64_t, MatrixView<const float> rows) override {
+    keep(inputs, layer, rows);
+    return outcome::success();
+  }
+};
+
+class KeepsCarried final : public WeightGradients {
+ public:
+  States gradients;  // in front of each layer
+  [[nodiscard]] bool wants_carried(std::uint32_t) const override { return true; }
+  Result<void> carried(std::uint32_t layer, std::uint32_t plane, std::uint64_t,
+                       MatrixView<const float> rows) override {
+    if (plane == 0) keep(gradients, layer, rows);
+    return outcome::success();
+  }
+};
+
+class GivenGradient final : public engine::LayerLoss {
+ public:
+  GivenGradient(const std::vector<float>& outputs, const std::vector<float>& gradients)
+      : outputs_(&outputs), gradients_(&gradients) {}
+  Result<void> gradient(std::uint64_t first_token, MatrixView<const float> output,
+                        MatrixView<float> gradient) override {
+    std::vector<float> expected(output.rows * output.columns);
+    give(*outputs_, first_token, {expected.data(), output.rows, output.columns, output.columns});
+    EXPECT_EQ(std::memcmp(expected.data(), output.data, expected.size() * sizeof(float)), 0);
+    give(*gradients_, first_token, gradient);
+    return outcome::success();
+  }
+
+ private:
+  const std::vector<float>* outputs_;
+  const std::vector<float>* gradients_;
+};
+
+TEST_P(BackwardFamilies, ALayerAloneGivesTheBitsOfTheWholePass) {
+  const TemporaryFolder folder;
+  auto path = GetParam().recorded;
+  if (path.empty()) write_generated(GetParam().shape, path = folder / "model.gguf");
+  const auto model = Model::open(path);
+  ASSERT_TRUE(model);
+  const auto opened = engine::Engine::open(model.value());
+  ASSERT_TRUE(opened);
+  const engine::Engine& engine = opened.value();
+  const engine::BackwardPass pass(engine);
+  const auto windows = some_windows(engine.graph().vocabulary);
+  const engine::RunOptions run{.threads = 2};
+  NoProgress progress;
+  const CancellationToken cancel;
+  KeepsInputs forward;
+  KeepsCarried whole;
+  ASSERT_TRUE(pass.run(windows, {.run = run}, &forward, whole, progress, cancel));
+  const auto layers = static_cast<std::uint32_t>(engine.graph().layers.size());
+  std::vector<float> out;
+  const engine::TakeStates take = [&](std::uint64_t, MatrixView<const float> rows) -> Result<void> {
+    for (std::size_t t = 0; t < rows.rows; ++t)
+      out.insert(out.end(), rows.row(t), rows.row(t) + rows.columns);
+    return outcome::success();
+  };
+  ASSERT_TRUE(pass.embeddings(windows, run, take, cancel));
+  EXPECT_TRUE(out == forward.inputs[0]);
+  for (std::uint32_t layer = 0; layer < layers; ++layer) {
+    const engine::FillStates input = [&](std::uint64_t first, MatrixView<float> rows) -> Result<void> {
+      give(forward.inputs[layer], first, rows);
+      return outcome::success();
+    };
+    const engine::RunOptions small{.threads = 1, .batch_tokens = 1};
+    GivenGradient loss(forward.inputs[layer + 1], whole.gradients[layer + 1]);
+    WeightGradients alone;
+    const auto back = pass.run_layer(layer, windows, small, input, loss, alone, progress, cancel);
+    out.clear();
+    const auto there = pass.layer_outputs(layer, windows, small, input, take, progress, cancel);
+    if (!engine.can_resume()) {
+      ASSERT_FALSE(back);
+      ASSERT_FALSE(there);
+      EXPECT_EQ(back.error().code, ErrorCode::InvalidArgument);
+      EXPECT_EQ(there.error().code, ErrorCode::InvalidArgument);
+      continue;
+    }
+    ASSERT_TRUE(there) << there.error().message;
+    ASSERT_TRUE(back) << back.error().message;
+    EXPECT_TRUE(out == forward.inputs[layer + 1]) << "layer " << layer;
+    EXPECT_FALSE(alone.all.empty());
+    for (const auto& [name, gradient] : alone.all) EXPECT_TRUE(gradient == whole.all[name]) << name;
+  }
+  // With little memory the same; with less than a window takes, an error.
+  if (!engine.can_resume()) return;
+  const auto memory = pass.layer_memory(windows, run);
+  ASSERT_TRUE(memory);
+  const auto tight = pass.layer_memory(windows, {.threads = 2, .memory_limit = memory.value().bytes - 1});
+  if (tight) {
+    EXPECT_LT(tight.value().batch_tokens, memory.value().batch_tokens);
+  }
+  EXPECT_EQ(pass.layer_memory(windows, {.memory_limit = 1000}).error().code, ErrorCode::NoSpace);
 }
 
 TEST(Backward, LogitsThatAreNoNumbersAreAnError) {

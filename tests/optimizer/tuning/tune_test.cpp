@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "core/byte_size.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/calibration/evaluate.h"
 #include "optimizer/tuning/tuned_file.h"
@@ -174,6 +175,35 @@ TEST(Tune, ChoosesTheLevelForWhichThereIsMemory) {
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, ErrorCode::NoSpace);
   EXPECT_THAT(whole.describe(), HasSubstr("memory in all"));
+}
+
+TEST(Tune, SaysWhatEveryLevelTakesBeforeThereIsAFile) {
+  const TemporaryFolder folder;
+  const Model quantized = quantized_copy(trained_model(), folder / "q.gguf", mixed_format);
+  const calibration::Text text = trained_text(8, 16);
+  TuneOptions options;
+  const auto levels = plan_levels(trained_model(), quantized.tensors(), text, options).value();
+  ASSERT_EQ(levels.size(), 3U);
+  for (const TunePlan& level : levels) {
+    options.level = level.level;
+    const TunePlan opened = plan_tuning(trained_model(), quantized, text, options).value();
+    EXPECT_EQ(level.values, opened.values);
+    EXPECT_EQ(level.scales, opened.scales);
+    EXPECT_EQ(level.codes, opened.codes);
+    EXPECT_EQ(level.steps, opened.steps);
+    EXPECT_EQ(level.memory_bytes, opened.memory_bytes);
+    EXPECT_EQ(level.passes(), opened.passes());
+    EXPECT_THAT(describe(levels), HasSubstr(format_bytes(opened.memory_bytes)));
+  }
+  EXPECT_EQ(levels[2].level, Level::Codes);
+  EXPECT_GT(levels[2].codes, 1000000U);
+  EXPECT_GT(levels[0].passes(), 4);
+  options.run.memory_limit = levels[1].memory_bytes;
+  EXPECT_EQ(plan_levels(trained_model(), quantized.tensors(), text, options).value().size(), 2U);
+  options.run.memory_limit = 1000;
+  const auto none = plan_levels(trained_model(), quantized.tensors(), text, options).value();
+  EXPECT_THAT(describe(none), HasSubstr("no memory for any level"));
+  EXPECT_FALSE(plan_levels(trained_model(), quantized.tensors(), trained_text(7, 16), {}));
 }
 
 TEST(Tune, RefusesAShortTextAndStops) {
