@@ -6,7 +6,6 @@
 #include "optimizer/engine/layer_backward.h"
 
 namespace quantfit::engine {
-namespace {}  // namespace
 
 Result<void> LayerBackward::experts_backward(const Batch& batch, MatrixView<const float> layer_input,
                                              MatrixView<const float> middle,

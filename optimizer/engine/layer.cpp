@@ -5,7 +5,6 @@
 #include <cstring>
 
 namespace quantfit::engine {
-namespace {}  // namespace
 
 RopeTable make_rope_table(const RopeSpec& spec, const float* factors, std::size_t positions) {
   RopeTable out;

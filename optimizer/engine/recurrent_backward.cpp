@@ -7,7 +7,6 @@
 #include "optimizer/engine/layer_backward.h"
 
 namespace quantfit::engine {
-namespace {}  // namespace
 
 void LayerBackward::convolve_backward(const Batch& batch, std::size_t kernel,
                                       std::span<const TensorInfo* const> taps, MatrixView<const float> dy,
