@@ -27,8 +27,8 @@ using namespace quantfit;
 
 struct Settings {
   std::string original, quantized, text, near, far, level = "scales";
-  std::uint32_t context = 256, chunks = 0, skip = 0, judged = 60;
-  bool moments_in_bytes = false, by_layers = false, both = false;
+  std::uint32_t context = 256, chunks = 0, skip = 0, judged = 60, judged_skip = 0;
+  bool moments_in_bytes = false, by_layers = false, both = false, by_chunk = false;
   tuning::TuneOptions tune;
 };
 
@@ -46,9 +46,9 @@ Result<calibration::Text> read(const Model& model, const std::string& path, std:
   return calibration::read_text(model, request);
 }
 
-// Ratio of sums over chunks with its standard error.
+// Ratio of sums over chunks with its standard error; `by_chunk`: and the means of every chunk afterwards.
 Result<nlohmann::ordered_json> judge(const Model& original, const Model& before, const Model& after,
-                                     const calibration::Text& text, unsigned threads) {
+                                     const calibration::Text& text, unsigned threads, bool by_chunk) {
   NoProgress progress;
   const CancellationToken cancel;
   const Model* models[] = {&before, &after};
@@ -68,11 +68,14 @@ Result<nlohmann::ordered_json> judge(const Model& original, const Model& before,
   const double ratio = all[1] / all[0], n = static_cast<double>(chunks);
   double squares = 0;
   for (std::size_t c = 0; c < chunks; ++c) squares += std::pow(sums[1][c] - ratio * sums[0][c], 2);
-  const double positions = n * static_cast<double>(scores.chunk_positions);
-  return nlohmann::ordered_json{{"before", all[0] / positions},
-                                {"after", all[1] / positions},
+  const auto of_chunk = static_cast<double>(scores.chunk_positions);
+  nlohmann::ordered_json out = {{"before", all[0] / (n * of_chunk)},
+                                {"after", all[1] / (n * of_chunk)},
                                 {"ratio", ratio},
                                 {"error", std::sqrt(squares * n / (n - 1)) / all[0]}};
+  if (by_chunk)
+    for (const double sum : sums[1]) out["chunks"].push_back(sum / of_chunk);
+  return out;
 }
 
 Result<void> run(const Settings& settings) {
@@ -120,8 +123,9 @@ Result<void> run(const Settings& settings) {
     QF_ASSIGN(const Model after, Model::open(path));
     for (const auto& [name, file] : {std::pair("near", settings.near), std::pair("far", settings.far)}) {
       if (file.empty()) continue;
-      QF_ASSIGN(const calibration::Text other, read(original, file, settings.context, 0, settings.judged));
-      QF_ASSIGN(out[name], judge(original, quantized, after, other, options.run.threads));
+      QF_ASSIGN(const calibration::Text other,
+                read(original, file, settings.context, settings.judged_skip, settings.judged));
+      QF_ASSIGN(out[name], judge(original, quantized, after, other, options.run.threads, settings.by_chunk));
     }
     return outcome::success();
   }();
@@ -147,7 +151,10 @@ int main(int argc, char** argv) {
   app.add_option("--chunks", s.chunks);
   app.add_option("--skip-chunks", s.skip);
   app.add_option("--judged", s.judged, "chunks of --near and --far");
+  app.add_option("--judged-skip", s.judged_skip, "chunks of them that come before");
+  app.add_flag("--by-chunk", s.by_chunk, "divergence of every chunk judged, to compare runs in pairs");
   app.add_option("--steps", s.tune.steps);
+  app.add_option("--step-tokens", s.tune.step_tokens);
   app.add_option("--seed", s.tune.seed);
   app.add_flag("--by-layers", s.by_layers, "one layer at a time");
   app.add_flag("--both", s.both, "so first, and then whole");

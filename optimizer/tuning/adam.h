@@ -1,7 +1,8 @@
-// Adam (Kingma and Ba 2015, algorithm 1) on one number.
+// Adam (Kingma and Ba 2015, algorithm 1).
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 namespace quantfit::tuning {
@@ -25,6 +26,24 @@ class Adam {
     square = static_cast<float>(s);
     if (m == 0) return 0;
     return -rate_ * m / (1 - mean_left_) / (std::sqrt(s / (1 - square_left_)) + smallest_);
+  }
+
+  // The same of n numbers, in binary32. No two arrays overlap.
+  void changes(const float* __restrict gradient, std::size_t n, float* __restrict mean,
+               float* __restrict square, float* __restrict change) const {
+    constexpr auto kMean = static_cast<float>(kMeanDecay), kSquare = static_cast<float>(kSquareDecay);
+    constexpr auto kToMean = static_cast<float>(1 - kMeanDecay);
+    constexpr auto kToSquare = static_cast<float>(1 - kSquareDecay);
+    const auto rate = static_cast<float>(-rate_ / (1 - mean_left_));
+    const auto grown = static_cast<float>(1 / (1 - square_left_));
+    const auto smallest = static_cast<float>(smallest_);
+    for (std::size_t i = 0; i < n; ++i) {
+      const float m = kMean * mean[i] + kToMean * gradient[i];
+      const float s = kSquare * square[i] + kToSquare * gradient[i] * gradient[i];
+      mean[i] = m;
+      square[i] = s;
+      change[i] = rate * m / (std::sqrt(s * grown) + smallest);
+    }
   }
 
  private:

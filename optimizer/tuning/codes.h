@@ -30,8 +30,10 @@ class Codes {
   [[nodiscard]] std::vector<float>& gradient() { return gradient_; }
 
   // One step of Adam on every latent, StepRule::rate in usual distances of levels, and the codes into
-  // `bytes`.
-  void step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte> bytes);
+  // `bytes`. `scales`: the gradients at the blocks' scales, kernels::block_scales() of each, are written
+  // there, at scales and codes as they were; nothing where it is empty.
+  void step(const StepRule& rule, std::uint64_t tokens, std::span<std::byte> bytes,
+            std::span<double> scales = {});
 
   // Codes that differ from those of `before`, bytes of the same tensor, and all.
   [[nodiscard]] std::uint64_t count() const { return latent_.size() / shape_->group; }
@@ -46,14 +48,23 @@ class Codes {
   [[nodiscard]] static std::uint64_t memory(const TensorInfo& tensor, MomentForm moments = MomentForm::Whole);
 
  private:
+  struct Grid;
   struct Lines {  // of one block
     float slope[kernels::kMostBlockWeights], base[kernels::kMostBlockWeights];
   };
-  // `codes`: those of `block`, which is changed and put back.
-  void find_lines(std::byte* block, const std::uint16_t* codes, Lines& lines) const;
+  // `codes`: those of `block`.
+  void find_lines(const std::byte* block, const std::uint16_t* codes, Lines& lines) const;
+  // dL/ds_k of block b, with w = s_k u_k summed over k: what depends on s_k of each weight, over s_k. Formats
+  // of two such numbers have the minimum in their bases alone.
+  void scale_gradients(std::size_t b, const std::byte* block, const std::uint16_t* codes, const Lines& lines,
+                       std::span<double> out) const;
   // The code nearest to the group's latents; of equally near ones `current`, else the lowest. `slack`: how
-  // far the latents may move before another one can be nearer.
+  // far the latents may move before another one can be nearer. Not for uniform levels.
   [[nodiscard]] std::uint16_t nearest(const float* latents, std::uint16_t current, float& slack) const;
+  // The codes of a block nearest to its latents, in place; whether any has changed. round_moved() where
+  // `change` has been added to the latents of the block whose groups begin at `first_group`.
+  bool round_uniform(const float* latents, std::uint16_t* codes) const;
+  bool round_moved(std::size_t first_group, const float* latents, const float* change, std::uint16_t* codes);
   [[nodiscard]] float level(std::uint16_t code, std::size_t i) const {
     return shape_->levels[code * shape_->group + i];
   }
@@ -61,12 +72,10 @@ class Codes {
   const kernels::RowKernels* rows_;
   const FormatTraits* format_;
   const kernels::CodeShape* shape_;
-  // Of grids: elements of all vectors side by side, and half the squared lengths of the vectors.
-  std::vector<float> across_, half_length_;
+  const Grid* grid_ = nullptr;  // none where levels are uniform
   std::vector<float> latent_, gradient_;
   Moments moments_;           // blocks are the format's
-  std::vector<float> slack_;  // per group
-  float longest_ = 0;         // no two levels or vectors are farther apart
+  std::vector<float> slack_;  // per group; none where levels are uniform
 };
 
 }  // namespace quantfit::tuning

@@ -89,6 +89,17 @@ void GradientCollector::add_matrix(const engine::MatrixGradient& g, std::span<co
     const std::size_t width = std::min(kTileColumns, columns - column);
     Scratch& scratch = scratch_.local();
     scratch.products.resize(kernels::product_scratch(0, kernels::kProductColumns));
+    const auto add_window = [&](const Rows& window, MatrixView<float> sum) {
+      math_->add_outer_products(
+          {g.output_gradient.row(window.first) + row, window.count, rows, g.output_gradient.stride},
+          {g.input.row(window.first) + column, window.count, width, g.input.stride}, sum,
+          scratch.products.data());
+    };
+    if (parameter.codes) {
+      float* weights = parameter.codes->gradient().data() + (first_row + row) * columns + column;
+      for (const Rows& window : windows) add_window(window, {weights, rows, width, columns});
+      return;
+    }
     scratch.outer.resize(kTileRows * kTileColumns);
     const MatrixView<float> outer{scratch.outer.data(), rows, width, width};
     const bool values = parameter.kind == Parameter::Kind::Values;
@@ -105,19 +116,12 @@ void GradientCollector::add_matrix(const engine::MatrixGradient& g, std::span<co
     }
     for (const Rows& window : windows) {
       std::fill_n(outer.data, rows * width, 0.0F);
-      math_->add_outer_products(
-          {g.output_gradient.row(window.first) + row, window.count, rows, g.output_gradient.stride},
-          {g.input.row(window.first) + column, window.count, width, g.input.stride}, outer,
-          scratch.products.data());
+      add_window(window, outer);
       for (std::size_t r = 0; r < rows; ++r) {
         if (values) {
           double* sum = parameter.gradient.data() + (first_row + row + r) * columns + column;
           for (std::size_t i = 0; i < width; ++i) sum[i] += static_cast<double>(outer.row(r)[i]);
           continue;
-        }
-        if (parameter.codes) {
-          float* weights = parameter.codes->gradient().data() + (first_row + row + r) * columns + column;
-          for (std::size_t i = 0; i < width; ++i) weights[i] += outer.row(r)[i];
         }
         double* sum = parameter.gradient.data() +
                       ((first_row + row + r) * row_blocks + column / format.block_len) * scales;
@@ -136,6 +140,14 @@ Result<void> GradientCollector::lookup(const engine::LookupGradient& g) {
   if (parameter == nullptr || parameter->kind != Parameter::Kind::Scales) return outcome::success();
   const FormatTraits& format = traits(g.tensor->format);
   const std::size_t columns = g.tensor->ne[0], row_blocks = columns / format.block_len;
+  if (parameter->codes) {
+    for (std::size_t t = 0; t < g.tokens.size(); ++t) {
+      float* weights = parameter->codes->gradient().data() + static_cast<std::size_t>(g.tokens[t]) * columns +
+                       g.first_column;
+      for (std::size_t i = 0; i < g.gradient.columns; ++i) weights[i] += g.gradient.row(t)[i];
+    }
+    return outcome::success();
+  }
   const std::size_t row_bytes = row_blocks * format.block_bytes;
   const std::size_t scales = kernels::block_scales(g.tensor->format);
   // First every token for itself, then added up in their order: tokens repeat.
@@ -155,11 +167,6 @@ Result<void> GradientCollector::lookup(const engine::LookupGradient& g) {
     }
   });
   for (std::size_t t = 0; t < g.tokens.size(); ++t) {
-    if (parameter->codes) {
-      float* weights = parameter->codes->gradient().data() + static_cast<std::size_t>(g.tokens[t]) * columns +
-                       g.first_column;
-      for (std::size_t i = 0; i < g.gradient.columns; ++i) weights[i] += g.gradient.row(t)[i];
-    }
     double* sum = parameter->gradient.data() + static_cast<std::size_t>(g.tokens[t]) * row_blocks * scales;
     for (std::size_t b = 0; b < row_blocks * scales; ++b) sum[b] += shares[t * row_blocks * scales + b];
   }

@@ -16,8 +16,9 @@
 namespace quantfit::tuning {
 
 // Adds to Parameter::gradient: with dL/dW = sum over tokens of g x^T, a value's own entry; for the scale s_k
-// of a block the sum over its weights of dL/dw u_k (kernels/block_scales.h). Sums go window by window, so
-// that they have the same bits however the engine cuts its batches.
+// of a block the sum over its weights of dL/dw u_k (kernels/block_scales.h). Where codes are tuned, dL/dW
+// itself is added to Codes::gradient(), and Codes::step makes the scales' from it. Sums go window by window,
+// so that they have the same bits however the engine cuts its batches.
 class GradientCollector final : public engine::BackwardObserver {
  public:
   // `windows`: lengths, in the order of the pass's text. All must outlive the object.

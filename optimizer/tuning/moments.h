@@ -27,6 +27,14 @@ class Moments {
   // `block`: at most 256.
   Moments(std::size_t blocks, std::size_t block, MomentForm form);
 
+  // Where the moments of a block lie; null where they are in bytes: load and store them then.
+  struct Whole {
+    float *mean, *square;
+  };
+  [[nodiscard]] Whole whole(std::size_t block) {
+    if (!exponents_.empty()) return {nullptr, nullptr};
+    return {mean_.data() + block * block_, square_.data() + block * block_};
+  }
   void load(std::size_t block, float* mean, float* square) const;
   // `square` is not negative. Blocks may be stored at the same time.
   void store(std::size_t block, const float* mean, const float* square, std::uint64_t step);

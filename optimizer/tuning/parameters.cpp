@@ -168,7 +168,7 @@ void Parameters::clear_gradients() {
 void Parameters::step(const Rates& rates, std::uint64_t step, std::uint64_t tokens) {
   for (Parameter& one : all_) {
     // Codes first: their gradients are those at the scales that the pass has seen.
-    if (one.codes) one.codes->step({rates.codes, step}, tokens, one.bytes);
+    if (one.codes) one.codes->step({rates.codes, step}, tokens, one.bytes, one.gradient);
     const Adam adam({one.kind == Parameter::Kind::Values ? rates.values : rates.scales, step}, kSmallest);
     for_numbers(one.size(), [&](std::size_t i) {
       const double gradient =

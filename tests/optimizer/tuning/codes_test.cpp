@@ -7,6 +7,7 @@
 #include <random>
 
 #include "core/gguf_writer.h"
+#include "kernels/block_scales.h"
 #include "kernels/row_quantizer.h"
 #include "tests/optimizer/small_model.h"
 
@@ -106,6 +107,42 @@ TEST(TuningCodes, WeightsFollowTheirGradientWithinTheGrid) {
       kernels::set_codes(format, one.bytes.data() + at, kept);
     }
     EXPECT_EQ(one.bytes, before) << name_of(format);
+  }
+}
+
+// dL/ds_k is the sum over a block's weights of dL/dw u_k, u_k what the block decodes to with s_k = 1 and the
+// other number 0.
+TEST(TuningCodes, GradientsOfScalesAreThoseOfTheirUnits) {
+  for (const Format format : formats()) {
+    Encoded one(format);
+    Codes codes = one.codes();
+    std::mt19937 random(5);
+    for (float& g : codes.gradient()) g = static_cast<float>(random() % 2001) / 1000 - 1;
+    const std::size_t n = traits(format).block_len, size = traits(format).block_bytes;
+    const std::size_t blocks = one.bytes.size() / size, count = kernels::block_scales(format);
+    std::vector<double> expected, sizes;
+    for (std::size_t b = 0; b < blocks; ++b) {
+      for (std::size_t k = 0; k < count; ++k) {
+        std::vector<std::byte> unit(one.bytes.begin() + static_cast<std::ptrdiff_t>(b * size),
+                                    one.bytes.begin() + static_cast<std::ptrdiff_t>((b + 1) * size));
+        for (std::size_t other = 0; other < count; ++other)
+          kernels::set_block_scale(format, unit.data(), other, other == k ? 1.0F : 0.0F);
+        std::vector<float> weights(n);
+        kernels::default_kernels().value()->decode[static_cast<std::size_t>(format)](unit.data(), n,
+                                                                                     weights.data());
+        double sum = 0, squares = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+          sum += static_cast<double>(codes.gradient()[b * n + i]) * static_cast<double>(weights[i]);
+          squares += static_cast<double>(weights[i]) * static_cast<double>(weights[i]);
+        }
+        expected.push_back(sum);
+        sizes.push_back(std::sqrt(squares));
+      }
+    }
+    std::vector<double> scales(expected.size(), 7.0);
+    codes.step({.rate = 0.1, .step = 1}, 1, one.bytes, scales);
+    for (std::size_t i = 0; i < scales.size(); ++i)
+      EXPECT_NEAR(scales[i], expected[i], 1e-5 * sizes[i]) << name_of(format) << " " << i;
   }
 }
 
