@@ -1,4 +1,4 @@
-// In which precision products read their activations.
+// In which precision products read their activations, and attention keys and values.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace quantfit::engine {
 enum class Arithmetic : std::uint8_t {
   Exact,     // binary32
   LlamaCpp,  // rounded as the CPU kernels of llama.cpp round them, by the format of the weights that they
-             // meet
+             // meet; keys and values to halves
 };
 
 // What becomes of activations that meet weights of `format` (architectures.md, arithmetic).

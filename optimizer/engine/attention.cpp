@@ -62,6 +62,14 @@ void LayerRunner::scale_queries(const Batch& batch, float scale, float offset, s
   }
 }
 
+void LayerRunner::round_kept(MatrixView<float> x) {
+  if (weights_->arithmetic() == Arithmetic::Exact) return;
+  workers_->for_rows(x.rows, kRowPiece, [&](std::size_t first, std::size_t count, float*) {
+    for (std::size_t t = first; t < first + count; ++t)
+      kernels_->round_to_half(x.row(t), x.columns, x.row(t));
+  });
+}
+
 // Attention of every window, head by head and some queries at a time.
 void LayerRunner::scores(const Batch& batch, const kernels::AttentionShape& shape, MatrixView<const float> q,
                          MatrixView<const float> k, MatrixView<const float> v, MatrixView<float> out) {
@@ -147,17 +155,16 @@ Result<void> LayerRunner::attention(const Batch& batch, MatrixView<const float> 
       }
     }
   });
-  MatrixView<const float> values = columns_of(constant(qkv), a.value_offset, v_width);
+  MatrixView<float> own_values = columns_of(qkv, a.value_offset, v_width);
   if (!a.kv_layer) {
     copy_columns(constant(qkv), a.key_offset, k_width, keys, 0);
     if (a.value_is_key || a.value_norm) {
-      const MatrixView<float> own = buffers_[Buffer::Values];
-      copy_columns(constant(qkv), a.value_is_key ? a.key_offset : a.value_offset, v_width, own, 0);
+      own_values = buffers_[Buffer::Values];
+      copy_columns(constant(qkv), a.value_is_key ? a.key_offset : a.value_offset, v_width, own_values, 0);
       if (a.value_norm) {
         norm_heads(Norm{.kind = NormKind::Rms, .epsilon = a.value_norm_epsilon, .size = a.value_dim},
-                   a.kv_heads, own);
+                   a.kv_heads, own_values);
       }
-      values = constant(own);
     }
   }
   const auto norms = [&] {
@@ -170,7 +177,9 @@ Result<void> LayerRunner::attention(const Batch& batch, MatrixView<const float> 
   if (!a.kv_layer) rotate(batch, a.rope, a.rope_index, a.kv_heads, a.key_dim, keys, 0);
   if (a.qk_norm == QkNorm::PerHeadAfterRope) norms();
   scale_queries(batch, a.temperature_scale, a.temperature_offset, a.temperature_length, queries);
+  if (!a.kv_layer) round_kept(keys), round_kept(own_values);
 
+  MatrixView<const float> values = constant(own_values);
   MatrixView<const float> attended = constant(keys);
   if (a.kv_layer) {
     const KeptKeys& kept = (*kept_)[*a.kv_layer];
@@ -283,6 +292,7 @@ Result<void> LayerRunner::latent(const Batch& batch, MatrixView<const float> inp
       }
     });
     scale_queries(batch, a.temperature_scale, 0, a.temperature_length, queries);
+    round_kept(keys), round_kept(values);
     scores(batch, shape, constant(queries), constant(keys), constant(values), heads);
   } else {
     // One key head of latent + rope_dims, whose values are the latent: k_b goes into the queries, v_b behind
@@ -307,6 +317,7 @@ Result<void> LayerRunner::latent(const Batch& batch, MatrixView<const float> inp
     });
     rotate(batch, a.rope, a.rope_index, a.heads, absorbed, queries, a.latent);
     scale_queries(batch, a.temperature_scale, 0, a.temperature_length, queries);
+    round_kept(keys);
     const MatrixView<float> latent_heads = buffers_[Buffer::LatentHeads];
     scores(batch, shape, constant(queries), constant(keys), columns_of(constant(keys), 0, a.latent),
            latent_heads);

@@ -171,6 +171,8 @@ class LayerRunner {
               std::size_t head_stride, MatrixView<float> x, std::size_t offset);
   void scale_queries(const Batch& batch, float scale, float offset, std::uint32_t length,
                      MatrixView<float> queries);
+  // As llama.cpp keeps keys and values between tokens; changes nothing in exact arithmetic.
+  void round_kept(MatrixView<float> x);
   void scores(const Batch& batch, const kernels::AttentionShape& shape, MatrixView<const float> q,
               MatrixView<const float> k, MatrixView<const float> v, MatrixView<float> out);
   void convolve(const Batch& batch, std::size_t channels, std::size_t kernel,

@@ -44,6 +44,7 @@ class Weights {
   void done_with(std::span<const TensorInfo* const> tensors) const;
 
   [[nodiscard]] const Model& model() const { return *model_; }
+  [[nodiscard]] Arithmetic arithmetic() const { return arithmetic_; }
 
  private:
   // The bytes that count: of the file, or those in their place.

@@ -11,6 +11,7 @@
 #include <random>
 
 #include "core/gguf_writer.h"
+#include "kernels/half.h"
 #include "tests/optimizer/engine/generated_shape.h"
 #include "tests/optimizer/engine/recorded_model.h"
 #include "tests/support/test_paths.h"
@@ -160,6 +161,32 @@ TEST(Forward, QuantizedWeightsRunAsTheirDecodedValues) {
     ASSERT_TRUE(ours && reference);
     EXPECT_TRUE(same_bits(ours.value(), reference.value())) << name_of(format);
   }
+}
+
+// A token that sees itself alone gets its own value: in halves, where the client keeps values in halves.
+TEST(Forward, KeysAndValuesAreHalvesAsTheClientKeepsThem) {
+  class Heads final : public engine::ForwardObserver {
+   public:
+    std::vector<float> values;
+    Result<void> product(const engine::MatrixProduct& p) override {
+      if (p.matrix->tensor->name.ends_with("attn_output.weight"))
+        for (std::size_t t = 0; t < p.input.rows; ++t)
+          values.insert(values.end(), p.input.row(t), p.input.row(t) + p.input.columns);
+      return outcome::success();
+    }
+  };
+  const Opened opened(kExperts);
+  const auto sequences = sequences_of({1, 1, 1}, 40);
+  const auto halves = [&](engine::Arithmetic arithmetic) {
+    const auto engine = engine::Engine::open(opened.model(), arithmetic);
+    EXPECT_TRUE(engine);
+    Heads heads;
+    EXPECT_TRUE(states_of(engine.value(), sequences, {}, &heads));
+    EXPECT_EQ(heads.values.size(), 3 * 3 * 64U);
+    return std::ranges::count_if(heads.values, [](float v) { return kernels::round_to_half(v) == v; });
+  };
+  EXPECT_EQ(halves(engine::Arithmetic::LlamaCpp), 3 * 3 * 64);
+  EXPECT_LT(halves(engine::Arithmetic::Exact), 50);
 }
 
 // Notes what it is shown.
