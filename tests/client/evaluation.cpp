@@ -91,6 +91,7 @@ ModelScore finish(const std::vector<std::vector<ChunkScore>>& chunks, std::size_
   score.kld = mean_of(score.kld_of_chunk);
   score.kld_error_tokens = error_of_mean(kld);
   score.kld_error_chunks = error_of_mean(score.kld_of_chunk);
+  score.kld_of_position.assign(kld.begin(), kld.end());
   score.kld_max = *std::max_element(kld.begin(), kld.end());
   const auto rank = kld.begin() + static_cast<std::ptrdiff_t>(std::ceil(0.99 * n) - 1);
   std::nth_element(kld.begin(), rank, kld.end());

@@ -44,10 +44,11 @@ struct ModelScore {
   double kld_error_tokens = 0;  // standard error of the mean over positions, taken as independent
   double kld_error_chunks = 0;  // standard error over chunk means: honest about correlation within a chunk
   double kld_max = 0;
-  double kld_q99 = 0;                // 99 % quantile over positions
-  double top1_agreement = 0;         // share of positions where the most probable token is the base model's
-  std::vector<double> kld_of_chunk;  // mean of each chunk
-  double seconds = 0;                // spent in llama.cpp for this model
+  double kld_q99 = 0;                  // 99 % quantile over positions
+  double top1_agreement = 0;           // share of positions where the most probable token is the base model's
+  std::vector<double> kld_of_chunk;    // mean of each chunk
+  std::vector<float> kld_of_position;  // in the order of the text
+  double seconds = 0;                  // spent in llama.cpp for this model
 };
 
 struct Evaluation {

@@ -1,9 +1,11 @@
 #include "tests/client/llama_library.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -31,6 +33,7 @@ constexpr std::size_t kBatchTokens = 1;      // n_batch: most tokens of one deco
 constexpr std::size_t kPhysicalTokens = 2;   // n_ubatch: most tokens of one graph
 constexpr std::size_t kSequences = 3;        // n_seq_max
 constexpr std::size_t kFlashAttention = 13;  // flash_attn_type: -1 where it can, 0 never
+constexpr std::size_t kObserve = 22;         // cb_eval, cb_eval_user_data: two pointers
 constexpr std::size_t kKeyType = 26;         // type_k, type_v: ids of formats, F16 by default
 constexpr std::size_t kValueType = 27;
 
@@ -49,6 +52,25 @@ struct Batch {
 };
 static_assert(sizeof(Batch) == 56);
 
+// An array of ggml's graph, 336 bytes; what is read of it is checked against the library's own functions.
+struct NativeTensor {
+  std::int32_t type;
+  void* buffer;
+  std::array<std::int64_t, 4> size;
+  std::array<std::size_t, 4> stride;
+  std::int32_t operation;
+  std::array<std::int32_t, 16> parameters;
+  std::int32_t flags;
+  std::array<NativeTensor*, 10> sources;
+  NativeTensor* view_of;
+  std::size_t view_offset;
+  void* data;
+  std::array<char, 64> name;
+  void* extra;
+  std::array<char, 8> padding;
+};
+static_assert(sizeof(NativeTensor) == 336);
+
 struct NativeModel;
 struct NativeContext;
 struct NativeVocabulary;
@@ -61,7 +83,12 @@ struct LlamaLibrary::Functions {
   void (*llama_log_set)(void (*callback)(int level, const char* text, void* user), void* user);
   void (*ggml_log_set)(void (*callback)(int level, const char* text, void* user), void* user);
   void (*ggml_backend_load_all_from_path)(const char* folder);
+  void* (*ggml_backend_load)(const char* path);  // null where that failed
   std::size_t (*ggml_backend_dev_count)();
+  const char* (*ggml_get_name)(const NativeTensor* tensor);
+  const char* (*ggml_op_desc)(const NativeTensor* tensor);
+  void* (*ggml_get_data)(const NativeTensor* tensor);
+  std::int64_t (*ggml_nelements)(const NativeTensor* tensor);
   // Parameters come back through the hidden pointer, written here as what it is.
   void* (*llama_model_default_params)(Parameters* out);
   void* (*llama_context_default_params)(Parameters* out);
@@ -143,7 +170,9 @@ Result<void> check_layout(const LlamaLibrary::Functions& f) {
   if (context.words[kContextTokens] != 512 || context.words[kBatchTokens] != 2048 ||
       context.words[kPhysicalTokens] != 512 || context.words[kSequences] != 1 ||
       context.words[kFlashAttention] != 0xFFFFFFFFU || context.words[kKeyType] != 1 ||
-      context.words[kValueType] != 1 || context.words.back() != kUntouched) {
+      context.words[kValueType] != 1 || context.words[kObserve] != 0 || context.words[kObserve + 1] != 0 ||
+      context.words[kObserve + 2] != 0 || context.words[kObserve + 3] != 0 ||
+      context.words.back() != kUntouched) {
     return fail(ErrorCode::Unsupported, "the llama.cpp library's context parameters have an unknown layout");
   }
   Parameters model;
@@ -176,7 +205,12 @@ Result<const LlamaLibrary*> LlamaLibrary::load() {
     QF_RESOLVE(llama_log_set);
     QF_RESOLVE(ggml_log_set);
     QF_RESOLVE(ggml_backend_load_all_from_path);
+    QF_RESOLVE(ggml_backend_load);
     QF_RESOLVE(ggml_backend_dev_count);
+    QF_RESOLVE(ggml_get_name);
+    QF_RESOLVE(ggml_op_desc);
+    QF_RESOLVE(ggml_get_data);
+    QF_RESOLVE(ggml_nelements);
     QF_RESOLVE(llama_model_default_params);
     QF_RESOLVE(llama_context_default_params);
     QF_RESOLVE(llama_model_load_from_file);
@@ -204,7 +238,13 @@ Result<const LlamaLibrary*> LlamaLibrary::load() {
     functions->ggml_log_set(&LibraryLog::receive, nullptr);
     functions->llama_log_set(&LibraryLog::receive, nullptr);
     functions->llama_backend_init();
-    functions->ggml_backend_load_all_from_path(dir->c_str());
+    if (const char* cpu = std::getenv("QUANTFIT_REFERENCE_CPU"); cpu != nullptr && *cpu != '\0') {
+      const std::filesystem::path backend = *dir / fmt::format("libggml-cpu-{}.so", cpu);
+      if (functions->ggml_backend_load(backend.c_str()) == nullptr)
+        return fail(ErrorCode::Unsupported, "llama.cpp does not load {}", backend.string());
+    } else {
+      functions->ggml_backend_load_all_from_path(dir->c_str());
+    }
     if (functions->ggml_backend_dev_count() == 0) {
       return fail(ErrorCode::Unsupported, "llama.cpp found no CPU backend in {}", dir->string());
     }
@@ -233,12 +273,17 @@ struct LlamaModel::State {
   const NativeVocabulary* vocabulary = nullptr;
   std::uint32_t context_tokens = 0;
   ClientPrecision precision = ClientPrecision::Default;
+  ClientObserver* observer = nullptr;
+  bool unknown_tensors = false;  // of another layout than NativeTensor's
   Batch batch{};
   bool has_batch = false;
   std::size_t first = 0;
   std::size_t vocabulary_size = 0;
 
   [[nodiscard]] Result<void> make_context();
+  [[nodiscard]] ClientTensor described(const NativeTensor* tensor);
+  // Called by llama.cpp before a node (ask), and after it where that gave true; false ends the run.
+  static bool observe(NativeTensor* tensor, bool ask, void* user);
   State() = default;
   State(const State&) = delete;
   State& operator=(const State&) = delete;
@@ -254,13 +299,14 @@ LlamaModel& LlamaModel::operator=(LlamaModel&&) noexcept = default;
 LlamaModel::~LlamaModel() = default;
 
 Result<LlamaModel> LlamaModel::open(const std::filesystem::path& path, std::uint32_t context_tokens,
-                                    int threads, ClientPrecision precision) {
+                                    int threads, ClientPrecision precision, ClientObserver* observer) {
   QF_ASSIGN(const LlamaLibrary* library, LlamaLibrary::load());
   auto state = std::make_unique<State>();
   state->f = &library->functions();
   state->context_tokens = context_tokens;
   state->threads = threads;
   state->precision = precision;
+  state->observer = observer;
   LibraryLog::get().collect();
   Parameters parameters{};
   state->f->llama_model_default_params(&parameters);
@@ -285,6 +331,29 @@ Result<LlamaModel> LlamaModel::another_context() const {
   return LlamaModel(std::move(state));
 }
 
+ClientTensor LlamaModel::State::described(const NativeTensor* tensor) {
+  std::int64_t elements = 1;
+  for (const std::int64_t size : tensor->size) elements *= size;
+  if (f->ggml_get_name(tensor) != tensor->name.data() || f->ggml_get_data(tensor) != tensor->data ||
+      f->ggml_nelements(tensor) != elements) {
+    unknown_tensors = true;
+    return {};
+  }
+  return {tensor->name.data(), tensor->type, tensor->size, tensor->stride,
+          static_cast<const std::byte*>(tensor->data)};
+}
+
+bool LlamaModel::State::observe(NativeTensor* tensor, bool ask, void* user) {
+  auto& state = *static_cast<State*>(user);
+  ClientNode node{state.f->ggml_op_desc(tensor), state.described(tensor), {}};
+  for (const NativeTensor* source : tensor->sources)
+    if (source != nullptr && !state.unknown_tensors) node.sources.push_back(state.described(source));
+  if (state.unknown_tensors) return false;
+  if (ask) return state.observer->wants(node);
+  state.observer->computed(node);
+  return true;
+}
+
 Result<void> LlamaModel::State::make_context() {
   Parameters parameters{};
   f->llama_context_default_params(&parameters);
@@ -294,6 +363,12 @@ Result<void> LlamaModel::State::make_context() {
   if (precision == ClientPrecision::Float32) {
     parameters.words[kFlashAttention] = 0;
     parameters.words[kKeyType] = parameters.words[kValueType] = 0;
+  }
+  if (observer != nullptr) {
+    const auto call = reinterpret_cast<std::uintptr_t>(&State::observe);
+    const auto user = reinterpret_cast<std::uintptr_t>(this);
+    std::memcpy(parameters.words.data() + kObserve, &call, sizeof(call));
+    std::memcpy(parameters.words.data() + kObserve + 2, &user, sizeof(user));
   }
   context = f->llama_init_from_model(model.get(), parameters);
   if (context == nullptr) {
@@ -406,6 +481,8 @@ Result<void> LlamaModel::decode(std::span<const Token> tokens, std::size_t first
   }
   state_->f->llama_memory_clear(state_->f->llama_get_memory(state_->context), false);
   const std::int32_t status = state_->f->llama_decode(state_->context, batch);
+  if (state_->unknown_tensors)
+    return fail(ErrorCode::Unsupported, "the llama.cpp library's tensors have an unknown layout");
   if (status != 0) {
     return fail(ErrorCode::Internal, "llama_decode returned {}: {}", status, LibraryLog::get().collect());
   }

@@ -2,6 +2,7 @@
 // installs: a model loads, a text becomes tokens, tokens become logits. For tests and evaluation only.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -19,7 +20,9 @@ namespace quantfit::test {
 
 using Token = std::int32_t;
 
-// The shared libraries, loaded once per process with the fastest CPU backend this machine can run.
+// The shared libraries, loaded once per process with the fastest CPU backend this machine can run, or with
+// that of the kind of CPU that the environment variable QUANTFIT_REFERENCE_CPU names ("haswell"): they round
+// activations in different ways.
 class LlamaLibrary {
  public:
   // Unsupported when the libraries are not installed, lack a symbol, or lay out their parameters otherwise
@@ -41,6 +44,43 @@ class LlamaLibrary {
 enum class ClientPrecision {
   Default,  // as its programs: keys and values in F16, flash attention where it can
   Float32,  // keys and values in F32, no flash attention: for comparisons with exact arithmetic
+};
+
+// One array of llama.cpp's graph, in its memory: size[0] values lie one after another (F32, F16 or 32-bit
+// integers, by ggml's number of the type), the other dimensions `stride` bytes apart.
+struct ClientTensor {
+  std::string_view name;  // as llama.cpp calls it: "l_out-3"; of weights, the name in the file
+  int type = 0;
+  std::array<std::int64_t, 4> size{};
+  std::array<std::size_t, 4> stride{};
+  const std::byte* data = nullptr;
+
+  [[nodiscard]] std::size_t rows() const { return static_cast<std::size_t>(size[1] * size[2] * size[3]); }
+  // Row `index` of rows(), dimensions 1, 2, 3 in turn.
+  template <class T>
+  [[nodiscard]] std::span<const T> row(std::size_t index) const {
+    const auto second = static_cast<std::size_t>(size[1]), third = static_cast<std::size_t>(size[2]);
+    const std::byte* at = data + index % second * stride[1] + index / second % third * stride[2] +
+                          index / second / third * stride[3];
+    return {reinterpret_cast<const T*>(at), static_cast<std::size_t>(size[0])};
+  }
+};
+
+// What llama.cpp computed, and from what: a product's sources are weights, activations and, of experts, the
+// choice of every token.
+struct ClientNode {
+  std::string_view operation;  // by ggml's name: "MUL_MAT"
+  ClientTensor result;
+  std::vector<ClientTensor> sources;
+};
+
+// Looks on while llama.cpp computes: wants() before a node is, computed() for those wanted, its arrays valid
+// during the call. The results are those without an observer.
+class ClientObserver {
+ public:
+  virtual ~ClientObserver() = default;
+  [[nodiscard]] virtual bool wants(const ClientNode& node) = 0;
+  virtual void computed(const ClientNode& node) = 0;
 };
 
 // A vocabulary alone: of any GGUF file, tensors are not needed. Any number of threads.
@@ -67,10 +107,12 @@ class LlamaVocabulary {
 class LlamaModel {
  public:
   // `context_tokens`: tokens per sequence, which decode() accepts at once. `threads`: of llama.cpp's own
-  // pool. Malformed when llama.cpp refuses the file; the message holds its own warnings and errors.
+  // pool. `observer`, or null: of this context alone, and must outlive it. Malformed when llama.cpp refuses
+  // the file; the message holds its own warnings and errors.
   [[nodiscard]] static Result<LlamaModel> open(const std::filesystem::path& path,
                                                std::uint32_t context_tokens, int threads,
-                                               ClientPrecision precision = ClientPrecision::Default);
+                                               ClientPrecision precision = ClientPrecision::Default,
+                                               ClientObserver* observer = nullptr);
   // A second context on the same weights, for another thread.
   [[nodiscard]] Result<LlamaModel> another_context() const;
   LlamaModel(LlamaModel&&) noexcept;
