@@ -183,9 +183,9 @@ Result<ExpertTrace> trace_client(const std::filesystem::path& model, const engin
   return trace;
 }
 
-Result<ExpertTrace> trace_engine(const engine::Engine& engine, const engine::TokenWindows& windows,
-                                 const ExpertTrace* inputs) {
-  QF_ASSIGN(const kernels::MathKernels* math, kernels::default_math_kernels());
+namespace {
+
+Result<ExpertTrace> empty_trace(const engine::Engine& engine, const engine::TokenWindows& windows) {
   const engine::ModelGraph& graph = engine.graph();
   ExpertTrace trace;
   trace.tokens = windows.tokens.size();
@@ -197,26 +197,47 @@ Result<ExpertTrace> trace_engine(const engine::Engine& engine, const engine::Tok
     trace.used = layer.experts.used;
     trace.hidden_width = layer.experts.experts.down.columns;
   }
+  return trace;
+}
+
+}  // namespace
+
+Result<ExpertTrace> trace_layer(const engine::Engine& engine, const engine::TokenWindows& windows,
+                                std::uint32_t layer, std::span<const float> input) {
+  QF_ASSIGN(const kernels::MathKernels* math, kernels::default_math_kernels());
+  QF_ASSIGN(ExpertTrace trace, empty_trace(engine, windows));
+  EngineTracer tracer(*math, trace, layer);
+  engine::Resume resume;
+  resume.layer = layer;
+  resume.layer_input = [&](std::uint64_t first_token, MatrixView<float> rows) -> Result<void> {
+    for (std::size_t t = 0; t < rows.rows; ++t)
+      std::ranges::copy(input.subspan((first_token + t) * rows.columns, rows.columns), rows.row(t));
+    return outcome::success();
+  };
   NoProgress progress;
   const CancellationToken cancel;
+  const auto ran = engine.run(windows, {}, &tracer, progress, cancel, layer == 0 ? nullptr : &resume);
+  if (!ran && ran.error().code != ErrorCode::Interrupted) return ran.error();
+  return trace;
+}
+
+Result<ExpertTrace> trace_engine(const engine::Engine& engine, const engine::TokenWindows& windows,
+                                 const ExpertTrace* inputs) {
+  QF_ASSIGN(const kernels::MathKernels* math, kernels::default_math_kernels());
+  QF_ASSIGN(ExpertTrace trace, empty_trace(engine, windows));
   if (inputs == nullptr) {
     EngineTracer tracer(*math, trace, std::nullopt);
+    NoProgress progress;
+    const CancellationToken cancel;
     QF_TRY(engine.run(windows, {}, &tracer, progress, cancel));
     return trace;
   }
-  for (std::uint32_t layer = 0; layer < graph.layers.size(); ++layer) {
-    EngineTracer tracer(*math, trace, layer);
-    engine::Resume resume;
-    resume.layer = layer;
-    resume.layer_input = [&](std::uint64_t first_token, MatrixView<float> rows) -> Result<void> {
-      const std::vector<float>& from = inputs->layers[layer - 1].output;
-      for (std::size_t t = 0; t < rows.rows; ++t)
-        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>((first_token + t) * graph.width), graph.width,
-                    rows.row(t));
-      return outcome::success();
-    };
-    const auto ran = engine.run(windows, {}, &tracer, progress, cancel, layer == 0 ? nullptr : &resume);
-    if (!ran && ran.error().code != ErrorCode::Interrupted) return ran.error();
+  for (std::uint32_t layer = 0; layer < trace.layers.size(); ++layer) {
+    QF_ASSIGN(ExpertTrace one,
+              trace_layer(engine, windows, layer,
+                          layer == 0 ? std::span<const float>{} : inputs->layers[layer - 1].output));
+    trace.layers[layer] = std::move(one.layers[layer]);
+    trace.squares.merge(one.squares);
   }
   return trace;
 }

@@ -41,7 +41,12 @@ struct ExpertTrace {
 // a router "ffn_gate_inp" and experts "ffn_down_exps" in every layer; errors of LlamaModel.
 [[nodiscard]] Result<ExpertTrace> trace_client(const std::filesystem::path& model,
                                                const engine::TokenWindows& windows, int threads);
-// The same by our engine. With `inputs`, every layer reads the input that it had there.
+// The same by our engine, one layer alone: `input` is the residual stream in front of it, tokens x width, and
+// empty for the first one. The other layers stay empty.
+[[nodiscard]] Result<ExpertTrace> trace_layer(const engine::Engine& engine,
+                                              const engine::TokenWindows& windows, std::uint32_t layer,
+                                              std::span<const float> input);
+// All layers. With `inputs`, every layer reads what it read there.
 [[nodiscard]] Result<ExpertTrace> trace_engine(const engine::Engine& engine,
                                                const engine::TokenWindows& windows,
                                                const ExpertTrace* inputs = nullptr);
