@@ -1,14 +1,15 @@
 """Time and memory of every phase of a job with the measured objective, in multiples of a forward pass over the same tokens.
 
-usage: phases.py BUILD_FOLDER [--weights 1e9] [--tokens 4096] [--context 512] [--threads 1,2] [--bpw 4.5] [--folder DIR]
-       [--model FILE.gguf]
+usage: phases.py BUILD_FOLDER [--weights 1e9] [--tokens 4096] [--context 512] [--threads 1,2] [--bpw 4.5] [--rounds 1]
+       [--folder DIR] [--model FILE.gguf]
 
 Generates a model (or takes one), draws token numbers, and runs the program once per phase on a state file that grows, so
 that every run does one phase more than the one before. CPU time is the program's own, so other work on the machine does not
 count in it; wall time is for idle machines. "ready" is how many threads ran or waited for a core, on average over the run: on
 an idle machine that is how many cores were busy, and on a busy one how many would have been. A phase without a pass through the model (sampling, writing) is related to the
 same forward pass. Factors of second moments are made for the few rows that its run samples: they take the same time whatever the
-number of tokens.
+number of tokens. With --rounds N all of it is done N times, the numbers of threads in turn, and each phase's shortest wall time
+counts: on a shared machine one time can be half again the next of the same work.
 """
 import argparse
 import json
@@ -87,6 +88,7 @@ def main():
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--bpw", default="4.5")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=pathlib.Path)
     parser.add_argument("--model", type=pathlib.Path)
     options = parser.parse_args()
@@ -98,22 +100,25 @@ def main():
                             "--tokens", "64", "--window", "64", "--rounds", "1", "--no-client"],
                            check=True, stdout=subprocess.DEVNULL)
             model = max(top.glob("*.gguf"), key=lambda path: path.stat().st_size)
-        runs = {}
-        for threads in options.threads.split(","):
-            folder = top / f"threads-{threads}"
-            folder.mkdir()
-            print(f"\n{threads} threads, {options.tokens} tokens, {model.stat().st_size / 2**30:.2f} GiB")
-            print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'ready':>6} {'MiB':>7}", flush=True)
-            forward = None
-            for name, run in phases(options.build / "cli" / "quantfit", model, options, threads, folder):
-                forward = forward or run
-                print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.ready:6.2f} {run.memory / 2**20:7.0f}", flush=True)
-                runs.setdefault(name, []).append(run)
-            shutil.rmtree(folder)
+        runs = {}  # by phase, by number of threads
         numbers = options.threads.split(",")
+        for turn in range(options.rounds):
+            for threads in numbers:
+                folder = top / f"threads-{threads}"
+                folder.mkdir()
+                print(f"\n{threads} threads, {options.tokens} tokens, {model.stat().st_size / 2**30:.2f} GiB, round {turn + 1} of {options.rounds}")
+                print(f"{'phase':50} {'CPU s':>8} {'wall s':>8} {'passes':>7} {'ready':>6} {'MiB':>7}", flush=True)
+                forward = None
+                for name, run in phases(options.build / "cli" / "quantfit", model, options, threads, folder):
+                    forward = forward or run
+                    print(f"{name:50} {run.cpu:8.1f} {run.wall:8.1f} {run.cpu / forward.cpu:7.2f} {run.ready:6.2f} {run.memory / 2**20:7.0f}", flush=True)
+                    runs.setdefault(name, {}).setdefault(threads, []).append(run)
+                shutil.rmtree(folder)
         if len(numbers) > 1:
-            print(f"\n{numbers[0]} over {numbers[-1]} threads: wall time, and what it would be on an idle machine (by ready and CPU time)")
-            for name, (first, *_, last) in runs.items():
+            print(f"\n{numbers[0]} over {numbers[-1]} threads, the shortest of {options.rounds} each: wall time, and what it would be on "
+                  "an idle machine (by ready and CPU time)")
+            for name, by_threads in runs.items():
+                first, last = (min(by_threads[number], key=lambda run: run.wall) for number in (numbers[0], numbers[-1]))
                 foreseen = last.ready / first.ready * first.cpu / last.cpu
                 print(f"{name:50} {first.wall / last.wall:8.2f} {foreseen:8.2f}")
     finally:

@@ -62,6 +62,7 @@ int bad_usage(const std::string& message, const std::string& path, const Console
 // The commands that a word could have meant.
 std::string unknown_command(const std::string& word, const std::vector<Command>& commands) {
   std::vector<std::string_view> names;
+  names.reserve(commands.size());
   for (const Command& command : commands) names.push_back(command.name);
   return fmt::format("there is no command {}{}; there are {}", printable(word), suggestion(word, names),
                      fmt::join(names, ", "));

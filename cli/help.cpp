@@ -10,9 +10,9 @@ namespace {
 constexpr std::string_view kPurpose[] = {
     "quantfit fits a language model into an exact number of bits.",
     "",
-    "It measures what every GGUF format costs every tensor, chooses the best mix for your size, proves how "
-    "near "
-    "to optimal that is, and writes a file that llama.cpp loads:",
+    ("It measures what every GGUF format costs every tensor, chooses the best mix for your size, proves how "
+     "near "
+     "to optimal that is, and writes a file that llama.cpp loads:"),
     "",
     "  quantfit quantize model-F16.gguf --imatrix imatrix.gguf --target-bpw 4.5 \\",
     "           --state model.qfstate -o model-4.5bpw.gguf",
@@ -22,8 +22,8 @@ constexpr std::string_view kStatus[] = {
     "",
     "Results go to standard output, progress and warnings to standard error.",
     "",
-    "Exit status: 0 done, 1 failed, 2 bad usage, 3 target infeasible (the reachable range is printed), 130 "
-    "interrupted, 143 ended by SIGTERM (run the same command again to continue).",
+    ("Exit status: 0 done, 1 failed, 2 bad usage, 3 target infeasible (the reachable range is printed), 130 "
+     "interrupted, 143 ended by SIGTERM (run the same command again to continue)."),
 };
 
 // Paragraphs; those that start with a blank are shown as they are.

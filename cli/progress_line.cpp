@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -47,7 +48,7 @@ std::optional<double> seconds_left(const ProgressState& state) {
 // Coarse, so that the line does not flicker.
 std::string left_text(double seconds) {
   if (seconds < 60) return fmt::format("{:.0f} s left", seconds);
-  const auto minutes = static_cast<std::uint64_t>(seconds / 60 + 0.5);
+  const auto minutes = static_cast<std::uint64_t>(std::llround(seconds / 60));
   return minutes < 60 ? fmt::format("{} min left", minutes)
                       : fmt::format("{} h {:02} min left", minutes / 60, minutes % 60);
 }

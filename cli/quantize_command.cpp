@@ -268,6 +268,7 @@ Result<optimizer::EvaluatedFiles> evaluate_written(Session& session, const std::
                                                    const JobContext& context,
                                                    std::vector<nlohmann::ordered_json>& own_figures) {
   std::vector<fs::path> paths;
+  paths.reserve(written.size());
   for (const WrittenFile& file : written) paths.push_back(file.path);
   QF_ASSIGN(
       optimizer::EvaluatedFiles evaluated,

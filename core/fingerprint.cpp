@@ -61,7 +61,7 @@ std::string fingerprint(const Model& model) {
   return digest.hex();
 }
 
-void WeightsDigest::add(const TensorInfo& tensor, std::string bytes) {
+void WeightsDigest::add(const TensorInfo& tensor, std::string_view bytes) {
   Digest digest;
   digest.text(tensor.name);
   for (const std::uint64_t extent : tensor.ne) digest.number(extent);

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "core/error.h"
 #include "core/importance_matrix.h"
@@ -26,7 +27,7 @@ namespace quantfit {
 class WeightsDigest {
  public:
   // `bytes`: data_digest() of the tensor.
-  void add(const TensorInfo& tensor, std::string bytes);
+  void add(const TensorInfo& tensor, std::string_view bytes);
   [[nodiscard]] std::string hex() const;
 
  private:

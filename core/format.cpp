@@ -49,10 +49,10 @@ constexpr std::array kFormats = {
 
 // Index of each id in kFormats, or -1. Built by the compiler, so the two cannot disagree.
 constexpr auto kIndexOfId = [] {
-  std::array<std::int8_t, kFormatIdCount> index{};
+  std::array<int, kFormatIdCount> index{};
   index.fill(-1);
   for (std::size_t i = 0; i < kFormats.size(); ++i)
-    index[static_cast<std::size_t>(kFormats[i].format)] = static_cast<std::int8_t>(i);
+    index[static_cast<std::size_t>(kFormats[i].format)] = static_cast<int>(i);
   return index;
 }();
 

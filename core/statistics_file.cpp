@@ -217,6 +217,7 @@ Result<StatisticsWriter> StatisticsWriter::create(const std::filesystem::path& p
   for (const auto& [name, one] : statistics.tables)
     QF_TRY(add_parts(path, name, one, kTableParts, windows, parts));
   std::vector<TensorInfo> infos;
+  infos.reserve(parts.size() + extra.size());
   for (const Written& part : parts) infos.push_back(part.info);
   infos.insert(infos.end(), extra.begin(), extra.end());
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path, metadata, infos));

@@ -129,7 +129,7 @@ std::string printable(std::string_view text) {
 }
 
 std::string csv_field(std::string_view text) {
-  const std::string field = escaped(text);
+  std::string field = escaped(text);
   const bool quote =
       field.find_first_of(",\"") != std::string::npos || field.starts_with(' ') || field.ends_with(' ');
   if (!quote) return field;

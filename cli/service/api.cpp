@@ -86,7 +86,7 @@ struct Api::Route {
   }
 };
 
-Api::Api(Parts parts) : parts_(std::move(parts)), openapi_(cli::line_text(openapi_document())) {}
+Api::Api(const Parts& parts) : parts_(parts), openapi_(cli::line_text(openapi_document())) {}
 
 void Api::later(Reply reply, std::function<Response()> work) {
   asio::post(parts_.workers, [this, reply = std::move(reply), work = std::move(work)]() mutable {

@@ -34,7 +34,7 @@ class Api final : public Handler {
     JobShares shares;
     bool needs_token = false;
   };
-  explicit Api(Parts parts);
+  explicit Api(const Parts& parts);
 
   void handle(Request request, std::function<void(Response)> reply) override;
 

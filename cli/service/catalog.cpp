@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <fmt/chrono.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -48,7 +49,7 @@ void walk(const Roots& roots, const Root& root, const std::string& path, int dep
     if (!is_plain_name(name)) continue;
     struct stat status {};
     if (fstatat(dirfd(list), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    const std::string below = path.empty() ? name : path + '/' + name;
+    const std::string below = path.empty() ? name : fmt::format("{}/{}", path, name);
     if (S_ISDIR(status.st_mode)) {
       if (depth == 0)
         found.complete = false;

@@ -121,8 +121,8 @@ Answer<void> check_files(const Roots& roots, const KnownCommand& command, const 
       continue;
     }
     if (auto opened = roots.open_file(name.value()); !opened) return opened.error();
+    if (key == "quantized") out.quantized = name.value();
     if (key == command.model) out.model = std::move(name).value();
-    if (key == "quantized") out.quantized = std::move(name).value();
   }
   return outcome::success();
 }

@@ -241,7 +241,7 @@ Result<void> JobRunner::launch(JobRecord job) {
   return outcome::success();
 }
 
-void JobRunner::read(std::shared_ptr<Running> running, bool out) {
+void JobRunner::read(const std::shared_ptr<Running>& running, bool out) {
   auto& stream = out ? running->out : running->err;
   auto& buffer = out ? running->out_buffer : running->err_buffer;
   stream.async_read_some(

@@ -75,7 +75,7 @@ class JobRunner {
   void tell(const JobRecord& job);   // an event about the job itself
   void fill();                       // starts as many as may run
   [[nodiscard]] Result<void> launch(JobRecord job);
-  void read(std::shared_ptr<Running> running, bool out);
+  void read(const std::shared_ptr<Running>& running, bool out);
   void take_line(Running& running, std::string_view line);
   void wait_for_children();
   void reap();

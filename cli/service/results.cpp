@@ -70,8 +70,8 @@ void add_files(const Descriptor& folder, const std::string& prefix, bool deeper,
       continue;
     const std::string name = prefix + own;
     if (S_ISREG(status.st_mode))
-      results.push_back(
-          {name, kind_of_result(own), static_cast<std::uint64_t>(status.st_size), place + '/' + name});
+      results.push_back({name, kind_of_result(own), static_cast<std::uint64_t>(status.st_size),
+                         fmt::format("{}/{}", place, name)});
     if (!S_ISDIR(status.st_mode) || !deeper) continue;
     const Descriptor inner(
         openat(folder.number(), entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));

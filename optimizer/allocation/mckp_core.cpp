@@ -263,6 +263,7 @@ class Search {
       std::size_t at;
     };
     std::vector<Stream> streams;
+    streams.reserve(items.size());
     for (const ReducedItem& item : items)
       streams.push_back({item.weight + side.states[0].weight, item.cost + side.states[0].cost, 0});
     const std::size_t count = side.states.size();

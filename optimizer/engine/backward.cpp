@@ -462,7 +462,7 @@ Result<void> BackwardPass::run(const TokenWindows& windows, const BackwardOption
     };
     progress.begin("gradients",
                    tokens * (3 * std::uint64_t{std::min(layers, end_layer)} + (resume == nullptr ? 2 : 0)));
-    const Result<void> done = workers.run(work);
+    Result<void> done = workers.run(work);
     progress.end();
     return done;
   } catch (const std::bad_alloc&) {
@@ -522,7 +522,7 @@ Result<void> BackwardPass::run_alone(std::optional<std::uint32_t> layer, const T
       return outcome::success();
     };
     progress.begin("running a layer", windows.tokens.size());
-    const Result<void> done = workers.run(work);
+    Result<void> done = workers.run(work);
     progress.end();
     return done;
   } catch (const std::bad_alloc&) {
@@ -598,7 +598,7 @@ Result<void> BackwardPass::run_layer(std::uint32_t il, const TokenWindows& windo
       return observer.end_layer(il);
     };
     progress.begin("gradients of a layer", 3 * windows.tokens.size());
-    const Result<void> done = workers.run(work);
+    Result<void> done = workers.run(work);
     progress.end();
     return done;
   } catch (const std::bad_alloc&) {

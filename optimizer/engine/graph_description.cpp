@@ -44,8 +44,8 @@ std::string text_of(const AttentionGraph& a) {
 
 std::string mixer_text(const LayerGraph& layer) {
   const Mamba2Graph& m = layer.mamba2;
-  const std::string mamba = fmt::format("state space of {} heads of {}, state {}, {} groups", m.heads,
-                                        m.head_dim, m.state, m.groups);
+  std::string mamba = fmt::format("state space of {} heads of {}, state {}, {} groups", m.heads, m.head_dim,
+                                  m.state, m.groups);
   switch (layer.mixer) {
     case Mixer::Attention:
       return text_of(layer.attention);

@@ -44,6 +44,7 @@ Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::fi
     out.files.push_back(std::move(file));
   }
   std::vector<const Model*> pointers;
+  pointers.reserve(models.size());
   for (const Model& model : models) pointers.push_back(&model);
   QF_ASSIGN(const calibration::EvaluationScores scores,
             calibration::evaluate(base, pointers, text, request.options, control.progress, control.cancel));

@@ -1,6 +1,7 @@
 #include "optimizer/job/search.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -44,9 +45,9 @@ Partition partition(std::span<const TensorCandidates> tensors, std::span<const M
 // Everything a search over one or two memories needs. Costs of tensors that count in both are in the first
 // memory's part.
 struct Problem {
-  std::shared_ptr<const Knapsack> own[2] = {std::make_shared<const Knapsack>(),
-                                            std::make_shared<const Knapsack>()};
-  Knapsack shared[2];
+  std::array<std::shared_ptr<const Knapsack>, 2> own = {std::make_shared<const Knapsack>(),
+                                                        std::make_shared<const Knapsack>()};
+  std::array<Knapsack, 2> shared;
 
   [[nodiscard]] std::uint64_t fixed_bytes(std::size_t m) const {
     return own[m]->fixed_bytes + shared[m].fixed_bytes;

@@ -29,7 +29,7 @@ Solution unanswered(const JobInputs& inputs, const PreparedJob& job, const Budge
     answer.shortfall_bytes = memory.shortfall_bytes;
     answer.smallest_bytes = memory.smallest_bytes;
     answer.largest_bytes = memory.largest_bytes;
-    solution.memories.push_back(std::move(answer));
+    solution.memories.push_back(answer);
   }
   return solution;
 }
@@ -48,7 +48,7 @@ Result<void> add_search(const JobInputs& inputs, const PreparedJob& job, const J
   std::ranges::move(found.notes, std::back_inserter(solution.notes));
   for (std::size_t m = 0; m < solution.memories.size(); ++m) {
     solution.memories[m].multiplier = found.multipliers[m];
-    solution.memories[m].fill = std::move(found.fills[m]);
+    solution.memories[m].fill = found.fills[m];
   }
   if (const auto cost = request.min_fill ? cost_of(found.unfilled) : std::nullopt)
     solution.unfilled_error = job.foresight(cost->error);

@@ -36,6 +36,7 @@ std::vector<SamplingTask> tasks_of_shard(const std::vector<SamplingTask>& tasks,
   }
   std::ranges::sort(mine);
   std::vector<SamplingTask> part;
+  part.reserve(mine.size());
   for (const std::size_t i : mine) part.push_back(tasks[i]);
   return part;
 }

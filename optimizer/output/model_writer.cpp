@@ -380,7 +380,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
 
     ChunkSource chunks(model, importance, layout.tensors, options, earlier);
     workers.run([&] {
-      const auto in_flight = static_cast<std::size_t>(4 * workers.threads());
+      const auto in_flight = 4 * static_cast<std::size_t>(workers.threads());
       const auto read = [&](tbb::flow_control& control) -> std::shared_ptr<Chunk> {
         if (!stopped()) {
           auto next = chunks.next();
