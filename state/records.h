@@ -162,7 +162,6 @@ struct Estimate {
   double value = 0;
   std::optional<double> standard_error;
 
-  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the zero of the comparison made for a pointer.
   friend auto operator<=>(const Estimate&, const Estimate&) = default;
 };
 

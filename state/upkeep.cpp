@@ -120,7 +120,8 @@ std::vector<Removal> removals_for(const Contents& contents, const PruneRequest& 
   std::vector<Removal> removals;
   std::vector<std::string> importances_in_use;
   Kept kept;
-  for (const auto& [key, run] : contents.runs) {
+  for (const auto& entry : contents.runs) {
+    const auto& run = entry.second;  // Clang 14 lets no lambda refer to a structured binding
     const RunId id = run.run.id;
     const std::string name = fmt::format(
         "run {} (effort {}, encoder {}, {} tensors, {} recipes)", id, printable(run.run.parameters.effort),
