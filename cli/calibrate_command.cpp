@@ -46,9 +46,8 @@ int run_calibrate(const CalibrateOptions& options, Console& console) {
   optimizer::JobInputs& inputs = opened.value();
   if (!options.output.empty()) {
     std::vector<GuardedFile> guarded{{options.state, "the state file"}};
-    for (const GgufShard& shard : inputs.model.shards()) guarded.push_back({shard.path, "the model"});
-    for (const std::string& one : options.text.texts) guarded.push_back({one, "the text"});
-    guarded.push_back({options.text.token_ids, "the token ids"});
+    guard_model(inputs.model, "the model", guarded);
+    guard_text(options.text, guarded);
     if (auto usable = check_outputs({options.output}, guarded, options.force); !usable)
       return console.fail(usable.error());
   }
@@ -119,10 +118,7 @@ Command make_calibrate_command() {
                    "text to read; may be given several times. Without one: a text of prose, code, languages "
                    "and mathematics that ships with quantfit");
   table.group("Work");
-  table.add("--threads", options->threads, "N", "threads")
-      .alias("-t")
-      .range(1, kMaxThreads)
-      .default_is("all cores");
+  add_threads_option(table, options->threads);
   table.group("Output");
   table.flag("--force", options->force, "replace what exists already; never what is being read");
   table.flag("--dry-run", options->dry_run, "say what it will take, and stop");

@@ -112,10 +112,7 @@ Command make_evaluate_command() {
       .one_of({"exact", std::string(kLlamaCpp)})
       .default_is("exact");
   table.group("Work");
-  table.add("--threads", options->threads, "N", "threads")
-      .alias("-t")
-      .range(1, kMaxThreads)
-      .default_is("all cores");
+  add_threads_option(table, options->threads);
   table.group("Output");
   table.flag("--details", options->details,
              "every figure of every file; with one file they are shown anyway");

@@ -445,9 +445,12 @@ void add_search_options(OptionTable& table, JobOptions& o) {
       .range(1, 100)
       .default_is(fmt::format("{}, and {} for attn_v, ffn_up and ffn_gate", optimizer::ErrorModel::kKappa,
                               optimizer::ErrorModel::kAveragedKappa));
-  table.add("--threads", o.threads, "N", "threads")
+  add_threads_option(table, o.threads).alias("--nthreads");
+}
+
+Option& add_threads_option(OptionTable& table, unsigned& threads, std::string sentence) {
+  return table.add("--threads", threads, "N", std::move(sentence))
       .alias("-t")
-      .alias("--nthreads")
       .range(1, kMaxThreads)
       .default_is("all cores");
 }

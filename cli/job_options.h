@@ -96,6 +96,9 @@ inline constexpr unsigned kMaxThreads = 4096;
 [[nodiscard]] std::vector<std::string_view> preset_names();
 [[nodiscard]] std::vector<std::string_view> format_names();
 
+// --threads of any command; 0 stands for all cores. `threads` must outlive the table.
+Option& add_threads_option(OptionTable& table, unsigned& threads, std::string sentence = "threads");
+
 void add_input_options(OptionTable& table, JobOptions& options);
 void add_target_options(OptionTable& table, JobOptions& options);
 // The text of an importance matrix that is made on the way.

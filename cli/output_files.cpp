@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/file_util.h"
+#include "core/model.h"
 
 namespace quantfit::cli {
 namespace {
@@ -41,6 +42,10 @@ Result<void> check_output(const fs::path& path, const std::vector<GuardedFile>& 
 }
 
 }  // namespace
+
+void guard_model(const Model& model, const std::string& what, std::vector<GuardedFile>& guarded) {
+  for (const GgufShard& shard : model.shards()) guarded.push_back({shard.path, what});
+}
 
 Result<void> check_outputs(const std::vector<fs::path>& outputs, const std::vector<GuardedFile>& guarded,
                            bool force) {

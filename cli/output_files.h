@@ -7,6 +7,10 @@
 
 #include "core/error.h"
 
+namespace quantfit {
+class Model;
+}
+
 namespace quantfit::cli {
 
 // A file that is being read or kept, which nothing may replace.
@@ -14,6 +18,9 @@ struct GuardedFile {
   std::filesystem::path path;
   std::string what;  // "the model it is made from"
 };
+
+// Adds every shard of the model.
+void guard_model(const Model& model, const std::string& what, std::vector<GuardedFile>& guarded);
 
 // Looks at every path before anything is measured. Io where the folder is missing or not writable or the name
 // is too long for it; InvalidArgument where a guarded file would be replaced (whatever `force` says), a link

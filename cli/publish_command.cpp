@@ -24,6 +24,7 @@
 #include "core/atomic_file.h"
 #include "core/byte_size.h"
 #include "core/file_util.h"
+#include "core/progress.h"
 #include "core/text.h"
 #include "optimizer/job/curve.h"
 #include "optimizer/job/evaluation.h"
@@ -119,20 +120,6 @@ bool is_there(const fs::path& path, const optimizer::Solution& solution) {
            key.key == optimizer::kTensorData || same_value(model.value().metadata().find(key.key), key);
   });
 }
-
-// A phase of progress that ends on every way out.
-class Phase {
- public:
-  Phase(ProgressSink& progress, std::string_view name, std::uint64_t total) : progress_(progress) {
-    progress_.begin(name, total);
-  }
-  ~Phase() { progress_.end(); }
-  Phase(const Phase&) = delete;
-  Phase& operator=(const Phase&) = delete;
-
- private:
-  ProgressSink& progress_;
-};
 
 Result<void> put_text(const fs::path& path, const std::string& text) {
   return write_file_atomically(path, text, Existing::Replace);
@@ -345,7 +332,7 @@ class Publisher {
   Result<void> check_sums() {
     std::uint64_t total = 0;
     for (const PublishedFile& file : card_.files) total += file.file_bytes;
-    const Phase phase(context_.progress, "checksums", total);
+    const ProgressPhase phase(context_.progress, "checksums", total);
     const auto sum_of = [&](const std::string& name) {
       return sha256_of(folder_ / name, [&](std::uint64_t bytes) {
         context_.progress.advance(bytes, name);

@@ -93,9 +93,12 @@ std::vector<fs::path> output_paths(const QuantizeOptions& options,
   return paths;
 }
 
-std::vector<GuardedFile> guarded_files(const JobOptions& job, const Model& model) {
+std::vector<GuardedFile> guarded_files(const QuantizeOptions& options, const Model& model) {
+  const JobOptions& job = options.job;
   std::vector<GuardedFile> files;
-  for (const GgufShard& shard : model.shards()) files.push_back({shard.path, "the model it is made from"});
+  guard_model(model, "the model it is made from", files);
+  guard_text(job.text, files);
+  for (const std::string& text : options.evaluate) files.push_back({text, "the text it is measured on"});
   files.push_back({job.importance, "the importance matrix"});
   files.push_back({job.state, "the state file"});
   files.push_back({job.recipe, "the recipe it is made by"});
@@ -335,7 +338,7 @@ int run_job(QuantizeOptions& options, Console& console) {
   console.display().reads(session.source_bytes_per_weight());
   const bool several = session.targets.size() > 1;
   if (auto usable = check_outputs(output_paths(options, session.targets),
-                                  guarded_files(options.job, session.inputs->model), options.force);
+                                  guarded_files(options, session.inputs->model), options.force);
       !usable)
     return console.fail(usable.error());
 

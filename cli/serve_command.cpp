@@ -65,10 +65,7 @@ Command make_serve_command() {
   table.group("Work");
   table.add("--jobs", o.jobs, "N", "jobs that compute at a time; threads and memory are shared out")
       .range(1, kMostJobs);
-  table.add("--threads", o.threads, "N", "threads of all jobs together")
-      .alias("-t")
-      .range(1, kMaxThreads)
-      .default_is("all cores");
+  add_threads_option(table, o.threads, "threads of all jobs together");
   table.add("--memory", options->memory, "SIZE", "memory of all jobs together that running a model may take")
       .in("bytes")
       .default_is("what makes it fast");

@@ -34,6 +34,11 @@ void add_text_options(OptionTable& table, TextOptions& o, std::string purpose) {
       .folder();
 }
 
+void guard_text(const TextOptions& o, std::vector<GuardedFile>& guarded) {
+  for (const std::string& text : o.texts) guarded.push_back({text, "the text"});
+  guarded.push_back({o.token_ids, "the token ids"});
+}
+
 Result<calibration::TextRequest> make_text_request(const TextOptions& o) {
   calibration::TextRequest request;
   for (const std::string& text : o.texts) {

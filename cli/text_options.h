@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/option_table.h"
+#include "cli/output_files.h"
 #include "core/error.h"
 #include "optimizer/calibration/text.h"
 
@@ -26,6 +27,9 @@ struct TextOptions {
 
 // `purpose`: what --text is, as a sentence.
 void add_text_options(OptionTable& table, TextOptions& options, std::string purpose);
+
+// Adds the files that the text is read from.
+void guard_text(const TextOptions& options, std::vector<GuardedFile>& guarded);
 
 // InvalidArgument, naming the option, when a value has no meaning.
 [[nodiscard]] Result<calibration::TextRequest> make_text_request(const TextOptions& options);

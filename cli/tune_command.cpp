@@ -58,12 +58,9 @@ int run_tune(const TuneCommandOptions& options, Console& console) {
   if (!quantized) return console.fail(quantized.error());
   if (!options.output.empty()) {
     std::vector<GuardedFile> guarded;
-    for (const GgufShard& shard : original.value().shards())
-      guarded.push_back({shard.path, "the original model"});
-    for (const GgufShard& shard : quantized.value().shards())
-      guarded.push_back({shard.path, "the model that is tuned"});
-    for (const std::string& one : options.text.texts) guarded.push_back({one, "the text"});
-    guarded.push_back({options.text.token_ids, "the token ids"});
+    guard_model(original.value(), "the original model", guarded);
+    guard_model(quantized.value(), "the model that is tuned", guarded);
+    guard_text(options.text, guarded);
     guarded.push_back({options.state, "the state file"});
     if (auto usable = check_outputs({options.output}, guarded, options.force); !usable)
       return console.fail(usable.error());
@@ -194,10 +191,7 @@ Command make_tune_command() {
       "text to tune on; may be given several times. An eighth of it is held back to decide what is "
       "kept. Without one: the text that ships with quantfit");
   table.group("Work");
-  table.add("--threads", options->threads, "N", "threads")
-      .alias("-t")
-      .range(1, kMaxThreads)
-      .default_is("all cores");
+  add_threads_option(table, options->threads);
   table.group("Output");
   table
       .add("--state", options->state, "FILE",

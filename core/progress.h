@@ -28,6 +28,20 @@ class NoProgress final : public ProgressSink {
   void end() override {}
 };
 
+// A phase that ends on every way out. `progress` must outlive it.
+class ProgressPhase {
+ public:
+  ProgressPhase(ProgressSink& progress, std::string_view name, std::uint64_t total) : progress_(progress) {
+    progress_.begin(name, total);
+  }
+  ~ProgressPhase() { progress_.end(); }
+  ProgressPhase(const ProgressPhase&) = delete;
+  ProgressPhase& operator=(const ProgressPhase&) = delete;
+
+ private:
+  ProgressSink& progress_;
+};
+
 // Set once, from a signal handler too; read by every worker between rows.
 class CancellationToken {
  public:

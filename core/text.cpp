@@ -128,6 +128,24 @@ std::string printable(std::string_view text) {
   return fmt::format("'{}{}'", escaped(shown), shown.size() < text.size() ? "..." : "");
 }
 
+std::string markup_escaped(std::string_view text) {
+  std::string result;
+  for (const char letter : escaped(text)) switch (letter) {
+      case '<':
+        result += "&lt;";
+        break;
+      case '>':
+        result += "&gt;";
+        break;
+      case '&':
+        result += "&amp;";
+        break;
+      default:
+        result += letter;
+    }
+  return result;
+}
+
 std::string csv_field(std::string_view text) {
   std::string field = escaped(text);
   const bool quote =

@@ -26,6 +26,9 @@ namespace quantfit {
 // The same between single quotes and cut after 100 bytes: a name inside a message.
 [[nodiscard]] std::string printable(std::string_view text);
 
+// The same whole, for between the tags of HTML or SVG: <, > and & as entities.
+[[nodiscard]] std::string markup_escaped(std::string_view text);
+
 // One field of a CSV record (RFC 4180): escaped as above, quoted where it holds a comma, a quote or a blank
 // at an end.
 [[nodiscard]] std::string csv_field(std::string_view text);

@@ -145,24 +145,6 @@ FrontierReport curve_of(const state::Contents& contents, const state::RunContent
   return report;
 }
 
-std::string markup_escaped(std::string_view text) {
-  std::string result;
-  for (const char letter : to_utf8(text)) switch (letter) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      default:
-        result += letter;
-    }
-  return result;
-}
-
 // The page with its places filled; what is filled in is not looked at again.
 std::string filled(std::string_view page, const std::map<std::string_view, std::string>& parts) {
   std::string text;

@@ -31,21 +31,6 @@ struct Range {
   }
 };
 
-std::string escaped_markup(const std::string& text) {
-  std::string result;
-  for (const char letter : escaped(text)) switch (letter) {
-      case '<':
-        result += "&lt;";
-        break;
-      case '&':
-        result += "&amp;";
-        break;
-      default:
-        result += letter;
-    }
-  return result;
-}
-
 }  // namespace
 
 std::string to_svg(const FrontierReport& report) {
@@ -117,7 +102,7 @@ std::string to_svg(const FrontierReport& report) {
     for (const StaticReport* recipe : statics) {
       const double px = x(recipe->bpw), py = y(std::log10(recipe->predicted_error));
       svg += fmt::format("<path class=\"s\" d=\"M{:.1f} {:.1f}l5 5l-5 5l-5-5z\"><title>{}</title></path>", px,
-                         py - 5, escaped_markup(recipe->name));
+                         py - 5, markup_escaped(recipe->name));
       // A name where no other stands yet.
       const Box box{px + 8, px + 8 + kLetter * double(recipe->name.size()), py};
       const bool free =
@@ -127,7 +112,7 @@ std::string to_svg(const FrontierReport& report) {
       if (free) {
         taken.push_back(box);
         svg += fmt::format("<text class=\"n\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>", box.left, py + 4,
-                           escaped_markup(recipe->name));
+                           markup_escaped(recipe->name));
       }
       svg += '\n';
     }

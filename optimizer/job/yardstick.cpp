@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/out_of_memory.h"
+#include "core/progress.h"
 #include "optimizer/job/preset.h"
 #include "optimizer/planning/recipe_cost.h"
 
@@ -54,20 +55,6 @@ Result<bool> fits(const Model& model, const Budget& budget, const Solution& solu
   }
   return true;
 }
-
-// A phase of progress that ends on every way out.
-class Phase {
- public:
-  Phase(ProgressSink& progress, std::string_view name, std::uint64_t total) : progress_(progress) {
-    progress_.begin(name, total);
-  }
-  ~Phase() { progress_.end(); }
-  Phase(const Phase&) = delete;
-  Phase& operator=(const Phase&) = delete;
-
- private:
-  ProgressSink& progress_;
-};
 
 // The first format of the recipe that was not measured, as a phrase.
 std::string not_measured(const PreparedJob& job, const Recipe& recipe) {
@@ -123,7 +110,7 @@ Result<StaticComparisons> compare_static_recipes(const JobInputs& inputs, const 
     std::vector<const Preset*> presets;
     for (const Preset& preset : all_presets())
       if (is_quantized(traits(preset.type).default_format)) presets.push_back(&preset);
-    const Phase phase(control.progress, "comparing static recipes", presets.size());
+    const ProgressPhase phase(control.progress, "comparing static recipes", presets.size());
     for (const Preset* each : presets) {
       const Preset& preset = *each;
       control.progress.advance(1, preset.name);

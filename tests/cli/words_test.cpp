@@ -151,6 +151,8 @@ TEST(Outputs, NothingIsReplacedWithoutForceAndInputsNever) {
     EXPECT_THAT(refusal(with({option, imatrix(), "--force"})), HasSubstr("replace the importance matrix"));
     EXPECT_THAT(refusal(with({option, folder / "s.qfstate", "--force"})),
                 HasSubstr("replace the state file"));
+    EXPECT_THAT(refusal(with({option, folder / "old.txt", "--text", folder / "old.txt", "--force"})),
+                HasSubstr("replace the text"));
     EXPECT_THAT(refusal(with({option, folder / "no" / "r.txt"}), 1), HasSubstr("does not exist"));
     EXPECT_THAT(refusal(with({option, folder / std::string(300, 'x')}), 1), HasSubstr("300 bytes"));
     EXPECT_THAT(refusal(with({option, ""})), HasSubstr("empty"));

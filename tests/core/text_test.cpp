@@ -59,6 +59,11 @@ TEST(Text, NamesInMessagesAreQuotedAndShort) {
   EXPECT_EQ(printable(std::string(99, 'x') + "\xC3\xA9"), "'" + std::string(99, 'x') + "...'");
 }
 
+TEST(Text, NothingInATextIsTakenForMarkup) {
+  EXPECT_EQ(markup_escaped("<b>Q & A</b>"), "&lt;b&gt;Q &amp; A&lt;/b&gt;");
+  EXPECT_EQ(markup_escaped("a\x1b[2Jb\n"), "a\\x1b[2Jb\\n");
+}
+
 TEST(Text, CsvFields) {
   EXPECT_EQ(csv_field("plain name"), "plain name");
   EXPECT_EQ(csv_field("a,b"), "\"a,b\"");
