@@ -92,7 +92,8 @@ struct SignedSuperFit {
       const float largest = signed_most(wanted);
       if (largest == 0.0F) continue;
       for (int start = 0; start < kStarts; ++start) {
-        const float inside = static_cast<float>(start / 2);
+        const int step = start / 2;  // both ends of the scales in turn
+        const auto inside = static_cast<float>(step);
         const float end = start % 2 == 0 ? static_cast<float>(kScaleLow) + inside
                                          : static_cast<float>(-kScaleLow - 1) - inside;
         try_super(tile, half_scale(largest / end), wanted, 1, 2, best);
@@ -127,7 +128,8 @@ struct SignedSuperFit {
     const int reach = effort == Effort::Fast ? 0 : 1;
     for (int start = 0; start < starts; ++start) {
       const float end = static_cast<float>(start % 2 == 0 ? kScaleLow : -kScaleLow - 1);
-      const float inside = static_cast<float>(start / 2) * (kScaleLow == -32 ? 1.0F : 3.0F);
+      const int step = start / 2;  // both ends of the scales in turn
+      const float inside = static_cast<float>(step) * (kScaleLow == -32 ? 1.0F : 3.0F);
       try_super(tile, half_scale(largest / (end < 0.0F ? end + inside : end - inside)), free, reach, rounds,
                 best);
     }

@@ -214,6 +214,7 @@ std::string on_a_terminal(const std::vector<std::string>& command, unsigned shor
     else
       unsetenv("NO_COLOR");
     std::vector<char*> arguments;
+    arguments.reserve(command.size() + 1);
     for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
     arguments.push_back(nullptr);
     execv(arguments[0], arguments.data());
