@@ -26,6 +26,11 @@ struct alignas(8) Parameters {
   std::array<std::uint32_t, 512> words;  // 2048 bytes; the largest real one has about 200
 };
 constexpr std::uint32_t kUntouched = 0xA5C3F00D;
+#if defined(__x86_64__) && defined(__linux__)
+constexpr bool kKnownCalls = true;
+#else
+constexpr bool kKnownCalls = false;
+#endif
 
 // Words of the context parameters.
 constexpr std::size_t kContextTokens = 0;    // n_ctx
@@ -187,9 +192,8 @@ Result<void> check_layout(const LlamaLibrary::Functions& f) {
 }  // namespace
 
 Result<const LlamaLibrary*> LlamaLibrary::load() {
-#if !defined(__x86_64__) || !defined(__linux__)
-  return fail(ErrorCode::Unsupported, "the prebuilt llama.cpp libraries are for Linux on x86-64");
-#else
+  if (!kKnownCalls)
+    return fail(ErrorCode::Unsupported, "the prebuilt llama.cpp libraries are for Linux on x86-64");
   static const Result<LlamaLibrary> instance = []() -> Result<LlamaLibrary> {
     const auto dir = reference_library_dir();
     if (!dir) return fail(ErrorCode::Unsupported, "{}", kReferenceLibraryAbsent);
@@ -254,7 +258,6 @@ Result<const LlamaLibrary*> LlamaLibrary::load() {
   }();
   if (!instance) return instance.error();
   return &instance.value();
-#endif
 }
 
 std::string LlamaLibrary::version() const {
