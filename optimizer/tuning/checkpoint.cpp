@@ -103,7 +103,7 @@ std::vector<double> doubles_of(const Model& file, std::string_view name) {
 }
 
 // Changes whenever the same inputs give other bytes than before.
-constexpr std::uint64_t kTuningVersion = 2;
+constexpr std::uint64_t kTuningVersion = 3;
 
 }  // namespace
 

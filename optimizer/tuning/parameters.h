@@ -32,6 +32,9 @@ struct Parameter {
   Kind kind = Kind::Values;
   std::vector<float> start;
   float value_unit = 0;  // of Values
+  // The relative error of the tensor's weights against the original's; of Values that of all tensors that are
+  // tuned. Rates are in proportion to it (Parameters::step). 1 where it is not known.
+  float error = 1;
   std::vector<float> offset;
   std::vector<float> mean, square;  // Adam's moments of the gradient
   std::vector<double> gradient;     // of the loss at the numbers themselves; added to during a pass
@@ -74,7 +77,8 @@ class Parameters {
                                             Level level, MomentForm moments = MomentForm::Whole);
 
   void clear_gradients();
-  // One step of Adam on everything, from gradients that are sums over `tokens` tokens; then the bytes.
+  // One step of Adam on everything, from gradients that are sums over `tokens` tokens; then the bytes. Rates
+  // are those of tensors of large errors, exact ones take less (parameters.cpp).
   // `stiffness`: the mean loss has stiffness / 2 * offset^2 for every value and scale besides.
   struct Rates {
     double values = 0, scales = 0, codes = 0, stiffness = 0;
