@@ -455,6 +455,7 @@ TEST_F(ImportanceMatrixTest, NumbersStayInTheFile) {
   const auto matrix = ImportanceMatrix::read(folder_ / "large.gguf");
   ASSERT_VALUE(matrix);
   EXPECT_LT(private_kib(), before + 4096);
+  // NOLINTNEXTLINE(performance-unnecessary-copy-initialization): what a copy costs is the question.
   const ImportanceMatrix copy = matrix.value();
   EXPECT_LT(private_kib(), before + 4096);
   EXPECT_EQ(copy.find("blk.0.ffn_up.weight")->sum_squares[kColumns - 1], 2.0F);
