@@ -52,11 +52,13 @@ struct TuneOptions {
   std::uint32_t seed = 1;            // of the order of windows
   // Of codes. Nothing: whole where the memory suffices, else bytes.
   std::optional<MomentForm> moments = {};
-  double value_rate = 0.007;  // of the first step, relative to the root mean square of a tensor
+  // Rates of the first step; those of scales and codes are in proportion to the relative error of their
+  // tensor's weights (Parameters::step).
+  double value_rate = 0.007;  // relative to the root mean square of a tensor
   double scale_rate = 0.007;  // relative to each scale
-  // In usual distances of levels. Measured divergences over the untuned ones, near and far text: at 3.5 bpw
-  // 0.826 and 0.963 with 0.01, 0.789 and 0.902 with 0.005, 0.782 and 0.895 with 0.0025; at 2.6 bpw 0.631 and
-  // 0.727 with 0.01, 0.656 and 0.734 with 0.005.
+  // In usual distances of levels. Measured before rates followed errors, divergences over the untuned ones,
+  // near and far text: at 3.5 bpw 0.826 and 0.963 with 0.01, 0.789 and 0.902 with 0.005, 0.782 and 0.895 with
+  // 0.0025; at 2.6 bpw 0.631 and 0.727 with 0.01, 0.656 and 0.734 with 0.005.
   double code_rate = 0.005;
   // The pull of offsets back to zero: the mean loss over N training tokens has offset^2 / (2 spread^2 N)
   // beside it for every number, as if offsets had a normal prior of that spread.
