@@ -59,7 +59,7 @@ TEST(Pictures, HoldNamesAsTextOnly) {
   report.statics.compared = {{"<script>&\x1b", 4.0, 400, 0.5, {}}};
   const std::string svg = cli::to_svg(report);
   EXPECT_THAT(svg, HasSubstr("nats of KL divergence"));
-  EXPECT_THAT(svg, HasSubstr("&lt;script>&amp;\\x1b"));
+  EXPECT_THAT(svg, HasSubstr("&lt;script&gt;&amp;\\x1b"));
   EXPECT_THAT(svg, Not(HasSubstr("<script>")));
   EXPECT_THAT(svg, testing::EndsWith("</svg>\n"));
   EXPECT_THAT(cli::to_svg({}), testing::EndsWith("</svg>\n")) << "nothing to draw is no error";
