@@ -100,6 +100,7 @@ SecondMomentsWriter::SecondMomentsWriter(SecondMomentsWriter&& other) noexcept
       identity_(std::move(other.identity_)),
       file_(std::move(other.file_)),
       inputs_(std::move(other.inputs_)),
+      from_(std::move(other.from_)),
       input_of_(std::move(other.input_of_)) {}
 
 SecondMomentsWriter::~SecondMomentsWriter() = default;
@@ -112,12 +113,7 @@ Result<void> SecondMomentsWriter::append(const SecondMomentsInput& input, std::s
       diagonals.size() != std::uint64_t{input.columns} * input.experts || rows.size() != counted(input))
     return fail(ErrorCode::InvalidArgument, "{}: {} moments, {} diagonals and {} rows for input '{}'",
                 path_.string(), moments.size(), diagonals.size(), rows.size(), input.name);
-  for (const SecondMomentsInput& other : inputs_)
-    if (other.name == input.name)
-      return fail(ErrorCode::InvalidArgument, "{}: two inputs '{}'", path_.string(), input.name);
-  for (const std::string& tensor : input.tensors)
-    if (!input_of_.emplace(tensor, static_cast<std::uint32_t>(inputs_.size())).second)
-      return fail(ErrorCode::InvalidArgument, "{}: tensor '{}' has two inputs", path_.string(), tensor);
+  QF_TRY(add(input, nullptr));
   const auto write = [&](std::span<const std::byte> bytes) {
     file_.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
   };
@@ -125,7 +121,25 @@ Result<void> SecondMomentsWriter::append(const SecondMomentsInput& input, std::s
   write(std::as_bytes(diagonals));
   write(std::as_bytes(rows));
   if (!file_) return fail(ErrorCode::Io, "{}: cannot be written", waiting_.string());
+  return outcome::success();
+}
+
+Result<void> SecondMomentsWriter::append(SecondMomentsFile file) {
+  const auto from = std::make_shared<const SecondMomentsFile>(std::move(file));
+  for (const SecondMomentsInput& input : from->inputs()) QF_TRY(add(input, from));
+  return outcome::success();
+}
+
+Result<void> SecondMomentsWriter::add(const SecondMomentsInput& input,
+                                      std::shared_ptr<const SecondMomentsFile> from) {
+  for (const SecondMomentsInput& other : inputs_)
+    if (other.name == input.name)
+      return fail(ErrorCode::InvalidArgument, "{}: two inputs '{}'", path_.string(), input.name);
+  for (const std::string& tensor : input.tensors)
+    if (!input_of_.emplace(tensor, static_cast<std::uint32_t>(inputs_.size())).second)
+      return fail(ErrorCode::InvalidArgument, "{}: tensor '{}' has two inputs", path_.string(), tensor);
   inputs_.push_back(input);
+  from_.push_back(std::move(from));
   return outcome::success();
 }
 
@@ -163,15 +177,23 @@ Result<void> SecondMomentsWriter::commit() {
   QF_ASSIGN(GgufWriter writer, GgufWriter::create(path_, metadata, parts));
   file_.flush();
   file_.seekg(0);
-  std::uint64_t left = 0;
-  for (const TensorInfo& part : writer.tensors()) left += part.bytes;
   std::vector<std::byte> piece(1U << 20);
-  while (left > 0) {
-    const std::uint64_t count = std::min<std::uint64_t>(left, piece.size());
-    if (!file_.read(reinterpret_cast<char*>(piece.data()), static_cast<std::streamsize>(count)))
-      return fail(ErrorCode::Io, "{}: cannot be read", waiting_.string());
-    QF_TRY(writer.append(std::span(piece).first(count)));
-    left -= count;
+  auto part = writer.tensors().begin();
+  for (std::size_t i = 0; i < inputs_.size(); ++i) {
+    for (const auto end = part + static_cast<std::ptrdiff_t>(parts_of(inputs_[i]).size()); part != end;
+         ++part) {
+      if (from_[i] != nullptr) {
+        QF_TRY(writer.append(from_[i]->file_.data(*from_[i]->file_.find(part->name))));
+        continue;
+      }
+      for (std::uint64_t left = part->bytes; left > 0;) {
+        const std::uint64_t count = std::min<std::uint64_t>(left, piece.size());
+        if (!file_.read(reinterpret_cast<char*>(piece.data()), static_cast<std::streamsize>(count)))
+          return fail(ErrorCode::Io, "{}: cannot be read", waiting_.string());
+        QF_TRY(writer.append(std::span(piece).first(count)));
+        left -= count;
+      }
+    }
   }
   return writer.commit();
 }
@@ -246,15 +268,21 @@ const SecondMomentsInput* SecondMomentsFile::find(std::string_view tensor) const
   return found == input_of_.end() ? nullptr : &inputs_[found->second];
 }
 
-Result<std::vector<float>> SecondMomentsFile::moments(const SecondMomentsInput& input,
-                                                      std::uint32_t matrix) const {
+Result<std::vector<float>> SecondMomentsFile::packed_moments(const SecondMomentsInput& input,
+                                                             std::uint32_t matrix) const {
   const std::uint64_t packed = input.packed();
-  const std::vector<float> triangles =
+  std::vector<float> triangles =
       values_at<float>(file_.data(*file_.find(input.name + ".moments")), packed * matrix, packed);
   for (const float value : triangles)
     if (!std::isfinite(value))
       return fail(ErrorCode::Malformed, "{}: a second moment of input '{}' is not a finite number",
                   path_.string(), printable(input.name));
+  return triangles;
+}
+
+Result<std::vector<float>> SecondMomentsFile::moments(const SecondMomentsInput& input,
+                                                      std::uint32_t matrix) const {
+  QF_ASSIGN(const std::vector<float> triangles, packed_moments(input, matrix));
   const std::size_t block = std::min(input.block, input.columns);
   std::vector<float> full;
   std::size_t at = 0;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -41,6 +42,8 @@ struct SecondMomentsIdentity {
   friend bool operator==(const SecondMomentsIdentity&, const SecondMomentsIdentity&) = default;
 };
 
+class SecondMomentsFile;
+
 // Writes input after input; they wait in a nameless file beside `path` until the last one is known. Destroyed
 // without commit(), nothing is left. The same inputs give the same bytes.
 //
@@ -62,15 +65,19 @@ class SecondMomentsWriter {
   // InvalidArgument for other sizes, an input or tensor named twice, and no tensors; Io.
   [[nodiscard]] Result<void> append(const SecondMomentsInput& input, std::span<const float> moments,
                                     std::span<const float> diagonals, std::span<const double> rows);
+  // All inputs of another file, whose numbers are copied by commit(). InvalidArgument as above.
+  [[nodiscard]] Result<void> append(SecondMomentsFile file);
   // The file appears complete, or not at all. InvalidArgument without inputs; Io, NoSpace.
   [[nodiscard]] Result<void> commit();
 
  private:
   SecondMomentsWriter() = default;
+  Result<void> add(const SecondMomentsInput& input, std::shared_ptr<const SecondMomentsFile> from);
   std::filesystem::path path_, waiting_;
   SecondMomentsIdentity identity_;
   std::fstream file_;
   std::vector<SecondMomentsInput> inputs_;
+  std::vector<std::shared_ptr<const SecondMomentsFile>> from_;  // where each input's numbers are; null: file_
   std::map<std::string, std::uint32_t, std::less<>> input_of_;  // by tensor
 };
 
@@ -91,6 +98,9 @@ class SecondMomentsFile {
   // after another. Malformed, naming file and input, when a number is not finite.
   [[nodiscard]] Result<std::vector<float>> moments(const SecondMomentsInput& input,
                                                    std::uint32_t matrix) const;
+  // The same, of every block the lower triangle alone, row by row: input.packed() numbers.
+  [[nodiscard]] Result<std::vector<float>> packed_moments(const SecondMomentsInput& input,
+                                                          std::uint32_t matrix) const;
   // The diagonal of expert `expert` where experts share a matrix. Malformed as above and for a negative
   // number.
   [[nodiscard]] Result<std::vector<float>> diagonal(const SecondMomentsInput& input,
@@ -99,6 +109,7 @@ class SecondMomentsFile {
   [[nodiscard]] double rows(const SecondMomentsInput& input, std::uint32_t index) const;
 
  private:
+  friend class SecondMomentsWriter;
   explicit SecondMomentsFile(Model file, std::filesystem::path path)
       : file_(std::move(file)), path_(std::move(path)) {}
   Model file_;

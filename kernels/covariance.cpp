@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 namespace quantfit::kernels {
 
@@ -55,7 +56,7 @@ void for_each(const ForEach& each, std::size_t count, const std::function<void(s
 // Columns are taken kPanel at a time, so that what remains is read once for all of them; each element still
 // sees the same operations in the same order, on every machine (no fused multiply-add, no reordered sums) and
 // whoever takes which rows.
-bool factorize(std::vector<double>& c, std::size_t n, std::size_t& bad, const ForEach& each) {
+bool factorize(double* c, std::size_t n, std::size_t& bad, const ForEach& each) {
   constexpr std::size_t kPanel = 16;
   constexpr std::size_t kRows = 64;  // that one task takes
   constexpr std::size_t kRun = 512;  // columns at a time: the panel's part of them stays in the cache
@@ -109,30 +110,58 @@ Result<CovarianceFactor> CovarianceFactor::make(std::size_t columns, std::span<c
   return make_blocks(columns, (columns + 255) / 256 * 256, moments, damping, shrinkage, each);
 }
 
+namespace {
+
+// That `size` is what blocks of all columns come to, each of `numbers(columns of it)`.
+template <class Numbers>
+Result<void> check_size(std::size_t columns, std::size_t block, std::size_t size, const Numbers& numbers) {
+  if (columns == 0 || block == 0 || block % 256 != 0)
+    return fail(ErrorCode::ShapeMismatch, "second moments of {} columns in blocks of {}", columns, block);
+  const std::size_t whole = columns / block;
+  // Numbers of more than 2^64 would need more memory than there is: no span is so long.
+  const std::size_t needed = whole * numbers(block) + numbers(columns % block);
+  if (size != needed || (block < columns && size / numbers(block) < whole))
+    return fail(ErrorCode::ShapeMismatch, "second moments of {} columns need {} numbers, not {}", columns,
+                needed, size);
+  return outcome::success();
+}
+
+}  // namespace
+
 Result<CovarianceFactor> CovarianceFactor::make_blocks(std::size_t columns, std::size_t block,
                                                        std::span<const float> moments, float damping,
                                                        float shrinkage, const ForEach& each) {
-  if (columns == 0 || block == 0 || block % 256 != 0)
-    return fail(ErrorCode::ShapeMismatch, "second moments of {} columns in blocks of {}", columns, block);
-  const std::size_t rest = columns % block;
-  const std::size_t whole = columns / block;
-  // Numbers of more than 2^64 would need more memory than there is: no span is so long.
-  const std::size_t size = whole * block * block + rest * rest;
-  if (moments.size() != size || (block < columns && moments.size() / block / block < whole))
-    return fail(ErrorCode::ShapeMismatch, "second moments of {} columns need {} numbers, not {}", columns,
-                size, moments.size());
+  QF_TRY(check_size(columns, block, moments.size(), [](std::size_t n) { return n * n; }));
+  return make_of_rows(
+      columns, block,
+      [&](std::size_t b, std::size_t n, std::size_t i) { return &moments[b * block * block + i * n]; },
+      damping, shrinkage, each);
+}
 
+Result<CovarianceFactor> CovarianceFactor::make_packed(std::size_t columns, std::size_t block,
+                                                       std::span<const float> triangles, float damping,
+                                                       float shrinkage, const ForEach& each) {
+  const auto packed = [](std::size_t n) { return n * (n + 1) / 2; };
+  QF_TRY(check_size(columns, block, triangles.size(), packed));
+  return make_of_rows(
+      columns, block,
+      [&](std::size_t b, std::size_t, std::size_t i) { return &triangles[b * packed(block) + packed(i)]; },
+      damping, shrinkage, each);
+}
+
+template <class Row>
+Result<CovarianceFactor> CovarianceFactor::make_of_rows(std::size_t columns, std::size_t block,
+                                                        const Row& row, float damping, float shrinkage,
+                                                        const ForEach& each) {
   CovarianceFactor factor;
   factor.columns_ = columns;
   factor.stride_ = (columns + 255) / 256 * 256;
   factor.block_ = std::min(block, factor.stride_);
   factor.damping_ = damping;
   double trace = 0;
-  std::size_t at = 0;
-  for (std::size_t first = 0; first < columns; first += block) {
-    const std::size_t n = std::min(block, columns - first);
-    for (std::size_t i = 0; i < n; ++i) trace += double{moments[at + i * n + i]};
-    at += n * n;
+  for (std::size_t j = 0; j < columns; ++j) {
+    const std::size_t first = j / block * block;
+    trace += double{row(j / block, std::min(block, columns - first), j - first)[j - first]};
   }
   QF_ASSIGN(factor.scale_, mean_of_diagonal(trace, columns));
 
@@ -144,23 +173,26 @@ Result<CovarianceFactor> CovarianceFactor::make_blocks(std::size_t columns, std:
   for_each(each, blocks, [&](std::size_t b) {
     const std::size_t first = b * block;
     const std::size_t n = std::min(block, columns - first);
-    const float* of_block = moments.data() + first * block;
     const double kept = 1 - double{shrinkage};
-    std::vector<double> c(n * n);
-    for (std::size_t i = 0; i < n; ++i) {
-      for (std::size_t j = 0; j < i; ++j) c[i * n + j] = kept * (double{of_block[i * n + j]} / factor.scale_);
-      c[i * n + i] = double{of_block[i * n + i]} / factor.scale_;
-      factor.diagonal_[first + i] = static_cast<float>(c[i * n + i]);
-      c[i * n + i] += double{damping};
-    }
+    constexpr std::size_t kLines = 64;  // that one task takes
+    const std::size_t tasks = (n + kLines - 1) / kLines;
+    const auto c = std::make_unique_for_overwrite<double[]>(n * n);  // its lower triangle
+    for_each(each, tasks, [&](std::size_t task) {
+      for (std::size_t i = task * kLines; i < std::min(n, (task + 1) * kLines); ++i) {
+        const float* line = row(b, n, i);
+        for (std::size_t j = 0; j < i; ++j) c[i * n + j] = kept * (double{line[j]} / factor.scale_);
+        c[i * n + i] = double{line[i]} / factor.scale_;
+        factor.diagonal_[first + i] = static_cast<float>(c[i * n + i]);
+        c[i * n + i] += double{damping};
+      }
+    });
     std::size_t column = 0;
-    if (!factorize(c, n, column, each)) {
+    if (!factorize(c.get(), n, column, each)) {
       bad[b] = first + column;
       return;
     }
-    constexpr std::size_t kColumns = 64;  // that one task takes
-    for_each(each, (n + kColumns - 1) / kColumns, [&](std::size_t task) {
-      for (std::size_t j = task * kColumns; j < std::min(n, (task + 1) * kColumns); ++j) {
+    for_each(each, tasks, [&](std::size_t task) {
+      for (std::size_t j = task * kLines; j < std::min(n, (task + 1) * kLines); ++j) {
         const double d = c[j * n + j];
         factor.innovations_[first + j] = static_cast<float>(d);
         factor.feedback_[(first + j) * factor.block_ + j] = 1.0F;

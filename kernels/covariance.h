@@ -52,6 +52,12 @@ class CovarianceFactor {
                                                             float damping = kDamping, float shrinkage = 0,
                                                             const ForEach& each = {});
 
+  // The same from lower triangles: `triangles` holds those of each block, row by row.
+  [[nodiscard]] static Result<CovarianceFactor> make_packed(std::size_t columns, std::size_t block,
+                                                            std::span<const float> triangles,
+                                                            float damping = kDamping, float shrinkage = 0,
+                                                            const ForEach& each = {});
+
   // For an input with the same correlations and other second moments (an expert's, beside those of its
   // layer): C' = S C S with the diagonal S that gives C' the diagonal `second_moments` (>= 0, one per
   // column), both damped. Costs about a copy of the factor. ShapeMismatch for another number of columns,
@@ -89,6 +95,10 @@ class CovarianceFactor {
 
  private:
   CovarianceFactor() = default;
+  // row(b, n, i): line i of block b, which has n columns, as far as its diagonal.
+  template <class Row>
+  static Result<CovarianceFactor> make_of_rows(std::size_t columns, std::size_t block, const Row& row,
+                                               float damping, float shrinkage, const ForEach& each);
   // Fills what follows from feedback_ and innovations_.
   void derive(const ForEach& each);
   [[nodiscard]] std::vector<float> group_costs(std::size_t size) const;

@@ -1,11 +1,14 @@
 #include "optimizer/calibration/moments.h"
 
+#include <tbb/blocked_range.h>
 #include <tbb/enumerable_thread_specific.h>
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
 #include <array>
 #include <utility>
+
+#include "optimizer/calibration/pieces.h"
 
 namespace quantfit::calibration {
 namespace {
@@ -19,8 +22,7 @@ constexpr std::size_t kRows = kernels::kProductBlock;  // that are summed at a t
 // Sums of x x^T over rows, the lower triangle of every block in pieces, and of x^2.
 class MomentsCollector::Sums {
  public:
-  Sums(std::size_t columns, std::size_t block)
-      : columns_(columns), block_(std::min(block, columns)), waiting_(kRows * columns) {
+  Sums(std::size_t columns, std::size_t block) : columns_(columns), block_(std::min(block, columns)) {
     std::size_t size = 0;
     for (std::size_t first = 0; first < columns_; first += block_) {
       const std::size_t n = std::min(block_, columns_ - first);
@@ -32,9 +34,16 @@ class MomentsCollector::Sums {
   }
 
   void add(const kernels::MathKernels& kernels, kernels::MatrixView<const float> x) {
-    for (std::size_t t = 0; t < x.rows; ++t) {
-      std::copy_n(x.row(t), columns_, waiting_.begin() + static_cast<std::ptrdiff_t>(filled_ * columns_));
-      ++rows_;
+    rows_ += x.rows;
+    for (std::size_t t = 0; t < x.rows;) {
+      // Whole blocks of rows are summed where they lie.
+      if (const std::size_t whole = (x.rows - t) / kRows * kRows; filled_ == 0 && whole > 0) {
+        add_products(kernels, {x.row(t), whole, x.columns, x.stride});
+        t += whole;
+        continue;
+      }
+      if (waiting_.empty()) waiting_.resize(kRows * columns_);
+      std::copy_n(x.row(t++), columns_, waiting_.begin() + static_cast<std::ptrdiff_t>(filled_ * columns_));
       if (++filled_ == kRows) flush(kernels);
     }
   }
@@ -46,9 +55,13 @@ class MomentsCollector::Sums {
     std::size_t base = 0;
     for (std::size_t first = 0; first < columns_; first += block_) {
       const std::size_t n = std::min(block_, columns_ - first);
-      for (std::size_t i = 0; i < n; ++i)
-        for (std::size_t j = 0; j <= i; ++j)
-          out.push_back(static_cast<float>(double{moments_[base + i * n + j]} * scale));
+      const std::size_t begin = out.size();
+      out.resize(begin + n * (n + 1) / 2);
+      tbb::parallel_for(tbb::blocked_range<std::size_t>(0, n), [&](const auto& rows) {
+        for (std::size_t i = rows.begin(); i < rows.end(); ++i)
+          for (std::size_t j = 0; j <= i; ++j)
+            out[begin + i * (i + 1) / 2 + j] = static_cast<float>(double{moments_[base + i * n + j]} * scale);
+      });
       base += n * n;
     }
   }
@@ -62,8 +75,14 @@ class MomentsCollector::Sums {
   };
 
   void flush(const kernels::MathKernels& kernels) {
+    add_products(kernels, {waiting_.data(), filled_, columns_, columns_});
+    filled_ = 0;
+  }
+
+  // Of rows that follow a whole number of blocks.
+  void add_products(const kernels::MathKernels& kernels, kernels::MatrixView<const float> x) {
     const auto view = [&](std::size_t first, std::size_t count) {
-      return kernels::MatrixView<const float>{waiting_.data() + first, filled_, count, columns_};
+      return kernels::MatrixView<const float>{x.row(0) + first, x.rows, count, x.stride};
     };
     tbb::parallel_for(std::size_t{0}, pieces_.size(), [&](std::size_t p) {
       const Piece& piece = pieces_[p];
@@ -76,12 +95,11 @@ class MomentsCollector::Sums {
           {moments_.data() + piece.base + piece.i * piece.n + piece.j, rows, columns, piece.n},
           scratch.data());
     });
-    filled_ = 0;
   }
 
   std::size_t columns_;
   std::size_t block_;
-  std::vector<float> waiting_;  // rows that do not fill a block yet
+  std::vector<float> waiting_;  // rows that do not fill a block yet; empty while there were none
   std::size_t filled_ = 0;
   std::uint64_t rows_ = 0;
   std::vector<Piece> pieces_;
@@ -142,10 +160,12 @@ Result<void> MomentsCollector::product(const engine::MatrixProduct& product) {
   group->rows[product.index] += static_cast<double>(product.input.rows);
   if (shared) {
     std::vector<double>& squares = group->squares[product.index];
-    for (std::size_t t = 0; t < product.input.rows; ++t) {
-      const float* row = product.input.row(t);
-      for (std::size_t j = 0; j < squares.size(); ++j) squares[j] += double{row[j]} * double{row[j]};
-    }
+    for_pieces(squares.size(), [&](std::size_t first, std::size_t end) {
+      for (std::size_t t = 0; t < product.input.rows; ++t) {
+        const float* row = product.input.row(t);
+        for (std::size_t j = first; j < end; ++j) squares[j] += double{row[j]} * double{row[j]};
+      }
+    });
   }
   return outcome::success();
 }
@@ -190,37 +210,6 @@ std::optional<std::vector<SecondMomentsFile>> open_parts(const fs::path& checkpo
     parts.push_back(std::move(part).value());
   }
   return parts;
-}
-
-// The lower triangles of the blocks of a full matrix.
-void pack(const SecondMomentsInput& input, std::span<const float> full, std::vector<float>& out) {
-  std::size_t base = 0;
-  for (std::size_t first = 0; first < input.columns; first += input.block) {
-    const std::size_t n = std::min<std::size_t>(input.block, input.columns - first);
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = 0; j <= i; ++j) out.push_back(full[base + i * n + j]);
-    base += n * n;
-  }
-}
-
-Result<void> append_part(const SecondMomentsFile& part, SecondMomentsWriter& writer) {
-  for (const SecondMomentsInput& input : part.inputs()) {
-    std::vector<float> moments;
-    std::vector<float> diagonals;
-    std::vector<double> rows;
-    for (std::uint32_t i = 0; i < input.matrices; ++i) {
-      QF_ASSIGN(const std::vector<float> full, part.moments(input, i));
-      pack(input, full, moments);
-    }
-    for (std::uint32_t i = 0; i < input.experts; ++i) {
-      QF_ASSIGN(const std::vector<float> one, part.diagonal(input, i));
-      diagonals.insert(diagonals.end(), one.begin(), one.end());
-    }
-    for (std::uint32_t i = 0; i < std::max(input.matrices, input.experts); ++i)
-      rows.push_back(part.rows(input, i));
-    QF_TRY(writer.append(input, moments, diagonals, rows));
-  }
-  return outcome::success();
 }
 
 }  // namespace
@@ -277,8 +266,8 @@ Result<void> MomentsRecorder::commit() {
   std::error_code ignored;
   for (std::uint32_t layer = 0; layer <= layers_; ++layer) {
     if (!fs::exists(part_path(parts_, layer), ignored)) continue;
-    QF_ASSIGN(const SecondMomentsFile part, SecondMomentsFile::open(part_path(parts_, layer)));
-    QF_TRY(append_part(part, writer));
+    QF_ASSIGN(SecondMomentsFile part, SecondMomentsFile::open(part_path(parts_, layer)));
+    QF_TRY(writer.append(std::move(part)));
   }
   return writer.commit();
 }

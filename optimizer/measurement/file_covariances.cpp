@@ -118,13 +118,13 @@ Result<FileCovariances::Factor> FileCovariances::make(const Key& key) const {
     QF_ASSIGN(auto factor, shared->with_diagonal(diagonal, on_all_threads));
     return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));
   }
-  QF_ASSIGN(const auto moments,
-            file_.moments(*input, matrix == kShared ? 0 : static_cast<std::uint32_t>(matrix)));
+  QF_ASSIGN(const auto triangles,
+            file_.packed_moments(*input, matrix == kShared ? 0 : static_cast<std::uint32_t>(matrix)));
   const std::size_t block =
       input->block >= input->columns ? (input->columns + 255) / 256 * 256 : input->block;
   QF_ASSIGN(auto factor,
-            kernels::CovarianceFactor::make_blocks(
-                input->columns, block, moments, damping_,
+            kernels::CovarianceFactor::make_packed(
+                input->columns, block, triangles, damping_,
                 shrinkage_for(std::min<std::uint64_t>(block, input->columns), rows_of(*input, matrix)),
                 on_all_threads));
   return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));

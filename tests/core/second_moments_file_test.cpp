@@ -69,6 +69,25 @@ TEST(SecondMomentsFile, ComesBackAsItWasWritten) {
   EXPECT_TRUE(test::read_file(folder / "again") == test::read_file(folder / "moments"));
 }
 
+TEST(SecondMomentsFile, PartsMakeTheSameFile) {
+  const test::TemporaryFolder folder;
+  const SecondMomentsIdentity identity = {"model", "text", 3};
+  ASSERT_TRUE(write(folder / "whole"));
+  {
+    auto part = SecondMomentsWriter::create(folder / "part", identity).value();
+    ASSERT_TRUE(part.append(plain_input(), counting(7), {}, std::vector<double>{100}));
+    ASSERT_TRUE(part.commit());
+  }
+  auto writer = SecondMomentsWriter::create(folder / "joined", identity).value();
+  ASSERT_TRUE(writer.append(SecondMomentsFile::open(folder / "part").value()));
+  std::filesystem::remove(folder / "part");  // it stays open
+  EXPECT_EQ(writer.append(plain_input(), counting(7), {}, std::vector<double>{100}).error().code,
+            ErrorCode::InvalidArgument);
+  ASSERT_TRUE(writer.append(expert_input(), counting(6), counting(6), std::vector<double>{7, 0}));
+  ASSERT_TRUE(writer.commit());
+  EXPECT_TRUE(test::read_file(folder / "joined") == test::read_file(folder / "whole"));
+}
+
 TEST(SecondMomentsFile, WhatDoesNotFitIsNotWritten) {
   const test::TemporaryFolder folder;
   {

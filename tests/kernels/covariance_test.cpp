@@ -126,6 +126,15 @@ std::vector<float> blocks_of(const std::vector<float>& moments, std::size_t colu
   return blocks;
 }
 
+// The lower triangles of such blocks, as make_packed takes them.
+std::vector<float> triangles_of(const std::vector<float>& moments, std::size_t columns, std::size_t block) {
+  std::vector<float> triangles;
+  for (std::size_t first = 0; first < columns; first += block)
+    for (std::size_t i = first; i < std::min(first + block, columns); ++i)
+      for (std::size_t j = first; j <= i; ++j) triangles.push_back(moments[i * columns + j]);
+  return triangles;
+}
+
 // Block-diagonal: the factor of the matrix whose other elements are zero.
 TEST(CovarianceTest, BlocksAreAMatrixWithoutTheRest) {
   constexpr std::size_t kColumns = 800;
@@ -190,6 +199,12 @@ TEST(CovarianceTest, IsTheSameHoweverItIsMade) {
   const std::vector<float> blocks = blocks_of(moments, n, 256);
   const CovarianceFactor one = CovarianceFactor::make_blocks(n, 256, blocks).value();
   same(one, CovarianceFactor::make_blocks(n, 256, blocks, 0.03F, 0, backwards).value());
+  same(one, CovarianceFactor::make_packed(n, 256, triangles_of(moments, n, 256)).value());
+  same(CovarianceFactor::make(n, moments).value(),
+       CovarianceFactor::make_packed(n, 1024, triangles_of(moments, n, 1024), 0.03F, 0, backwards).value());
+  EXPECT_EQ(CovarianceFactor::make_packed(n, 256, blocks).error().code, ErrorCode::ShapeMismatch);
+  EXPECT_EQ(CovarianceFactor::make_packed(n, 100, triangles_of(moments, n, 100)).error().code,
+            ErrorCode::ShapeMismatch);
   std::vector<float> wanted = diagonal_of(moments, n);
   std::ranges::reverse(wanted);
   same(one.with_diagonal(wanted).value(), one.with_diagonal(wanted, backwards).value());
