@@ -1,18 +1,15 @@
 #include "optimizer/calibration/importance.h"
 
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <array>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include "optimizer/calibration/pieces.h"
+
 namespace quantfit::calibration {
 namespace {
-
-// Columns that one task sums: whole cache lines of doubles.
-constexpr std::size_t kPieceColumns = 256;
 
 // Sums over the rows that entered the matrices of one input group.
 struct InputSums {
@@ -24,9 +21,7 @@ struct InputSums {
     squares.resize(x.columns);
     sums.resize(x.columns);
     rows += x.rows;
-    tbb::parallel_for(std::size_t{0}, (x.columns + kPieceColumns - 1) / kPieceColumns, [&](std::size_t i) {
-      const std::size_t first = i * kPieceColumns;
-      const std::size_t end = std::min(first + kPieceColumns, x.columns);
+    for_pieces(x.columns, [&](std::size_t first, std::size_t end) {
       for (std::size_t t = 0; t < x.rows; ++t) {
         const float* row = x.row(t);
         for (std::size_t j = first; j < end; ++j) {

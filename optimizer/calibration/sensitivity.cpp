@@ -13,23 +13,14 @@
 #include <vector>
 
 #include "kernels/row_kernels.h"
+#include "optimizer/calibration/pieces.h"
 
 namespace quantfit::calibration {
 namespace {
 
 using kernels::MatrixView;
 
-// Columns that one task sums: whole cache lines of doubles.
-constexpr std::size_t kPieceColumns = 256;
 constexpr std::string_view kCarried = "carried.";
-
-template <class Function>
-void for_pieces(std::size_t columns, const Function& function) {
-  tbb::parallel_for(std::size_t{0}, (columns + kPieceColumns - 1) / kPieceColumns, [&](std::size_t i) {
-    const std::size_t first = i * kPieceColumns;
-    function(first, std::min(first + kPieceColumns, columns));
-  });
-}
 
 // sums[j] += x_j^2, row by row in the order of tokens: batches may be cut anywhere.
 void add_squares(MatrixView<const float> x, std::vector<double>& sums) {
@@ -417,14 +408,15 @@ float choice_error_of(const engine::Engine& engine, const SensitivityOptions& op
 }
 
 // A checkpoint of the same work, or nothing.
-struct Checkpoint {
+struct BackwardCheckpoint {
   Model file;
   ModelStatistics statistics;
   std::uint32_t layer = 0;
   std::vector<const TensorInfo*> planes = {};
 };
-std::optional<Checkpoint> open_checkpoint(const std::filesystem::path& path, const engine::Engine& engine,
-                                          const ModelStatistics& identity) {
+std::optional<BackwardCheckpoint> open_checkpoint(const std::filesystem::path& path,
+                                                  const engine::Engine& engine,
+                                                  const ModelStatistics& identity) {
   std::error_code ignored;
   if (path.empty() || !std::filesystem::is_regular_file(path, ignored)) return std::nullopt;
   auto file = Model::open(path);
@@ -437,7 +429,8 @@ std::optional<Checkpoint> open_checkpoint(const std::filesystem::path& path, con
   found.tables.clear();
   found.choice_cost = 0;
   if (!(found == identity)) return std::nullopt;
-  Checkpoint out{std::move(file).value(), std::move(statistics).value(), static_cast<std::uint32_t>(*layer)};
+  BackwardCheckpoint out{std::move(file).value(), std::move(statistics).value(),
+                         static_cast<std::uint32_t>(*layer)};
   const std::vector<std::size_t> widths = engine::carried_planes(engine.graph());
   for (std::size_t i = 0; i < widths.size(); ++i) {
     const TensorInfo* plane = out.file.find(fmt::format("{}{}", kCarried, i));
@@ -473,7 +466,7 @@ Result<SensitivityReport> collect_sensitivity(const engine::Engine& engine,
   statistics.choice_error = choice_error_of(engine, options);
   statistics.engine_version = engine::kEngineVersion;
   statistics.window_tokens = windows.lengths;
-  std::optional<Checkpoint> checkpoint = open_checkpoint(options.checkpoint, engine, statistics);
+  std::optional<BackwardCheckpoint> checkpoint = open_checkpoint(options.checkpoint, engine, statistics);
   engine::BackwardResume resume;
   report.first_layer = static_cast<std::uint32_t>(engine.graph().layers.size()) + 1;
   if (checkpoint) {

@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/mapped_file.h"
 #include "optimizer/calibration/importance.h"
 #include "optimizer/calibration/moments.h"
@@ -44,7 +45,7 @@ Result<engine::RunPlan> plan_calibration(const Model& model, const CalibrationRe
 Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
                                        const CalibrationRequest& request, const std::string& program_version,
                                        const JobControl& control) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   QF_ASSIGN(const calibration::Text text, calibration::read_text(inputs.model, request.text));
   if (!request.save.empty()) QF_TRY(check_target(request.save, request.existing));
   CalibratedImportance out;
@@ -118,7 +119,7 @@ Result<CalibratedImportance> calibrate(JobInputs& inputs, const JobPaths& paths,
   std::error_code ignored;
   if (!options.checkpoint.empty()) fs::remove(options.checkpoint, ignored);
   if (moments) moments->remove_parts();
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  out.seconds = seconds_since(started);
   return out;
 }
 

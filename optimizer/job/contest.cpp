@@ -1,11 +1,11 @@
 #include "optimizer/job/contest.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/out_of_memory.h"
 #include "optimizer/job/search.h"
 #include "optimizer/job/temporary_files.h"
@@ -122,7 +122,7 @@ Result<std::vector<Contender>> find_contenders(const JobInputs& inputs, const Pr
 Result<Contest> hold_contest(const JobInputs& inputs, const JobRequest& request,
                              std::vector<Contender> contenders, const ContestRequest& contest,
                              const kernels::RowKernels& kernels, const JobControl& control) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   Contest out;
   out.contenders = std::move(contenders);
   TemporaryFiles files(contest.folder, "candidate");
@@ -147,7 +147,7 @@ Result<Contest> hold_contest(const JobInputs& inputs, const JobRequest& request,
   }
   out.text = evaluated.text;
   out.chunks = evaluated.chunks;
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  out.seconds = seconds_since(started);
   return out;
 }
 

@@ -1,9 +1,9 @@
 #include "optimizer/job/evaluation.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/fingerprint.h"
 
 namespace quantfit::optimizer {
@@ -19,7 +19,7 @@ std::optional<double> predicted_of(const GgufMetadata& metadata) {
 
 Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::filesystem::path> candidates,
                                       const EvaluationRequest& request, const JobControl& control) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   QF_ASSIGN(const calibration::Text text, calibration::read_text(base, request.text));
   EvaluatedFiles out;
   out.base = base.shards()[0].path;
@@ -64,7 +64,7 @@ Result<EvaluatedFiles> evaluate_files(const Model& base, std::span<const std::fi
         scores.candidates[i], scores.candidates[static_cast<std::size_t>(best - out.files.begin())],
         scores.chunk_positions);
   }
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  out.seconds = seconds_since(started);
   return out;
 }
 

@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
+#include "core/clock.h"
 #include "optimizer/calibration/moments.h"
 #include "optimizer/job/statistics_beside.h"
 #include "optimizer/measurement/file_covariances.h"
@@ -66,7 +66,7 @@ Result<engine::RunPlan> plan_moments(const Model& model, const MomentsRequest& r
 
 Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths,
                                         const MomentsRequest& request, const JobControl& control) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   QF_ASSIGN(const calibration::Text text, calibration::read_text(inputs.model, request.text));
   QF_ASSIGN(const MomentsPlace place,
             place_of_moments(inputs, paths, text.fingerprint, request.run, control.cancel));
@@ -90,7 +90,7 @@ Result<MeasuredMoments> measure_moments(JobInputs& inputs, const JobPaths& paths
   out.covariances = std::make_shared<FileCovariances>(std::move(file));
   std::error_code ignored;
   out.file_bytes = fs::file_size(out.path, ignored);
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  out.seconds = seconds_since(started);
   return out;
 }
 

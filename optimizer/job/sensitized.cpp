@@ -1,10 +1,10 @@
 #include "optimizer/job/sensitized.h"
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
 #include <utility>
 
+#include "core/clock.h"
 #include "optimizer/calibration/sensitivity.h"
 #include "optimizer/job/statistics_beside.h"
 #include "optimizer/planning/fisher_sensitivity.h"
@@ -69,7 +69,7 @@ Result<engine::BackwardPlan> plan_sensitivities(const Model& model, const Sensit
 Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const JobRequest& job,
                                                     const SensitivityRequest& request,
                                                     const JobControl& control) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   QF_ASSIGN(const SpreadText text, spread_text(inputs.model, request));
   const state::SensitivityScope scope = scope_of(inputs, job, text);
   MeasuredSensitivities out;
@@ -112,7 +112,7 @@ Result<MeasuredSensitivities> measure_sensitivities(JobInputs& inputs, const Job
                 job.paths.model.string());
   if (inputs.store && !request.only_known) QF_TRY(inputs.store->save_sensitivity_set(set));
   inputs.measured_sets.push_back(std::move(set));
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  out.seconds = seconds_since(started);
   return out;
 }
 

@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <unordered_map>
 
+#include "core/clock.h"
 #include "core/digest.h"
 #include "core/fingerprint.h"
 #include "core/out_of_memory.h"
@@ -352,7 +352,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
                                  const kernels::RowKernels& kernels, ProgressSink& progress,
                                  const CancellationToken& cancel) {
   return or_out_of_memory(path.string(), [&]() -> Result<WriteSummary> {
-    const auto started = std::chrono::steady_clock::now();
+    const auto started = Clock::now();
     QF_ASSIGN(const OutputLayout layout,
               output_layout(model, recipe, importance, options.keys, options.split));
     OutputFiles files(layout, path, options.existing);
@@ -435,7 +435,7 @@ Result<WriteSummary> write_model(const Model& model, const ImportanceMatrix* imp
     output.describe(summary);
     summary.file_bytes = layout.file_bytes;
     summary.tensor_bytes = layout.tensor_bytes;
-    summary.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    summary.seconds = seconds_since(started);
     return summary;
   });
 }

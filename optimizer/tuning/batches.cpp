@@ -1,6 +1,7 @@
 #include "optimizer/tuning/batches.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace quantfit::tuning {
@@ -14,6 +15,10 @@ Split split_of(std::size_t windows) {
     (is_held ? out.held_back : out.training).push_back(static_cast<std::uint32_t>(w));
   }
   return out;
+}
+
+double mean_of(std::span<const double> values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
 Batches::Batches(WindowList windows, std::size_t per_step, std::uint32_t seed)

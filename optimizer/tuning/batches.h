@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <random>
+#include <span>
 
 #include "optimizer/tuning/teacher.h"
 
@@ -14,6 +15,9 @@ struct Split {
   WindowList training, held_back;
 };
 [[nodiscard]] Split split_of(std::size_t windows);
+
+// Of one figure per window.
+[[nodiscard]] double mean_of(std::span<const double> values);
 
 // The windows of every step: the training windows in a new order for every pass over them.
 class Batches {

@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/digest.h"
 #include "core/gguf_writer.h"
 #include "kernels/math/math_kernels.h"
@@ -26,17 +25,12 @@ namespace {
 
 using engine::HiddenStates;
 using kernels::MatrixView;
-using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kLayerType = "quantfit.tuning.layer";
 constexpr std::string_view kLayerIdentity = "tuning.identity", kLayerDigest = "tuning.digest";
 constexpr std::string_view kOutcome = "outcome";
 // Windows that channels are weighed by.
 constexpr std::size_t kWeightWindows = 16;
-
-double mean_of(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
 
 // Rows of tokens first .. of the text that windows_of(.., list) is.
 Result<void> gather(const HiddenStates& states, const WindowList& list, std::size_t length,
@@ -284,7 +278,7 @@ class LayerTuner {
     out.level = whole.kept ? whole.level : Level::None;
     out.gain = whole.kept ? whole.gain : gain_of(before, before);
     if (!whole.kept) out.layer_bytes.clear();
-    out.seconds = std::chrono::duration<double>(Clock::now() - started).count();
+    out.seconds = seconds_since(started);
     return out;
   }
 

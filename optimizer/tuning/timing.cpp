@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
+#include "core/clock.h"
 #include "core/digest.h"
 #include "core/fingerprint.h"
 #include "kernels/row_kernels.h"
@@ -17,12 +17,6 @@
 
 namespace quantfit::tuning {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // The fewest windows of which so many are trained on.
 std::size_t windows_for(std::size_t training, std::size_t most) {

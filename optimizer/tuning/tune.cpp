@@ -3,10 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <numeric>
 #include <utility>
 
+#include "core/clock.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/tuning/batches.h"
 #include "optimizer/tuning/checkpoint.h"
@@ -17,16 +16,6 @@
 
 namespace quantfit::tuning {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double mean_of(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
 
 // Of `start`, what is a parameter's is replaced by its bytes.
 engine::ReplacedTensors replaced_of(const Parameters& parameters, const engine::ReplacedTensors& start) {
