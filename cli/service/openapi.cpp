@@ -6,9 +6,13 @@
 #include "cli/service/command_options.h"
 
 namespace quantfit::service {
+namespace {
 
-nlohmann::ordered_json openapi_document() {
-  using Json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;
+
+}  // namespace
+
+Json openapi_document() {
   Json document = Json::parse(openapi_text());
   Json& schemas = document["components"]["schemas"];
   Json kinds = Json::array(), requests = Json::array();

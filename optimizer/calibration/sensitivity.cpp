@@ -126,7 +126,8 @@ class ForwardCollector final : public engine::ForwardObserver {
     return outcome::success();
   }
   Result<void> end_layer(std::uint32_t) override {
-    for (const auto& [name, user] : users_) {
+    for (const auto& [name, of_tensor] : users_) {
+      const User& user = of_tensor;
       const engine::Matrix& matrix = *user.matrix;
       MatrixStatistics& one = (*out_)[name];
       const std::size_t rows = matrix.rows, all = rows * matrix.count;
