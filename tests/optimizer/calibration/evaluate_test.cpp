@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/gguf_writer.h"
+#include "kernels/half.h"
 #include "tests/optimizer/calibration/trained_text.h"
 
 namespace quantfit::test {
@@ -37,9 +38,9 @@ Model changed_model(const std::filesystem::path& path, float factor) {
     }
     std::vector<float> values(tensor.elements());
     for (std::size_t i = 0; i < values.size(); ++i) {
-      _Float16 half;
+      std::uint16_t half = 0;
       std::memcpy(&half, bytes.data() + 2 * i, 2);
-      values[i] = static_cast<float>(half) * factor;
+      values[i] = kernels::half_to_float(half) * factor;
     }
     EXPECT_TRUE(writer.append(std::as_bytes(std::span(values))));
   }
