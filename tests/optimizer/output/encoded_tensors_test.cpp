@@ -230,7 +230,7 @@ TEST_F(Reuse, CacheThatCannotBeWrittenEndsNothing) {
   const ReuseSources cache{{}, folder_ / "cache"};
   expect_same(cache, 0);
   for (const auto& entry : fs::directory_iterator(folder_ / "cache")) {
-    const fs::path path = entry.path();
+    const fs::path& path = entry.path();
     fs::remove(path);
     fs::create_directory(path);  // in the way of an entry
   }
