@@ -212,7 +212,7 @@ TEST(Sampler, StandardErrorIsWhatRepetitionShows) {
     std::shuffle(order.begin(), order.end(), std::mt19937(seed));
     std::vector<float> shuffled;
     for (const std::uint64_t row : order)
-      shuffled.insert(shuffled.end(), values.begin() + row * kColumns, values.begin() + (row + 1) * kColumns);
+      shuffled.insert(shuffled.end(), &values[row * kColumns], &values[row * kColumns] + kColumns);
     const test::SmallModel small(
         {{"blk.0.attn_output.weight", {kColumns, kRows, 1}, Format::F16, shuffled, {1000}}});
     SamplerOptions options;
