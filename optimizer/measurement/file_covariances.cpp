@@ -1,7 +1,5 @@
 #include "optimizer/measurement/file_covariances.h"
 
-#include <tbb/parallel_for.h>
-
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -80,11 +78,8 @@ Result<FileCovariances::Factor> FileCovariances::get(const Key& key) const {
     slot = entry;
   }
   // Threads that need it too help to make it. What cannot be made fails for all of them.
-  bool made_here = false;
-  tbb::collaborative_call_once(slot->once, [&] {
-    slot->factor = make(key);
-    made_here = true;
-  });
+  const bool made_here =
+      slot->once.call([&](const MadeTogether::ForEach& each) { slot->factor = make(key, each); });
   if (!made_here || !slot->factor) return slot->factor;
   const std::scoped_lock lock(mutex_);
   // It may have been dropped while it was made.
@@ -102,31 +97,23 @@ Result<FileCovariances::Factor> FileCovariances::get(const Key& key) const {
   return slot->factor;
 }
 
-namespace {
-
-void on_all_threads(std::size_t count, const std::function<void(std::size_t)>& body) {
-  tbb::parallel_for(std::size_t{0}, count, body);
-}
-
-}  // namespace
-
-Result<FileCovariances::Factor> FileCovariances::make(const Key& key) const {
+Result<FileCovariances::Factor> FileCovariances::make(const Key& key, const kernels::ForEach& each) const {
   const auto& [input, matrix] = key;
   if (input->experts > 0 && matrix != kShared) {
     QF_ASSIGN(const Factor shared, get({input, kShared}));
     QF_ASSIGN(const auto diagonal, file_.diagonal(*input, static_cast<std::uint32_t>(matrix)));
-    QF_ASSIGN(auto factor, shared->with_diagonal(diagonal, on_all_threads));
+    QF_ASSIGN(auto factor, shared->with_diagonal(diagonal, each));
     return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));
   }
   QF_ASSIGN(const auto triangles,
             file_.packed_moments(*input, matrix == kShared ? 0 : static_cast<std::uint32_t>(matrix)));
   const std::size_t block =
       input->block >= input->columns ? (input->columns + 255) / 256 * 256 : input->block;
-  QF_ASSIGN(auto factor,
-            kernels::CovarianceFactor::make_packed(
-                input->columns, block, triangles, damping_,
-                shrinkage_for(std::min<std::uint64_t>(block, input->columns), rows_of(*input, matrix)),
-                on_all_threads));
+  QF_ASSIGN(
+      auto factor,
+      kernels::CovarianceFactor::make_packed(
+          input->columns, block, triangles, damping_,
+          shrinkage_for(std::min<std::uint64_t>(block, input->columns), rows_of(*input, matrix)), each));
   return std::make_shared<const kernels::CovarianceFactor>(std::move(factor));
 }
 

@@ -1,8 +1,6 @@
 // Covariances from a file of second moments.
 #pragma once
 
-#include <tbb/collaborative_call_once.h>
-
 #include <cstdint>
 #include <list>
 #include <map>
@@ -13,6 +11,7 @@
 #include "core/error.h"
 #include "core/second_moments_file.h"
 #include "optimizer/measurement/covariance_provider.h"
+#include "optimizer/parallel/made_together.h"
 
 namespace quantfit::optimizer {
 
@@ -45,14 +44,14 @@ class FileCovariances final : public CovarianceProvider {
   using Key = std::pair<const SecondMomentsInput*, std::uint64_t>;
   static constexpr std::uint64_t kShared = ~std::uint64_t{0};
   struct Slot {
-    tbb::collaborative_once_flag once;
+    MadeTogether once;
     Result<Factor> factor = Factor();
     std::list<Key>::iterator used;
     std::uint64_t bytes = 0;
   };
 
   [[nodiscard]] Result<Factor> get(const Key& key) const;
-  [[nodiscard]] Result<Factor> make(const Key& key) const;
+  [[nodiscard]] Result<Factor> make(const Key& key, const kernels::ForEach& each) const;
   [[nodiscard]] double rows_of(const SecondMomentsInput& input, std::uint64_t matrix) const;
 
   SecondMomentsFile file_;
