@@ -20,6 +20,7 @@
 #include "cli/option_table.h"
 #include "cli/report/json.h"
 #include "cli/streams.h"
+#include "core/clock.h"
 #include "core/text.h"
 
 namespace quantfit::cli {
@@ -123,7 +124,7 @@ Result<void> Display::open_log(const std::string& path) {
 }
 
 void Display::measure_time() {
-  state_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  state_.seconds = seconds_since(started_);
 }
 
 void Display::begin(std::string_view phase, std::uint64_t total) {

@@ -65,7 +65,7 @@ class SecondMomentsWriter {
   // InvalidArgument for other sizes, an input or tensor named twice, and no tensors; Io.
   [[nodiscard]] Result<void> append(const SecondMomentsInput& input, std::span<const float> moments,
                                     std::span<const float> diagonals, std::span<const double> rows);
-  // All inputs of another file, whose numbers are copied by commit(). InvalidArgument as above.
+  // All inputs of another file, whose numbers commit() copies as they are. InvalidArgument as above.
   [[nodiscard]] Result<void> append(SecondMomentsFile file);
   // The file appears complete, or not at all. InvalidArgument without inputs; Io, NoSpace.
   [[nodiscard]] Result<void> commit();

@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/clock.h"
 #include "optimizer/allocation/mckp_core.h"
 #include "optimizer/allocation/mckp_reductions.h"
 #include "optimizer/allocation/pareto_classes.h"
@@ -17,7 +18,6 @@
 namespace quantfit::optimizer {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using mckp::Dual;
 using mckp::HullStep;
 using mckp::Int128;
@@ -394,7 +394,7 @@ Result<Allocation> allocate(std::span<const CandidateClass> classes, std::uint64
   }
   add_up(classes, answer);
   if (answer.why == Termination::BudgetTooSmall) answer.lp_bound = answer.objective;
-  answer.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  answer.seconds = seconds_since(start);
   return answer;
 }
 
@@ -429,7 +429,7 @@ Result<FilledAllocation> allocate_filled(std::span<const CandidateClass> classes
       if (!found.choice.empty()) {
         filled.answer = std::move(found);
         filled.answer.least_bytes = budget_bytes - unused;
-        filled.answer.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        filled.answer.seconds = seconds_since(start);
         return filled;
       }
       if (filled.in_window) filled.proven_empty = found.why == Termination::Optimal;

@@ -7,10 +7,10 @@
 #include <numeric>
 #include <utility>
 
+#include "core/clock.h"
+
 namespace quantfit::optimizer::mckp {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // A partial choice over one end of the classes, seen from the base choice. Lists ascend in weight and descend
 // in cost, both strictly. 16 bytes.

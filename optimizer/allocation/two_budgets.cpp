@@ -1,7 +1,6 @@
 #include "optimizer/allocation/two_budgets.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -10,11 +9,10 @@
 #include <utility>
 
 #include "core/checked.h"
+#include "core/clock.h"
 
 namespace quantfit::optimizer {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Rounds of coordinate ascent on the two multipliers, and halvings for each of them. Any multipliers give a
 // valid bound; better ones only save combinations.
@@ -241,7 +239,7 @@ Result<TwoBudgetAllocation> allocate_two(std::span<const CandidateClass> first,
                                          std::span<const SharedClass> shared, const TwoBudgets& budgets,
                                          const AllocatorLimits& limits) {
   const Clock::time_point start = Clock::now();
-  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
+  const auto elapsed = [&] { return seconds_since(start); };
   for (const SharedClass& group : shared) {
     if (group.candidates.empty())
       return fail(ErrorCode::InvalidArgument, "class '{}' has no candidates", group.name);

@@ -1,8 +1,9 @@
 #include "optimizer/calibration/pass.h"
 
-#include <chrono>
 #include <optional>
 #include <utility>
+
+#include "core/clock.h"
 
 namespace quantfit::calibration {
 namespace {
@@ -20,7 +21,7 @@ class Keeper final : public engine::ForwardObserver {
 
   Result<void> begin_layer(std::uint32_t layer) override {
     writer_.reset();
-    const double waited = std::chrono::duration<double>(Clock::now() - saved_).count();
+    const double waited = seconds_since(saved_);
     if (!path_.empty() && layer > 0 && waited >= seconds_) {
       static const FinishedSums none;
       const FinishedSums* sums = &none;
@@ -52,7 +53,6 @@ class Keeper final : public engine::ForwardObserver {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
   std::filesystem::path path_;  // empty: nothing is kept
   CheckpointIdentity identity_;
   double seconds_;

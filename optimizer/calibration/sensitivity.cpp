@@ -3,7 +3,6 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -12,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/clock.h"
 #include "kernels/row_kernels.h"
 #include "optimizer/calibration/pieces.h"
 
@@ -293,7 +293,7 @@ class BackwardCollector final : public engine::BackwardObserver {
 
   [[nodiscard]] bool wants_carried(std::uint32_t layer) const override {
     return !options_->checkpoint.empty() && layer != 0 &&
-           std::chrono::duration<double>(Clock::now() - saved_).count() >= options_->checkpoint_seconds;
+           seconds_since(saved_) >= options_->checkpoint_seconds;
   }
   Result<void> carried(std::uint32_t layer, std::uint32_t plane, std::uint64_t first_token,
                        MatrixView<const float> rows) override {
@@ -323,7 +323,6 @@ class BackwardCollector final : public engine::BackwardObserver {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
   using Key =
       std::tuple<std::string, std::uint32_t, std::uint32_t>;  // tensor, matrix of it, first row or column
 

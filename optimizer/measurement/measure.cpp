@@ -1,11 +1,11 @@
 #include "optimizer/measurement/measure.h"
 
 #include <algorithm>
-#include <chrono>
 #include <functional>
 #include <iterator>
 #include <set>
 
+#include "core/clock.h"
 #include "optimizer/llama_cpp/tensor_role.h"
 
 namespace quantfit::optimizer {
@@ -50,7 +50,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
                                       const std::string& importance_fingerprint,
                                       const std::string& program_version, ProgressSink& progress,
                                       const CancellationToken& cancel, Shard shard) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   MeasureReport report;
   if (store != nullptr) {
     QF_ASSIGN(report.run, store->begin_run(run_parameters(options, importance_fingerprint), program_version));
@@ -113,7 +113,7 @@ Result<MeasureReport> measure_tensors(const Model& model, const ImportanceMatrix
   };
   QF_TRY(sample_tensors(model, importance, tasks, options, kernels, progress, cancel, finished));
   if (store != nullptr && report.tensors_of_others == 0) QF_TRY(store->finish_run(report.run));
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  report.seconds = seconds_since(started);
   return report;
 }
 
