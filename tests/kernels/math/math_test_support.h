@@ -55,7 +55,7 @@ class Scratch {
 // The result of `run` (a function of a table), the same bytes on every instruction set.
 template <class Run>
 Floats on_every_isa(const Run& run) {
-  const Floats expected = run(runnable_math_kernels().back());
+  Floats expected = run(runnable_math_kernels().back());
   for (const MathKernels& kernels : runnable_math_kernels()) {
     const Floats found = run(kernels);
     EXPECT_EQ(found.size(), expected.size());

@@ -190,7 +190,10 @@ TEST(ProductTest, BackwardFollowsItsOrderOfSummation) {
 TEST(ProductTest, OuterProductsFollowTheirOrderOfSummation) {
   Random random(13);
   const std::size_t sizes[][3] = {{1, 1, 1}, {3, 5, 40}, {300, 17, 33}, {520, 270, 50}};
-  for (const auto& [tokens, rows, columns] : sizes) {
+  for (const auto& size : sizes) {
+    const std::size_t tokens = size[0];
+    const std::size_t rows = size[1];
+    const std::size_t columns = size[2];
     const std::size_t a_stride = rows + 2;
     const std::size_t b_stride = columns + 1;
     const Floats a = random.values(tokens * a_stride);

@@ -94,10 +94,10 @@ TEST(DeltaNetTest, ForwardAndBackward) {
       for (std::size_t i = g_at; i < beta_at; ++i) x[i] = -std::fabs(x[i]);
       for (std::size_t i = beta_at; i < x.size(); ++i) x[i] += 0.5F;
       const Floats dout = random.values(tokens * values);
-      const auto inputs = [&](auto* data) {
-        return std::array{TokenRows{data, keys}, TokenRows{data + tokens * keys, keys},
-                          TokenRows{data + v_at, values}, TokenRows{data + g_at, decays},
-                          TokenRows{data + beta_at, std::size_t{1}}};
+      const auto inputs = [&]<class T>(T* data) {
+        using Rows = TokenRows<T>;
+        return std::array{Rows{data, keys}, Rows{data + tokens * keys, keys}, Rows{data + v_at, values},
+                          Rows{data + g_at, decays}, Rows{data + beta_at, 1}};
       };
       const auto rows = inputs(static_cast<const float*>(x.data()));
       const DeltaNetInputs in{rows[0], rows[1], rows[2], rows[3], rows[4]};
