@@ -25,11 +25,13 @@ nlohmann::ordered_json to_json(const tuning::TuneResult& result,
       looks.push_back({{"step", look.step}, {"divergence", look.divergence}});
     attempts.push_back({{"level", tuning::to_string(attempt.level)},
                         {"moments", tuning::to_string(attempt.moments)},
+                        {"rates", attempt.rates},
                         {"steps", attempt.steps},
                         {"best_step", attempt.best_step},
                         {"codes", attempt.codes},
                         {"codes_moved", attempt.codes_moved},
                         {"kept", attempt.kept},
+                        {"given_up", attempt.given_up},
                         {"looks", looks},
                         {"divergence", json_of(attempt.gain)}});
   }
@@ -92,16 +94,18 @@ std::string to_text(const tuning::TuneResult& result) {
                                      : std::string("not kept: no better than chance"));
   for (const tuning::Attempt& attempt : result.attempts) {
     out += fmt::format(
-        "{}{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
+        "{}{}{}: KL divergence {:.5f} -> {:.5f} ({:.3f} of it; change {:+.5f} +- {:.5f}) on text held "
         "back, {}\n",
         tuning::to_string(attempt.level),
         attempt.level == tuning::Level::Codes && attempt.moments == tuning::MomentForm::Bytes
             ? " (moments in bytes)"
             : "",
-        attempt.gain.before, attempt.gain.after, attempt.gain.ratio(), attempt.gain.difference,
-        attempt.gain.difference_error,
+        attempt.rates < 1 ? fmt::format(", {:g} of the rates", attempt.rates) : "", attempt.gain.before,
+        attempt.gain.after, attempt.gain.ratio(), attempt.gain.difference, attempt.gain.difference_error,
         attempt.kept ? fmt::format("step {} of {}", attempt.best_step, attempt.steps)
-                     : std::string("not kept: no better than chance"));
+        : attempt.given_up
+            ? fmt::format("given up at step {} of {}: worse", attempt.looks.back().step, attempt.steps)
+            : std::string("not kept: no better than chance"));
   }
   if (result.level == tuning::Level::None) out += "nothing helped: the file's weights stay as they are\n";
   return out;

@@ -16,6 +16,7 @@ struct Gain {
   [[nodiscard]] double ratio() const { return before > 0 ? after / before : 1; }
   // By more than two standard errors: what is kept must be better than chance.
   [[nodiscard]] bool decided() const { return difference < -2 * difference_error; }
+  [[nodiscard]] bool worse() const { return difference > 2 * difference_error; }
 
   friend bool operator==(const Gain&, const Gain&) = default;
 };
@@ -33,10 +34,12 @@ struct Look {  // at the text held back
 struct Attempt {
   Level level = Level::None;
   MomentForm moments = MomentForm::Whole;  // of codes
+  double rates = 1;                        // share of those of the options
   std::uint32_t steps = 0, best_step = 0;
   Gain gain;                                 // of the best step
   std::uint64_t codes = 0, codes_moved = 0;  // that could move, and that differ from the file's
   bool kept = false;
+  bool given_up = false;  // at the last look: what was held back had become worse
   std::vector<Look> looks;
 
   friend bool operator==(const Attempt&, const Attempt&) = default;

@@ -24,10 +24,11 @@ std::vector<double> numbers_of(const std::vector<Attempt>& attempts) {
   std::vector<double> out;
   for (const Attempt& one : attempts) {
     for (const double number :
-         {static_cast<double>(one.level), static_cast<double>(one.moments), static_cast<double>(one.steps),
-          static_cast<double>(one.best_step), one.gain.before, one.gain.after, one.gain.difference,
-          one.gain.difference_error, static_cast<double>(one.codes), static_cast<double>(one.codes_moved),
-          one.kept ? 1.0 : 0.0, static_cast<double>(one.looks.size())})
+         {static_cast<double>(one.level), static_cast<double>(one.moments), one.rates,
+          static_cast<double>(one.steps), static_cast<double>(one.best_step), one.gain.before, one.gain.after,
+          one.gain.difference, one.gain.difference_error, static_cast<double>(one.codes),
+          static_cast<double>(one.codes_moved), one.kept ? 1.0 : 0.0, one.given_up ? 1.0 : 0.0,
+          static_cast<double>(one.looks.size())})
       out.push_back(number);
     for (const Look& look : one.looks) {
       out.push_back(look.step);
@@ -58,6 +59,7 @@ std::vector<Attempt> attempts_of(std::span<const double> numbers) {
     sound = sound && level <= static_cast<std::uint64_t>(Level::Codes);
     one.level = static_cast<Level>(level);
     one.moments = whole() == 0 ? MomentForm::Whole : MomentForm::Bytes;
+    one.rates = next();
     one.steps = static_cast<std::uint32_t>(whole());
     one.best_step = static_cast<std::uint32_t>(whole());
     one.gain.before = next();
@@ -67,6 +69,7 @@ std::vector<Attempt> attempts_of(std::span<const double> numbers) {
     one.codes = whole();
     one.codes_moved = whole();
     one.kept = whole() != 0;
+    one.given_up = whole() != 0;
     for (std::uint64_t looks = whole(); sound && looks > 0; --looks) {
       const auto step = static_cast<std::uint32_t>(whole());
       one.looks.push_back({step, next()});
@@ -103,7 +106,7 @@ std::vector<double> doubles_of(const Model& file, std::string_view name) {
 }
 
 // Changes whenever the same inputs give other bytes than before.
-constexpr std::uint64_t kTuningVersion = 3;
+constexpr std::uint64_t kTuningVersion = 4;
 
 }  // namespace
 

@@ -14,7 +14,9 @@
 namespace quantfit::tuning {
 namespace {
 
-constexpr std::uint32_t kUsualSteps = 48;
+// Passes over a short text pay: divergences over the untuned ones, near and far text, 49,152 tokens, dense
+// model at 2.6 bpw, codes: 48 steps (one pass) 0.670 and 0.735, 192 steps 0.564 and 0.656.
+constexpr std::uint32_t kUsualSteps = 160;
 // Codes are tuned unasked from so many tokens of text per code on. Measured divergences over those with
 // scales alone, near and far text: 0.051 tokens per code 0.93 and 0.98, 0.028 0.98 and 1.00, 0.014 0.98
 // and 1.01, and with 0.0016 worse on the text held back.

@@ -92,9 +92,10 @@ class Tuner {
   // Begins with these bytes in the places of the file's.
   void start_at(engine::ReplacedTensors start) { start_ = std::move(start); }
 
-  // Leaves in `parameters` what is kept. `earlier`: attempts before this one; `resume`: null, or what was
-  // saved during this one.
-  Result<Attempt> attempt(const LevelPlan& level, const std::vector<Attempt>& earlier,
+  // Leaves in `parameters` what is kept. `rates`: share of the usual ones; `earlier`: attempts before this
+  // one; `resume`: null, or what was saved during this one. With the full rates an attempt ends where the
+  // text held back has become worse.
+  Result<Attempt> attempt(const LevelPlan& level, double rates, const std::vector<Attempt>& earlier,
                           const Checkpoint* resume, Parameters& parameters, std::uint32_t& continued_at) {
     const std::uint32_t steps = level.plan.steps;
     const Model& quantized = opened_->quantized.model();
@@ -110,6 +111,7 @@ class Tuner {
     Attempt& fresh = now.attempts.emplace_back();
     fresh.level = level.plan.level;
     fresh.moments = level.plan.moments;
+    fresh.rates = rates;
     fresh.steps = steps;
     TensorBytes best_bytes = parameters.snapshot();
     saver_->begin(parameters);
@@ -139,6 +141,7 @@ class Tuner {
         auto seen = teacher_->divergences(student, split_.held_back, phase, *cancel_);
         if (!seen) return stopped(seen.error(), now, parameters, best_bytes);
         out.looks.push_back({now.step, mean_of(seen.value())});
+        out.given_up = rates > kLowerRates && gain_of(before_, seen.value()).worse();
         if (mean_of(seen.value()) < mean_of(now.best)) {
           now.best = std::move(seen).value();
           best_bytes = parameters.snapshot();
@@ -146,7 +149,7 @@ class Tuner {
         }
       }
       QF_TRY(saver_->after_step(now, parameters, best_bytes));
-      if (now.step == steps) break;
+      if (now.step == steps || out.given_up) break;
       auto done = one_step(student, batches.next(), now, steps, level.run, parameters, phase);
       if (!done) return stopped(done.error(), now, parameters, best_bytes);
       ++now.step;
@@ -173,9 +176,10 @@ class Tuner {
     const double stiffness =
         1 / (options_->spread * options_->spread * static_cast<double>(split_.training.size()) * length);
     const double left = 1 - static_cast<double>(now.step) / steps;  // linear decay
+    const double share = now.attempts.back().rates * left;
     QF_ASSIGN(const double divergence, train_step(student, *teacher_, list,
-                                                  {options_->value_rate * left, options_->scale_rate * left,
-                                                   options_->code_rate * left, stiffness},
+                                                  {options_->value_rate * share, options_->scale_rate * share,
+                                                   options_->code_rate * share, stiffness},
                                                   now.step + 1, run, parameters, phase, *cancel_));
     phase.tell(fmt::format("step {} of {}: divergence {:.4f}, held back {:.4f} (was {:.4f})", now.step + 1,
                            steps, divergence, mean_of(now.best), mean_of(before_)));
@@ -226,8 +230,9 @@ Result<TuneResult> tune(const Model& original, const Model& quantized, const cal
   std::optional<Teacher> teacher;
   std::optional<Tuner> tuner;
   std::optional<Error> failure;
+  double rates = 1;
   for (const Level level : levels_to_try(opened, options)) {
-    if (level == Level::None) break;
+    if (level == Level::None || out.level != Level::None) break;
     const auto plan = plan_level(opened, options, level);
     if (!plan) {
       // A lower level may have the memory.
@@ -248,27 +253,30 @@ Result<TuneResult> tune(const Model& original, const Model& quantized, const cal
     out.training_tokens = plan.value().plan.training_tokens;
     out.held_back_tokens = plan.value().plan.held_back_tokens;
     out.gain = gain_of(tuner->before(), tuner->before());
-    // Attempts that were finished before an interruption are not made again.
-    const Checkpoint* resume = nullptr;
-    if (saved && out.attempts.size() < saved->standing().attempts.size()) {
-      const std::vector<Attempt>& known = saved->standing().attempts;
-      const Attempt& same = known[out.attempts.size()];
-      const bool last = out.attempts.size() + 1 == known.size();
-      if (same.level == level && !last) {
-        out.attempts.push_back(same);
-        continue;
+    while (true) {
+      // Attempts that were finished before an interruption are not made again.
+      const std::size_t number = out.attempts.size();
+      const bool is_known = saved && number < saved->standing().attempts.size() &&
+                            saved->standing().attempts[number].level == level &&
+                            saved->standing().attempts[number].rates == rates;
+      const bool is_last = is_known && number + 1 == saved->standing().attempts.size();
+      if (is_known && !is_last) {
+        out.attempts.push_back(saved->standing().attempts[number]);
+      } else {
+        Parameters parameters;
+        QF_ASSIGN(Attempt attempt, tuner->attempt(plan.value(), rates, out.attempts,
+                                                  is_last ? &*saved : nullptr, parameters, out.continued_at));
+        out.attempts.push_back(attempt);
+        if (attempt.kept) {
+          out.level = level;
+          out.gain = attempt.gain;
+          out.parameters = std::move(parameters);
+          break;
+        }
       }
-      if (same.level == level) resume = &*saved;
+      if (rates == kLowerRates) break;
+      rates = kLowerRates;
     }
-    Parameters parameters;
-    QF_ASSIGN(Attempt attempt,
-              tuner->attempt(plan.value(), out.attempts, resume, parameters, out.continued_at));
-    out.attempts.push_back(attempt);
-    if (!attempt.kept) continue;
-    out.level = level;
-    out.gain = attempt.gain;
-    out.parameters = std::move(parameters);
-    break;
   }
   if (out.attempts.empty() && failure) {
     if (options.form == TuneForm::Auto && can_tune_layers(opened))

@@ -176,7 +176,7 @@ TEST_F(TuneCheckpoint, RemembersAttemptsThatCameToNothing) {
   Watch whole(never);
   const TuneResult expected = run(whole, never).value();
   ASSERT_EQ(expected.level, Level::None);
-  ASSERT_EQ(expected.attempts.size(), 2U);
+  ASSERT_EQ(expected.attempts.size(), 3U);
   options_.checkpoint = folder_ / "tuning";
   options_.checkpoint_seconds = 0;
   CancellationToken cancel;

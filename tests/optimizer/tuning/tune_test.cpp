@@ -140,9 +140,37 @@ TEST(Tune, LeavesAFileAsItIsWhereNothingHelps) {
   const auto result = tuned(trained_model(), trained_text(16, 16), {.steps = 2});
   ASSERT_TRUE(result) << result.error().message;
   EXPECT_EQ(result.value().level, Level::None);
-  EXPECT_EQ(result.value().attempts.size(), 2U);
+  // The highest level with all of the rates, then every level with less.
+  ASSERT_EQ(result.value().attempts.size(), 3U);
+  EXPECT_EQ(result.value().attempts[0].level, result.value().attempts[1].level);
+  EXPECT_EQ(result.value().attempts[0].rates, 1);
+  EXPECT_EQ(result.value().attempts[1].rates, kLowerRates);
+  EXPECT_EQ(result.value().attempts[2].rates, kLowerRates);
   EXPECT_TRUE(result.value().replaced().empty());
   EXPECT_EQ(result.value().gain.before, result.value().gain.after);
+}
+
+// Rates that do harm are given up early, and an eighth of them taken.
+TEST(Tune, LowersRatesThatAreTooHigh) {
+  const TemporaryFolder folder;
+  const Model quantized = quantized_copy(trained_model(), folder / "q.gguf", mixed_format);
+  const TuneOptions usual;
+  TuneOptions options{.level = Level::Scales, .steps = 12, .step_tokens = 256};
+  options.value_rate = 60 * usual.value_rate;
+  options.scale_rate = 60 * usual.scale_rate;
+  const auto result = tuned(quantized, trained_text(40, 32), options);
+  ASSERT_TRUE(result) << result.error().message;
+  ASSERT_EQ(result.value().attempts.size(), 2U);
+  const Attempt& first = result.value().attempts[0];
+  const Attempt& second = result.value().attempts[1];
+  EXPECT_EQ(first.rates, 1);
+  EXPECT_FALSE(first.kept);
+  EXPECT_LT(first.looks.size(), kLooks);
+  EXPECT_EQ(second.level, Level::Scales);
+  EXPECT_EQ(second.rates, kLowerRates);
+  EXPECT_EQ(second.looks.size(), kLooks);
+  EXPECT_TRUE(second.kept);
+  EXPECT_EQ(result.value().gain.after, second.gain.after);
 }
 
 TEST(Tune, ChoosesTheLevelForWhichThereIsMemory) {
@@ -222,7 +250,8 @@ TEST(Tune, RefusesAShortTextAndStops) {
 TEST(Tune, FewerTokensGetMorePassesAndNeverLessThanSixteenSteps) {
   EXPECT_EQ(suitable_steps(1000, 1024), 16U);
   EXPECT_EQ(suitable_steps(8 * 1024, 1024), 32U);
-  EXPECT_EQ(suitable_steps(20 * 1024, 1024), 48U);
+  EXPECT_EQ(suitable_steps(20 * 1024, 1024), 80U);
+  EXPECT_EQ(suitable_steps(60 * 1024, 1024), 160U);
   EXPECT_EQ(suitable_steps(200 * 1024 + 1, 1024), 201U);
 }
 
