@@ -104,10 +104,11 @@ Result<void> run(const Settings& settings) {
   const double forward =
       (processor_seconds() - begun) /
       static_cast<double>(std::min<std::size_t>(text.windows.count(), 16) * settings.context);
-  const auto& attempt = result.attempts.at(0);
+  const tuning::Attempt& attempt = result.attempts.back();
   nlohmann::ordered_json out = {{"level", settings.level},
                                 {"kept", attempt.kept},
                                 {"tokens", result.training_tokens},
+                                {"rates", attempt.rates},
                                 {"steps", attempt.steps},
                                 {"best_step", attempt.best_step},
                                 {"held_back", attempt.gain.ratio()},

@@ -34,7 +34,7 @@ TEST(TokenizerVectors, AreMetExactly) {
     GTEST_SKIP() << "running/vocab is not there; no published vectors were run";
   std::size_t vocabularies = 0;
   for (const auto& entry : std::filesystem::directory_iterator(*shared / "running/vocab")) {
-    const std::filesystem::path path = entry.path();
+    const std::filesystem::path& path = entry.path();
     const std::filesystem::path texts = path.string() + ".inp", expected = path.string() + ".out";
     if (path.extension() != ".gguf" || !std::filesystem::exists(texts)) continue;
     SCOPED_TRACE(path.filename().string());

@@ -135,7 +135,7 @@ TEST(Vocabulary, EmptyTokensGetNames) {
 }
 
 TEST(Vocabulary, TokensAreWhatTheirTextsSay) {
-  const auto traits = [](std::vector<ExtraToken> extra, std::string_view token) {
+  const auto traits = [](const std::vector<ExtraToken>& extra, std::string_view token) {
     const auto vocabulary = Vocabulary::from_metadata(byte_pair_vocabulary("gpt-2", "x y", 0, extra), "x");
     EXPECT_TRUE(vocabulary);
     return vocabulary.value().traits(*vocabulary.value().find(token));

@@ -293,7 +293,7 @@ TEST(Allocator, AnyMagnitudeOfBytesAndCosts) {
       CandidateClass one{fmt::format("t{}", c), {}};
       std::vector<double> costs;
       for (std::size_t i = 0; i < 6; ++i) {
-        const int exponent = static_cast<int>(below(random, static_cast<std::uint64_t>(2 * widest))) - widest;
+        const int exponent = static_cast<int>(below(random, 2 * static_cast<std::uint64_t>(widest))) - widest;
         costs.push_back(std::ldexp(1 + static_cast<double>(below(random, 1000)) / 1000, exponent));
         one.candidates.push_back({format_number(i), below(random, std::uint64_t{1} << below(random, 58)), 0});
       }
@@ -523,7 +523,8 @@ Classes hard_instance(std::size_t count) {
     for (std::size_t i = 0; i < 6; ++i) {
       const std::uint64_t bytes = base + i * (100000000 + below(random, 50000000));
       one.candidates.push_back(
-          {format_number(i), bytes, 1e10 - static_cast<double>(bytes) + 1e5 * (random() % 1000)});
+          {format_number(i), bytes,
+           1e10 - static_cast<double>(bytes) + 1e5 * static_cast<double>(random() % 1000)});
     }
     classes.push_back(std::move(one));
   }

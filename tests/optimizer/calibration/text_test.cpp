@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 
 std::filesystem::path write_text(const TemporaryFolder& folder, const std::string& name,
                                  std::string_view text) {
-  const std::filesystem::path path = folder / name;
+  std::filesystem::path path = folder / name;
   EXPECT_TRUE(write_file_atomically(path, text));
   return path;
 }

@@ -121,7 +121,7 @@ GivenLabels some_labels(std::uint32_t vocabulary) {
 }
 
 Result<void> run_pass(const engine::Engine& engine, const engine::TokenWindows& windows,
-                      engine::BackwardOptions options, engine::BackwardObserver& observer) {
+                      const engine::BackwardOptions& options, engine::BackwardObserver& observer) {
   NoProgress progress;
   const CancellationToken cancel;
   return engine::BackwardPass(engine).run(windows, options, nullptr, observer, progress, cancel);
