@@ -335,7 +335,6 @@ int run_job(QuantizeOptions& options, Console& console) {
   Session& session = opened.value();
   session.existing = options.force ? Existing::Replace : Existing::Keep;
   session.request.keep_provenance = !options.no_provenance;
-  session.request.tuned = options.tune;
   console.display().reads(session.source_bytes_per_weight());
   const bool several = session.targets.size() > 1;
   if (auto usable = check_outputs(output_paths(options, session.targets),
@@ -533,13 +532,10 @@ Command make_command(bool write) {
         .file();
   table.flag(
       "--tune", options->tune,
-      write
-          ? "at the end train norms, block scales and codes of what was written on --text, at the same "
-            "bytes, as 'quantfit tune' does; an eighth of the text decides what is kept; formats are chosen "
-            "for it: the fewer bits, the more tuning mends"
-          : "choose formats for a file that will be tuned, and also say what it would take to tune the file "
-            "on --text, at every level, as 'quantize --tune' "
-            "does");
+      write ? "at the end train norms, block scales and codes of what was written on --text, at the same "
+              "bytes, as 'quantfit tune' does; an eighth of the text decides what is kept"
+            : "also say what it would take to tune the file on --text, at every level, as 'quantize --tune' "
+              "does");
   if (write) add_tune_time_option(table, options->tune_time);
   table.add(
       "--split-max-size", options->job.split_max_size, "SIZE",

@@ -130,7 +130,6 @@ KnapsackOptions knapsack_options(const PreparedJob& job, const JobRequest& reque
   KnapsackOptions options;
   options.alignment = alignment;
   options.max_nmse = request.max_nmse;
-  options.tuned = request.tuned;
   options.speed_weight = request.speed_weight;
   options.runtime = request.policy.rules.runtime.value_or(Runtime::Cuda);
   if (request.speed_weight > 0) options.read_share = job.read_share;

@@ -41,7 +41,6 @@ struct JobRequest {
   Shard shard;  // the part of the measuring to do; nothing can be chosen for less than everything
   std::vector<RoleWeight> role_weights;  // the first that matches counts
   double max_nmse = 0.9;  // formats that ruin a tensor: only when the budget forces them. 0: no veto
-  bool tuned = false;     // what is written will be tuned, and formats are chosen for that
   double speed_weight = 0;
   std::optional<FillShare> min_fill;  // nothing: the lowest error, whatever it leaves unused
   AllocatorLimits allocator;

@@ -46,9 +46,6 @@ Result<void> add_search(const JobInputs& inputs, const PreparedJob& job, const J
   solution.recipe = std::move(found.recipe);
   std::ranges::move(found.limits, std::back_inserter(solution.limits));
   std::ranges::move(found.notes, std::back_inserter(solution.notes));
-  if (request.tuned)
-    solution.notes.emplace_back(
-        "formats are chosen for a file that will be tuned; errors are those before it");
   for (std::size_t m = 0; m < solution.memories.size(); ++m) {
     solution.memories[m].multiplier = found.multipliers[m];
     solution.memories[m].fill = found.fills[m];

@@ -4,7 +4,6 @@
 #include <unordered_map>
 
 #include "core/checked.h"
-#include "optimizer/planning/tuned_share.h"
 
 namespace quantfit::optimizer {
 
@@ -24,10 +23,6 @@ std::optional<double> nmse_of(const TensorCandidates& tensor, Format format,
   for (const FormatMeasurement& measurement : found->second.errors)
     if (measurement.format == format) return measurement.nmse;
   return std::nullopt;
-}
-
-double error_share(const KnapsackOptions& options, Format format) {
-  return options.tuned ? tuned_share(format) : 1;
 }
 
 double speed_penalty(const KnapsackOptions& options, std::size_t index, Format format) {
@@ -50,9 +45,8 @@ Result<Knapsack> make_knapsack(std::span<const TensorCandidates> tensors, const 
       if (!nmse)
         return fail(ErrorCode::Internal, "tensor '{}' was not measured as {}", tensor.name, name_of(format));
       QF_ASSIGN(const std::uint64_t bytes, tensor_bytes(format, tensor.row_length(), tensor.rows()));
-      candidates.push_back(
-          {format, aligned(bytes, options.alignment),
-           sensitivity[i] * *nmse * error_share(options, format) + speed_penalty(options, i, format)});
+      candidates.push_back({format, aligned(bytes, options.alignment),
+                            sensitivity[i] * *nmse + speed_penalty(options, i, format)});
       errors.push_back(*nmse);
     }
     // Tied tensors must keep all formats in common; a veto of one member would veto the group's.

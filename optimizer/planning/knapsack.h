@@ -31,8 +31,6 @@ struct KnapsackOptions {
   std::uint64_t alignment = 1;
   // Candidates with a larger relative error are left out where something better remains; 0: none are.
   double max_nmse = 0;
-  // Errors count as far as tuning is expected to leave them (tuned_share.h).
-  bool tuned = false;
   // Added to the cost of tensor i as format f: speed_weight * read_share[i] * decode_cost(f, runtime).
   double speed_weight = 0;
   Runtime runtime = Runtime::Cuda;
@@ -53,9 +51,6 @@ void apply(const Knapsack& knapsack, const Allocation& allocation, Recipe& recip
 // N(t, f), or nothing when it was not measured. Keeping the source costs nothing.
 [[nodiscard]] std::optional<double> nmse_of(const TensorCandidates& tensor, Format format,
                                             const Measurements& measurements);
-
-// The part of an error in `format` that counts.
-[[nodiscard]] double error_share(const KnapsackOptions& options, Format format);
 
 // What is added to the cost of tensor `index` as `format`.
 [[nodiscard]] double speed_penalty(const KnapsackOptions& options, std::size_t index, Format format);

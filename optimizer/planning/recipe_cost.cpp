@@ -28,7 +28,6 @@ std::optional<RecipeCost> recipe_cost(std::span<const TensorCandidates> tensors,
     const std::optional<double> nmse = nmse_of(tensors[i], format, measurements);
     if (!nmse) return std::nullopt;
     cost.error += sensitivity[i] * *nmse;
-    cost.counted_error += sensitivity[i] * *nmse * error_share(options, format);
     cost.speed_penalty += speed_penalty(options, i, format);
   }
   return cost;

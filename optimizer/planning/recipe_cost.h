@@ -12,15 +12,14 @@ namespace quantfit::optimizer {
 
 struct RecipeCost {
   double error = 0;          // sum of s_t N(t, f), tensors without a choice included
-  double counted_error = 0;  // the same, each as far as it counts (error_share)
   double speed_penalty = 0;  // KnapsackOptions::speed_weight times the time to read all weights
 
   // What the search minimizes.
-  [[nodiscard]] double objective() const { return counted_error + speed_penalty; }
+  [[nodiscard]] double objective() const { return error + speed_penalty; }
 };
 
 // The cost of any recipe whose formats were all measured; nothing otherwise. `recipe` has one entry per
-// tensor, in order. Of `options` only tuning and speed count.
+// tensor, in order. Of `options` only speed counts.
 [[nodiscard]] std::optional<RecipeCost> recipe_cost(std::span<const TensorCandidates> tensors,
                                                     const Measurements& measurements,
                                                     std::span<const double> sensitivity,

@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "optimizer/planning/tuned_share.h"
-
 namespace quantfit::optimizer {
 namespace {
 
@@ -57,13 +55,6 @@ TEST(Knapsack, CostsAreSensitivityTimesRelativeError) {
   EXPECT_EQ(knapsack.classes[2].candidates[2].cost, 3 * 0.5 / 16);
   EXPECT_EQ(knapsack.smallest_bytes, 3 * tensor_bytes(Format::Q2_K, 256, 10).value());
   EXPECT_EQ(knapsack.largest_bytes, 3 * tensor_bytes(Format::Q8_0, 256, 10).value());
-}
-
-TEST(Knapsack, OfAFileThatWillBeTunedWhatIsLeftCounts) {
-  const Fixture f;
-  const Knapsack knapsack = f.make({.tuned = true}).value();
-  EXPECT_EQ(knapsack.classes[2].candidates[0].cost, 3 * 0.5 * tuned_share(Format::Q2_K));
-  EXPECT_EQ(knapsack.classes[2].candidates[2].cost, 3 * 0.5 / 16 * tuned_share(Format::Q8_0));
 }
 
 TEST(Knapsack, TensorsWithoutAChoiceAreSpentInAnyCase) {

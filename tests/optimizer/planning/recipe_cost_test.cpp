@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include "optimizer/planning/tuned_share.h"
-
 namespace quantfit::optimizer {
 namespace {
 
@@ -55,10 +53,6 @@ TEST(RecipeCost, AddsErrorsBySensitivityAndTheTimeToRead) {
                                              0.25 * decode_cost(Format::Q8_0, Runtime::Cuda) +
                                              0.25 * decode_cost(Format::F16, Runtime::Cuda)));
   EXPECT_EQ(fast.objective(), fast.error + fast.speed_penalty);
-  const RecipeCost tuned =
-      recipe_cost(f.tensors, f.measurements, sensitivity, {.tuned = true}, recipe).value();
-  EXPECT_EQ(tuned.error, plain.error);
-  EXPECT_EQ(tuned.objective(), 0.25 * tuned_share(Format::Q4_K) + 2 * 0.125 * tuned_share(Format::Q8_0));
   recipe.entries[1].format = Format::Q6_K;
   EXPECT_FALSE(recipe_cost(f.tensors, f.measurements, sensitivity, {}, recipe));
 }
