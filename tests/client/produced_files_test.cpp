@@ -149,7 +149,7 @@ TEST(ProducedFiles, TunedFileIsCloserInTheClient) {
     // On chunks that are not scored below.
     const ProcessResult tuned =
         run({QUANTFIT_BINARY, "tune", model, files.front(), "--text", text, "--skip-chunks", "24", "--chunks",
-             "32", "--level", level, "-o", files.back()});
+             "32", "--level", level, "--steps", "24", "-o", files.back()});
     ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
     const auto written = Model::open(files.back());
     ASSERT_TRUE(written) << written.error().message;
