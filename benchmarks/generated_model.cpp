@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kDistinctRows = 256;
 constexpr std::uint64_t kTokens = 65536;  // that the importance matrix claims to have seen
 constexpr std::uint32_t kAlignment = 32;
+constexpr std::uint64_t kHeadWidth = 128;
 
 struct Shapes {
   std::uint64_t width, layers, vocabulary;
@@ -89,7 +90,6 @@ GgufMetadata metadata_of(const Shapes& shapes) {
   metadata.add(GgufKeyValue::of_string("general.architecture", "llama"));
   metadata.add(GgufKeyValue::of_string("general.name", "generated"));
   metadata.add(GgufKeyValue::of_string("tokenizer.ggml.model", "none"));  // tokens are given as numbers
-  const auto heads = static_cast<std::uint32_t>(std::max<std::uint64_t>(shapes.width / 128, 1));
   const auto put = [&](const char* key, std::uint64_t value) {
     metadata.add(GgufKeyValue::of_uint32(key, static_cast<std::uint32_t>(value)));
   };
@@ -97,8 +97,8 @@ GgufMetadata metadata_of(const Shapes& shapes) {
   put("llama.context_length", 8192);
   put("llama.embedding_length", shapes.width);
   put("llama.feed_forward_length", 4 * shapes.width);
-  put("llama.attention.head_count", heads);
-  put("llama.attention.head_count_kv", std::max<std::uint32_t>(heads / 4, 1));
+  put("llama.attention.head_count", shapes.width / kHeadWidth);
+  put("llama.attention.head_count_kv", shapes.key_width() / kHeadWidth);
   put("llama.vocab_size", shapes.vocabulary);
   metadata.add(GgufKeyValue::of_float32("llama.attention.layer_norm_rms_epsilon", 1e-5F));
   return metadata;
