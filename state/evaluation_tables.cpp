@@ -25,6 +25,7 @@ constexpr Sql kUpsertStatisticsFile =
 constexpr Sql kSelectStatisticsFiles =
     "SELECT fingerprint, name, kind, bytes, text_fingerprint, created FROM statistics_file "
     "ORDER BY fingerprint";
+constexpr Sql kDeleteReplacedFiles = "DELETE FROM statistics_file WHERE name = ? AND fingerprint <> ?";
 constexpr Sql kDeleteStatisticsFile = "DELETE FROM statistics_file WHERE fingerprint = ?";
 
 constexpr Sql kDeleteEvaluation =
@@ -110,6 +111,12 @@ Result<std::vector<StatisticsFile>> select_statistics_files(const Database& data
   }
   for (const StatisticsFile& file : files) QF_TRY(sound(database, check(file)));
   return files;
+}
+
+Result<void> replace_statistics_file(Database& database, const StatisticsFile& file) {
+  QF_ASSIGN(auto statement, Statement::prepare(database, kDeleteReplacedFiles));
+  QF_TRY(statement.run(file.name, file.fingerprint));
+  return write_statistics_file(database, file);
 }
 
 Result<void> delete_statistics_file(Database& database, const std::string& fingerprint) {

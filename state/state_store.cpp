@@ -228,7 +228,7 @@ Result<std::vector<Calibration>> StateStore::calibrations() const {
 }
 
 Result<void> StateStore::save_statistics_file(const StatisticsFile& file) {
-  return impl_->save(file, write_statistics_file);
+  return impl_->save(file, replace_statistics_file);
 }
 
 Result<std::vector<StatisticsFile>> StateStore::statistics_files() const {

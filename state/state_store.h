@@ -85,7 +85,8 @@ class StateStore {
   [[nodiscard]] Result<std::vector<SavedRecipe>> load_recipes(RunId run) const;
 
   // Records of passes of text through the model, of files beside this one, of evaluations and of files that
-  // were written: each replaces the one of the same identity. Lists come back ordered by identity.
+  // were written: each replaces the one of the same identity, and a file beside this one what was known of
+  // other bytes under its name. Lists come back ordered by identity.
   [[nodiscard]] Result<void> save_calibration(const Calibration& calibration);
   [[nodiscard]] Result<std::vector<Calibration>> calibrations() const;
   [[nodiscard]] Result<void> save_statistics_file(const StatisticsFile& file);

@@ -79,6 +79,8 @@ namespace quantfit::state {
 [[nodiscard]] Result<void> write_calibration(Database& database, const Calibration& calibration);
 [[nodiscard]] Result<std::vector<Calibration>> select_calibrations(const Database& database);
 [[nodiscard]] Result<void> write_statistics_file(Database& database, const StatisticsFile& file);
+// The same, and what other bytes of that name were is forgotten.
+[[nodiscard]] Result<void> replace_statistics_file(Database& database, const StatisticsFile& file);
 [[nodiscard]] Result<std::vector<StatisticsFile>> select_statistics_files(const Database& database);
 [[nodiscard]] Result<void> delete_statistics_file(Database& database, const std::string& fingerprint);
 [[nodiscard]] Result<void> write_evaluation(Database& database, const Evaluation& evaluation);

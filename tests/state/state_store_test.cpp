@@ -479,6 +479,20 @@ TEST(StateStore, KeepsWhatCameFromRunningTheModel) {
   EXPECT_EQ(written[0].encoder_version, 3U);
 }
 
+TEST(StateStore, AFileMadeAnewUnderItsNameTakesThePlaceOfTheOldOne) {
+  const TemporaryFolder folder;
+  auto [store, run] = open_run(folder / "a.qfstate");
+  StatisticsFile file = statistics_case("old");
+  ASSERT_TRUE(store.save_statistics_file(statistics_case("other")));
+  ASSERT_TRUE(store.save_statistics_file(file));
+  file.fingerprint = "new";
+  ASSERT_TRUE(store.save_statistics_file(file));
+  const auto files = store.statistics_files().value();
+  ASSERT_EQ(files.size(), 2U);
+  EXPECT_EQ(files[0].fingerprint, "new");
+  EXPECT_EQ(files[1].fingerprint, "other");
+}
+
 TEST(StateStore, KnowsItsFilesAndWhetherEveryWeightWasRead) {
   const TemporaryFolder folder;
   auto store = StateStore::open(folder / "a", model_case()).value();

@@ -116,8 +116,15 @@ TEST(Prune, FilesBesideGoWithWhatTheyServed) {
       ASSERT_TRUE(store.save_statistics_file(entry(text, "moments", "moments.gguf", "2")));
       ASSERT_TRUE(store.save_statistics_file(entry(text, "row weights", "8.gradients.gguf", "2")));
     }
-    // Of an older engine: its name was taken since.
-    ASSERT_TRUE(store.save_statistics_file(entry(used, "moments", "moments.gguf", "1")));
+    ASSERT_TRUE(store.save_statistics_file(entry(used, "moments", "older", "1")));
+  }
+  std::filesystem::remove(folder / statistics_name(path, used, "older"));
+  {
+    // Of an older engine: its name was taken since. Programs used to leave both entries.
+    auto database = Database::open(path, Access::ReadWrite).value();
+    auto rename =
+        Statement::prepare(database, "UPDATE statistics_file SET name = ? WHERE fingerprint = ?").value();
+    ASSERT_TRUE(rename.run(statistics_name(path, used, "moments.gguf"), used + "moments1"));
   }
   put(statistics_name(path, cut_short, "moments.gguf"));
   // Not ours: of another state file, without a text, a checkpoint.
